@@ -1,0 +1,48 @@
+# The first Python here that Fieldbook runs on; another: make run PYTHON=/path/to/python3.12
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do \
+	if "$$candidate" -c '$(SUPPORTED)' 2>/dev/null; then echo "$$candidate"; break; fi; done)
+NODES ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run node stop test lint format clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /: /' | awk -F': ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+run: .venv/ready ## Cassandra, sample rows and the service, until Ctrl-C (PORT=8001 for another port)
+	@.venv/bin/python -m local_cassandra.run
+
+node: .venv/ready ## just Cassandra, in the background (NODES=3 for a ring on 127.0.0.1 to 127.0.0.3)
+	@.venv/bin/python -m local_cassandra start --nodes $(NODES)
+
+stop: ## stop the Cassandra that make run or make node started
+	@if [ -x .venv/bin/python ]; then .venv/bin/python -m local_cassandra stop; else echo "Nothing runs: there is no .venv."; fi
+
+test: .venv/ready ## all tests, on a Cassandra of their own
+	.venv/bin/python -m pytest
+
+lint: .venv/ready ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/ready ## let ruff put the code in order
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean: stop ## stop Cassandra; delete its data, the sample rows with it, and the virtual environment
+	rm -rf .venv .fieldbook .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made last, so that an interrupted installation is begun again.
+.venv/ready: requirements.txt requirements-dev.txt
+	@"$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || { \
+		echo "Fieldbook needs Python 3.11, 3.12 or 3.13 (the Cassandra driver has wheels for these)."; \
+		echo "Found: $$("$(or $(PYTHON),python3)" --version 2>&1). Install one, or name it: make run PYTHON=/path/to/python3.12"; \
+		exit 1; }
+	@"$(PYTHON)" -m venv --clear .venv || { \
+		echo "Python could not make a virtual environment. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "Installing the pinned dependencies into .venv (about 130 MB; the first time takes a minute or two) ..."
+	@.venv/bin/python -m pip install --disable-pip-version-check --quiet -r requirements.txt -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,31 @@
+"""gunicorn's configuration, from the same settings as the service."""
+
+from __future__ import annotations
+
+import logs
+from settings import settings_or_exit
+from storage import db_connect
+
+_settings = settings_or_exit()
+
+bind = f"{_settings.host}:{_settings.port}"
+workers = _settings.web_concurrency
+worker_class = "gthread"
+threads = _settings.gunicorn_threads
+keepalive = 75
+graceful_timeout = 30
+# Room for two names of 100 characters of four bytes each, percent-encoded, and a page_state.
+limit_request_line = 8190
+# Its default path is the same for every instance of a user.
+control_socket_disable = True
+logconfig_dict = logs.config(_settings.log_level)
+
+
+def post_worker_init(worker):  # type: ignore[no-untyped-def]
+    """After the fork, so that each worker has a session of its own; in the background, so that it serves at once."""
+    db_connect.start_connecting()
+
+
+def worker_exit(server, worker):  # type: ignore[no-untyped-def]
+    """Requests are done by now."""
+    db_connect.shutdown()

@@ -1,0 +1,57 @@
+"""`python -m local_cassandra start [--nodes N]` and `stop`: the development nodes, in the background."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from local_cassandra.node import STATE, Node, NodeError, ring, speaks_cql
+
+
+def start(count: int) -> None:
+    """Starts the nodes that do not run yet, one after the other, the first as the seed."""
+    began = time.monotonic()
+    nodes = ring(count)
+    if nodes[0].running() is None and speaks_cql(nodes[0].address, nodes[0].native_port):
+        sys.exit(f"Another Cassandra answers on {nodes[0].address}:{nodes[0].native_port}. `make stop` ends our own.")
+    for node in nodes:
+        if node.running() is not None:
+            print(f"{node.address}:{node.native_port} runs already.")
+            continue
+        print(f"Starting Cassandra on {node.address}:{node.native_port} ...", flush=True)
+        node.start()
+        node.wait_until_ready()
+    print(f"Ready after {time.monotonic() - began:.0f} s. `make stop` stops it; its files are in {STATE}.")
+
+
+def started_nodes() -> list[Node]:
+    """Every development node whose pid file is there, last started first."""
+    files = sorted(STATE.glob("cassandra-*/node*/pid"), reverse=True)
+    return [Node(directory=file.parent) for file in files]
+
+
+def stop() -> None:
+    """Stops every development node."""
+    stopped = sum(node.stop() for node in started_nodes())
+    print(f"Stopped {stopped} Cassandra node{'' if stopped == 1 else 's'}.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m local_cassandra", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    start_parser = commands.add_parser("start", help="start the node, or a ring of them")
+    start_parser.add_argument("--nodes", type=int, default=1, choices=range(1, 10), metavar="N")
+    commands.add_parser("stop", help="stop what was started")
+    arguments = parser.parse_args()
+    try:
+        if arguments.command == "start":
+            start(arguments.nodes)
+        else:
+            stop()
+    except NodeError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

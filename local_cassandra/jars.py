@@ -1,0 +1,99 @@
+"""Brings Cassandra's jars to this machine, once."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jgo
+from jgo.maven import PythonResolver
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+CASSANDRA = "org.apache.cassandra:cassandra-all:5.0.8"
+
+
+class _DownloadProgress:
+    """One bar over all jars; on a pipe, where a bar is noise, a line every ten jars."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.bars = Progress(
+            TextColumn("  {task.description:<44.44}"),
+            BarColumn(bar_width=20),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            console=self.console,
+        )
+        self.jars = 0
+        self.bytes = 0
+        self.task = None
+
+    @contextmanager
+    def __call__(self, filename: str, size: int) -> Iterator[Callable[[int], None]]:
+        """Shape that jgo asks for: a context manager that yields a function of bytes read."""
+        if not filename.endswith(".jar"):
+            yield lambda count: None
+            return
+        self.jars += 1
+        if not self.console.is_terminal:
+            yield self._count
+            if self.jars % 10 == 0:
+                print(f"  {self.jars} jars, {self.bytes / 1e6:.0f} MB", flush=True)
+            return
+        if self.task is None:
+            self.bars.start()
+            self.task = self.bars.add_task("Cassandra", total=None)
+        self.bars.update(self.task, description=f"{self.jars}: {filename}")
+        yield self._count
+
+    def _count(self, count: int) -> None:
+        self.bytes += count
+        if self.task is not None:
+            self.bars.update(self.task, completed=self.bytes)
+
+
+class _Resolver(PythonResolver):
+    """Leaves no half a jar in the local Maven repository when a download is interrupted."""
+
+    def download(self, artifact):  # type: ignore[no-untyped-def]
+        try:
+            return super().download(artifact)
+        except BaseException:
+            if artifact.cached_path is not None:
+                artifact.cached_path.unlink(missing_ok=True)
+            raise
+
+
+def class_path(cache: Path) -> list[Path]:
+    """The jars of Cassandra and of all that it needs, downloaded when they are not there.
+
+    :param cache: where the environment of links to the local Maven repository is kept.
+    :returns: about 100 paths.
+    :raises SystemExit: with a sentence for the user when a jar cannot be had.
+    """
+    done = cache / "complete"
+    if done.exists():
+        jars = [Path(line) for line in done.read_text().splitlines()]
+        if all(jar.exists() for jar in jars):
+            return jars
+    print(f"Downloading Cassandra ({CASSANDRA}, about 66 MB) ...", flush=True)
+    progress = _DownloadProgress()
+    try:
+        environment = jgo.build(CASSANDRA, cache_dir=cache, resolver=_Resolver(progress_callback=progress))
+    except Exception as error:
+        sys.exit(
+            f"Cassandra could not be downloaded from Maven Central: {error}\n"
+            "Check the network (or HTTPS_PROXY) and run the same command again; it goes on where it stopped."
+        )
+    finally:
+        progress.bars.stop()
+    jars = list(environment.all_jars)
+    for jar in jars:
+        if not zipfile.is_zipfile(jar):
+            sys.exit(f"{jar.name} is damaged. Delete it from the local Maven repository and run again.")
+    done.write_text("\n".join(map(str, jars)))
+    return jars

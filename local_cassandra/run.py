@@ -1,0 +1,117 @@
+"""What `make run` does: a Cassandra, sample rows, gunicorn; on Ctrl-C it stops what it started."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+
+from local_cassandra.node import Node, NodeError, port_is_free, ring, speaks_cql
+from settings import Settings, settings_or_exit
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+_TRY = """
+Fieldbook answers on {url}   (read and try the API on {url}/docs)
+
+  curl {url}/animal/Vulpes
+  curl {url}/plant/Hieracium -H 'Accept: application/x-ndjson'
+  curl {url}/users -H 'Content-Type: application/json' -d '{{"name": "Ada", "email": "ada@example.org", "age": 36}}'
+
+Ctrl-C stops {what}."""
+
+
+class _Stop(Exception):
+    """Ctrl-C, or a request to end."""
+
+
+def _on_signal(number: int, frame: object) -> None:
+    raise _Stop
+
+
+def main() -> None:
+    settings = settings_or_exit()
+    signal.signal(signal.SIGTERM, _on_signal)
+    signal.signal(signal.SIGINT, _on_signal)
+    node: Node | None = None
+    gunicorn: subprocess.Popen[bytes] | None = None
+    try:
+        if not port_is_free(settings.host, settings.port):
+            sys.exit(f"Port {settings.port} is taken. Another one: make run PORT={settings.port + 1}")
+        node = _cassandra(settings)
+        initialized = subprocess.run([sys.executable, "-m", "storage.db_initialize"], cwd=PROJECT, check=False)
+        if initialized.returncode != 0:
+            sys.exit(initialized.returncode)
+        gunicorn = subprocess.Popen(
+            [str(Path(sys.executable).parent / "gunicorn"), "wsgi:app"],
+            cwd=PROJECT,
+            # As with the node: Ctrl-C comes here first, and is passed on in the right order.
+            start_new_session=True,
+        )
+        _wait_until_healthy(settings, gunicorn)
+        what = "both the service and its Cassandra" if node else "the service; Cassandra goes on"
+        print(_TRY.format(url=f"http://{settings.host}:{settings.port}", what=what), flush=True)
+        sys.exit(gunicorn.wait())
+    except _Stop:
+        print("\nStopping ...", flush=True)
+    except NodeError as error:
+        sys.exit(str(error))
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if gunicorn is not None and gunicorn.poll() is None:
+            gunicorn.terminate()
+            gunicorn.wait()
+        if node is not None and node.stop():
+            print("Cassandra stopped; its data is kept for the next time.", flush=True)
+
+
+def _cassandra(settings: Settings) -> Node | None:
+    """The node that was started, or None when there is another Cassandra to use."""
+    if settings.astra:
+        print(f"Using Astra DB ({settings.astra_db_secure_bundle_path}); no Cassandra is started.", flush=True)
+        return None
+    if "cassandra_hosts" in settings.model_fields_set:
+        where = f"{','.join(settings.cassandra_hosts)}:{settings.cassandra_port}"
+        print(f"Using the Cassandra that CASSANDRA_HOSTS names ({where}); none is started.", flush=True)
+        return None
+    node = ring(1)[0]
+    node.native_port = settings.cassandra_port
+    where = f"{node.address}:{node.native_port}"
+    if speaks_cql(node.address, node.native_port):
+        print(f"Using the Cassandra that answers on {where} already; none is started.", flush=True)
+        return None
+    print(f"Starting Cassandra on {where} ...", flush=True)
+    began = time.monotonic()
+    try:
+        node.start()
+        node.wait_until_ready()
+    except BaseException:
+        node.stop()
+        raise
+    print(f"Cassandra answers after {time.monotonic() - began:.0f} s; its log is {node.log}", flush=True)
+    return node
+
+
+def _wait_until_healthy(settings: Settings, gunicorn: subprocess.Popen[bytes], timeout: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if gunicorn.poll() is not None:
+            sys.exit(gunicorn.returncode or 1)
+        connection = HTTPConnection(settings.host, settings.port, timeout=3)
+        try:
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.1)
+    sys.exit("The service did not become healthy; its lines above say why.")
+
+
+if __name__ == "__main__":
+    main()

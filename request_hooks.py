@@ -1,0 +1,120 @@
+"""What every request goes through: its id, its deadline, its consistency level, what it accepts, its session."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+from flask import Flask, Response, current_app, g, request
+from werkzeug.exceptions import NotAcceptable
+
+import logs
+from problems import InvalidInput
+from settings import Settings
+from storage import db_connect
+from storage.execution import QueryOptions
+
+log = logging.getLogger("fieldbook.requests")
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+CSV = "text/csv"
+HTML = "text/html"
+STREAM_TYPES = (JSON, NDJSON, CSV)
+
+CONSISTENCY_LEVELS = ("ONE", "TWO", "THREE", "QUORUM", "ALL", "LOCAL_QUORUM", "EACH_QUORUM", "LOCAL_ONE")
+MAX_TIMEOUT = 60.0
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# A JSON number: neither nan nor inf nor 1_000, which float() would take too.
+_SECONDS = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def route_options(*, produces: tuple[str, ...] = (JSON,), session: bool = True, stream: bool = False) -> Callable[[View], View]:
+    """Says of a view what is not the rule; goes below the route decorator.
+
+    :param produces: media types it can answer with, the default one first; none for no negotiation.
+    :param session: it needs Cassandra.
+    :param stream: it has no deadline of its own, only a time-out for each page.
+    """
+
+    def mark(view: View) -> View:
+        view.produces = produces  # type: ignore[attr-defined]
+        view.needs_session = session  # type: ignore[attr-defined]
+        view.is_stream = stream  # type: ignore[attr-defined]
+        return view
+
+    return mark
+
+
+def register(app: Flask, settings: Settings) -> None:
+    """Adds the hooks to `app`."""
+
+    def before() -> None:
+        _identify()
+        view = current_app.view_functions.get(request.endpoint or "")
+        if view is None or request.method == "OPTIONS":
+            # No such route or method: what routing found out is raised after this hook, database or not.
+            return
+        g.options = _options(settings, getattr(view, "is_stream", False))
+        produces = getattr(view, "produces", (JSON,))
+        if produces and request.method != "DELETE":
+            g.media_type = _negotiate(produces)
+        if getattr(view, "needs_session", True):
+            g.session = db_connect.get_session(timeout=g.options.remaining())
+
+    app.before_request(before)
+    app.after_request(_after)
+
+
+def _identify() -> None:
+    g.started = time.monotonic()
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4())
+    logs.request_id.set(g.request_id)
+
+
+def _options(settings: Settings, stream: bool) -> QueryOptions:
+    options = QueryOptions(timeout=settings.request_timeout)
+    seconds = request.headers.get("X-Request-Timeout")
+    if seconds is not None:
+        if not _SECONDS.fullmatch(seconds) or not 0 < float(seconds) <= MAX_TIMEOUT:
+            raise InvalidInput.at("header", "X-Request-Timeout", "Input should be seconds, above 0 and at most 60")
+        options.deadline = g.started + float(seconds)
+    elif not stream:
+        options.deadline = g.started + settings.request_timeout
+    level = request.headers.get("X-Consistency-Level")
+    if level is not None:
+        allowed = CONSISTENCY_LEVELS if request.method in ("GET", "HEAD") else (*CONSISTENCY_LEVELS, "ANY")
+        if level not in allowed:
+            raise InvalidInput.at("header", "X-Consistency-Level", f"Input should be one of {', '.join(allowed)}")
+        options.consistency_level = level
+    return options
+
+
+def _negotiate(produces: tuple[str, ...]) -> str:
+    accept = request.headers.get("Accept")
+    if accept is None or accept == "*/*":
+        return produces[0]
+    best = request.accept_mimetypes.best_match(produces)
+    if best is None:
+        raise NotAcceptable(f"This resource is to be had as {', '.join(produces)}.")
+    return best
+
+
+def _after(response: Response) -> Response:
+    elapsed = time.monotonic() - g.started
+    database = g.options.database.seconds if "options" in g else 0.0
+    response.headers["X-Request-ID"] = g.request_id
+    response.headers["Server-Timing"] = f"db;dur={database * 1000:.2f}, app;dur={(elapsed - database) * 1000:.2f}"
+    # Quoted, so that a line break in a URL makes no second log line; without the query, which may hold secrets.
+    path = quote(request.path, safe="/@:+,")
+    log.info("%s %s %d %.1f ms", request.method, path, response.status_code, elapsed * 1000)
+    return response

@@ -1,0 +1,105 @@
+"""The service itself: where to begin, whether it works, what it offers. None of it waits for a database that is down."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.resources import files
+
+import orjson
+from flask import Response, current_app, g, render_template, send_from_directory, url_for
+from flask_openapi3 import APIBlueprint, Tag
+
+import models
+from openapi import answers, document
+from problems import PROBLEM_TYPE
+from request_hooks import HTML, JSON, route_options
+from routes.answers import Answer
+from settings import get_settings
+from storage import db_connect, db_io
+from storage.errors import StorageError
+
+VERSION = "0.1.0"
+
+# Seconds in which /health answers in any case.
+_HEALTH_TIMEOUT = 1.5
+
+_SWAGGER_UI = str(files("flask_swagger_ui") / "dist")
+
+operations = APIBlueprint("operations", __name__, abp_tags=[Tag(name="service")])
+
+
+@operations.get("/", responses=answers(200, models.Home, html=True))
+@route_options(produces=(JSON, HTML), session=False)
+def home() -> Answer:
+    """Where to begin."""
+    links = {
+        "message": "Fieldbook: animals, plants and the people who see them",
+        "version": VERSION,
+        "docs": url_for("operations.docs"),
+        "openapi": url_for("operations.openapi_json"),
+        "health": url_for("operations.health"),
+        "resources": {
+            "animals": url_for("animals.list_animals", genus="Vulpes"),
+            "plants": url_for("plants.list_plants", genus="Quercus"),
+            "users": url_for("users.list_users"),
+        },
+    }
+    if g.media_type == HTML:
+        return Response(render_template("home.html", links=links), content_type="text/html; charset=utf-8")
+    return links
+
+
+@operations.get(
+    "/health",
+    responses=answers(200, models.Health) | {503: {"description": "Cassandra can't be queried"}},
+)
+@route_options(session=False)
+def health() -> Answer:
+    """Whether Cassandra can be queried. Answers within 2 seconds."""
+    options = replace(g.options, deadline=min(g.options.deadline, time.monotonic() + _HEALTH_TIMEOUT))
+    try:
+        status = db_io.retrieve_cluster_status(db_connect.get_session(options.remaining()), options)
+    except StorageError:
+        nodes = db_io.ClusterStatus(up=0, down=0)
+        return _health("unhealthy", "disconnected", nodes), 503
+    return _health("healthy", "connected", status), 200
+
+
+def _health(status: str, cassandra: str, nodes: db_io.ClusterStatus) -> dict[str, object]:
+    return {
+        "status": status,
+        "cassandra": cassandra,
+        "keyspace": get_settings().cassandra_keyspace,
+        "nodes": nodes._asdict(),
+        "timestamp": datetime.now(UTC),
+    }
+
+
+@operations.get("/health/live", responses=answers(200, models.Live))
+@route_options(session=False)
+def live() -> Answer:
+    """Whether the process serves. Asks nobody else."""
+    return {"status": "alive"}
+
+
+@operations.get("/openapi.json", responses={200: {"description": "This document", "content": {JSON: {}}}})
+@route_options(session=False)
+def openapi_json() -> Response:
+    """The contract, as OpenAPI 3.1."""
+    return Response(current_app.openapi_bytes(), content_type=JSON)
+
+
+@operations.get("/docs", responses=answers(200, None, html=True))
+@route_options(produces=(HTML,), session=False)
+def docs() -> Response:
+    """The contract, to read and to try out. Needs no internet."""
+    return Response(render_template("docs.html"), content_type="text/html; charset=utf-8")
+
+
+@operations.get("/docs/<path:filename>", doc_ui=False)
+@route_options(produces=(), session=False)
+def docs_file(filename: str) -> Response:
+    """The script and style of the page above, from the flask-swagger-ui package."""
+    return send_from_directory(_SWAGGER_UI, filename, max_age=3600)

@@ -1,0 +1,151 @@
+"""Users: each has a version, which is its ETag. Their writes: docs/transactions.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+from flask import Response, current_app, g, request
+from flask_openapi3 import APIBlueprint, Tag
+from werkzeug.datastructures import ETags
+from werkzeug.exceptions import BadRequest
+
+import models
+from models import NewUser, UserBatch, UserChanges, UserListQuery, UserPageQuery, UserPath, UserStreamQuery
+from openapi import answers
+from request_hooks import STREAM_TYPES, route_options
+from routes.answers import Answer, location
+from storage import db_io
+from storage.errors import UserNotFound
+from streaming import stream_response
+
+users = APIBlueprint("users", __name__, abp_tags=[Tag(name="users")])
+
+# What a compressing proxy adds to an ETag: nginx a W/ before it (which ETags leaves out), Apache and others a suffix.
+_PROXY_SUFFIX = re.compile(r"[-;:](gzip|br|zstd|deflate)$")
+
+
+@users.post("/users", responses=answers(201, models.User, headers=("Location", "ETag")))
+def post_user(body: NewUser) -> Answer:
+    """Create a user."""
+    user = db_io.new_user(body.model_dump())
+    db_io.create_user(g.session, user, g.options)
+    return _document(user), 201, {**location("users.get_user", id=str(user.id)), **_etag(user)}
+
+
+@users.get("/users", responses=answers(200, models.User, 400, many=True, headers=("Link",)))
+def list_users(query: UserListQuery) -> Answer:
+    """Users, some at a time, in no order that means anything."""
+    state = current_app.page_tokens.verify(query.page_state, "users")
+    page = db_io.retrieve_users_page(g.session, query.limit, None, state, g.options)
+    following = current_app.page_tokens.sign(page.paging_state, "users")
+    headers = {}
+    if following is not None:
+        parameters = urlencode({"limit": query.limit, "page_state": following})
+        headers["Link"] = f'<{request.script_root}{request.path}?{parameters}>; rel="next"'
+    return [dict(zip(db_io.USER_COLUMNS, row)) for row in page.rows], 200, headers
+
+
+@users.get("/users/stream", responses=answers(200, models.User, many=True, stream=True))
+@route_options(produces=STREAM_TYPES, stream=True)
+def stream_users(query: UserStreamQuery) -> Response:
+    """Users as a stream, however many."""
+    rows = db_io.stream_users(g.session, query.limit, query.fetch_size, query.age_filter, g.options)
+    return stream_response(rows, db_io.USER_COLUMNS)
+
+
+@users.get("/users/stream/pages", responses=answers(200, models.UsersPage, 400))
+def page_users(query: UserPageQuery) -> Answer:
+    """Users, one page a call."""
+    token_for = f"users/stream/pages age_filter={query.age_filter}"
+    state = current_app.page_tokens.verify(query.page_state, token_for)
+    page = db_io.retrieve_users_page(g.session, query.fetch_size, query.age_filter, state, g.options)
+    return {
+        "users": [dict(zip(db_io.USER_COLUMNS, row)) for row in page.rows],
+        "has_more": page.paging_state is not None,
+        "page_state": current_app.page_tokens.sign(page.paging_state, token_for),
+    }
+
+
+@users.post("/users/batch", responses=answers(201, models.UsersCreated))
+def post_users(body: UserBatch) -> Answer:
+    """Create 1 to 100 users, all or none. Not isolated: a reader may see a part of them meanwhile."""
+    created = [db_io.new_user(user.model_dump()) for user in body.root]
+    db_io.create_users(g.session, created, g.options)
+    return {"created": len(created), "users": [_document(user) for user in created]}, 201
+
+
+@users.get("/users/<id>", responses=answers(200, models.User, 304, 400, 404, headers=("ETag",)))
+def get_user(path: UserPath) -> Answer:
+    """One user."""
+    user = db_io.retrieve_user(g.session, _uuid(path.id), g.options)
+    if user is None:
+        raise UserNotFound("User not found")
+    unwanted = _versions("If-None-Match", request.if_none_match)
+    if unwanted is not None and user.version in unwanted:
+        return "", 304, _etag(user)
+    return _document(user), 200, _etag(user)
+
+
+@users.put("/users/<id>", responses=answers(200, models.User, 404, 412, headers=("ETag",)))
+def put_user(path: UserPath, body: NewUser) -> Answer:
+    """Replace name, email and age of a user."""
+    return _update(path.id, body.model_dump())
+
+
+@users.patch("/users/<id>", responses=answers(200, models.User, 404, 412, headers=("ETag",)))
+def patch_user(path: UserPath, body: UserChanges) -> Answer:
+    """Change some of name, email and age. A deleted user is never brought back."""
+    return _update(path.id, body.model_dump(exclude_unset=True))
+
+
+@users.delete("/users/<id>", responses=answers(204, None, 400, 412))
+def delete_user(path: UserPath) -> Answer:
+    """Delete a user, if there is one; with `If-Match`, only at that version."""
+    db_io.delete_user(g.session, _uuid(path.id), _versions("If-Match", request.if_match), g.options)
+    return "", 204
+
+
+def _update(user_id: str, changes: dict[str, Any]) -> Answer:
+    accepted = _versions("If-Match", request.if_match)
+    user = db_io.update_user(g.session, _uuid(user_id), changes, accepted, g.options)
+    return _document(user), 200, _etag(user)
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise BadRequest("Invalid UUID") from None
+
+
+def _document(user: db_io.User) -> dict[str, Any]:
+    return dict(zip(db_io.USER_COLUMNS, user))
+
+
+def _etag(user: db_io.User) -> dict[str, str]:
+    return {"ETag": f'"{user.version.hex}"'}
+
+
+class _AnyVersion(Container[UUID]):
+    def __contains__(self, version: object) -> bool:
+        return True
+
+
+def _versions(header: str, etags: ETags) -> Container[UUID] | None:
+    """The versions that a condition names; None when the request has no such header."""
+    if header not in request.headers:
+        return None
+    if etags.star_tag:
+        return _AnyVersion()
+    versions = set()
+    for tag in etags.as_set(include_weak=True):
+        try:
+            versions.add(UUID(hex=_PROXY_SUFFIX.sub("", tag)))
+        except ValueError:
+            # Never one of ours, so it matches nothing.
+            continue
+    return versions

@@ -1,0 +1,157 @@
+"""Every setting of the service, read once from the environment and `.env`, and checked."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PROJECT = Path(__file__).resolve().parent
+
+ConsistencyLevel = Literal["ONE", "TWO", "THREE", "QUORUM", "ALL", "LOCAL_QUORUM", "EACH_QUORUM", "LOCAL_ONE"]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class SettingsError(Exception):
+    """A wrong or missing setting; the message names the variable and the rule."""
+
+
+class Settings(BaseSettings):
+    """The field `cassandra_port` is the environment variable `CASSANDRA_PORT`; `.env.example` explains each."""
+
+    model_config = SettingsConfigDict(env_file=PROJECT / ".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    app_env: Literal["development", "production"] = "development"
+    secret_key: Annotated[SecretStr, Field(min_length=16)] | None = None
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    web_concurrency: Annotated[int, Field(ge=1, le=256)] = 2
+    gunicorn_threads: Annotated[int, Field(ge=1, le=1024)] = 16
+    trusted_proxies: Annotated[int, Field(ge=0, le=10)] = 0
+    request_timeout: Annotated[float, Field(gt=0, le=60)] = 10.0
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+
+    cassandra_hosts: Annotated[tuple[str, ...], NoDecode] = ("localhost",)
+    cassandra_port: Port = 9042
+    cassandra_keyspace: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")] = "fieldbook"
+    cassandra_local_dc: str | None = None
+    cassandra_username: str | None = None
+    cassandra_password: SecretStr | None = None
+    cassandra_tls: bool = False
+    cassandra_tls_ca: FilePath | None = None
+    cassandra_tls_cert: FilePath | None = None
+    cassandra_tls_key: FilePath | None = None
+    cassandra_tls_check_hostname: bool = True
+    cassandra_replication_factor: Annotated[int, Field(ge=1, le=9)] | None = None
+    cassandra_consistency_level: ConsistencyLevel = "LOCAL_QUORUM"
+    cassandra_serial_consistency_level: Literal["SERIAL", "LOCAL_SERIAL"] = "LOCAL_SERIAL"
+    cassandra_protocol_version: Annotated[int, Field(ge=4, le=5)] | None = None
+    cassandra_connect_timeout: Seconds = 5.0
+    cassandra_heartbeat_interval: Seconds = 5.0
+    cassandra_heartbeat_timeout: Seconds = 5.0
+    cassandra_reconnect_min: Seconds = 0.5
+    cassandra_reconnect_max: Seconds = 10.0
+    cassandra_executor_threads: Annotated[int, Field(ge=1, le=64)] = 4
+
+    astra_db_secure_bundle_path: FilePath | None = None
+    astra_db_application_token: SecretStr | None = None
+
+    @field_validator("cassandra_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        if isinstance(value, str):
+            hosts = tuple(host.strip() for host in value.split(",") if host.strip())
+            if not hosts:
+                raise ValueError("give at least one host, several separated by commas")
+            return hosts
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        for first, second in (
+            ("cassandra_username", "cassandra_password"),
+            ("cassandra_tls_cert", "cassandra_tls_key"),
+            ("astra_db_secure_bundle_path", "astra_db_application_token"),
+        ):
+            if (getattr(self, first) is None) != (getattr(self, second) is None):
+                raise ValueError(f"{first.upper()} and {second.upper()} go together: set both or neither")
+        if not self.cassandra_tls and (self.cassandra_tls_ca or self.cassandra_tls_cert):
+            raise ValueError("CASSANDRA_TLS_CA and CASSANDRA_TLS_CERT have no effect without CASSANDRA_TLS=true")
+        if self.cassandra_reconnect_min > self.cassandra_reconnect_max:
+            raise ValueError("CASSANDRA_RECONNECT_MIN must not be above CASSANDRA_RECONNECT_MAX")
+        if self.app_env == "production" and self.secret_key is None:
+            raise ValueError(
+                "SECRET_KEY is required when APP_ENV=production; it must be the same for all workers and instances. "
+                "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
+            )
+        return self
+
+    @property
+    def astra(self) -> bool:
+        """True when the cluster is Astra DB, which makes its own keyspaces."""
+        return self.astra_db_secure_bundle_path is not None
+
+    def signing_key(self) -> bytes:
+        """`SECRET_KEY`; in development a generated one that all workers of this checkout share."""
+        if self.secret_key is not None:
+            return self.secret_key.get_secret_value().encode()
+        return _development_key(PROJECT / ".fieldbook" / "secret_key")
+
+
+def _development_key(path: Path) -> bytes:
+    """The key in `path`, made first when it is not there. Of several processes that make it, one wins."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_text(secrets.token_urlsafe(48))
+        try:
+            # A link, unlike a rename, never replaces a key that is in use already.
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_bytes()
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process.
+
+    :raises SettingsError: naming each variable that is wrong or missing.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = ["The settings (environment or .env) are not right:"]
+    for problem in error.errors():
+        # With "before" validators and models, pydantic puts "Value error, " before the message.
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["loc"]:
+            lines.append(f"  {str(problem['loc'][0]).upper()}: {message}")
+        else:
+            lines.append(f"  {message}")
+    return "\n".join(lines)
+
+
+def settings_or_exit() -> Settings:
+    """For commands: the settings, or their explanation on standard error and exit status 2."""
+    try:
+        return get_settings()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None

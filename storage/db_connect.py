@@ -1,0 +1,198 @@
+"""One Cassandra session per process: made on first use, in the background, after the fork, and closed once."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import ssl
+import threading
+from typing import Any
+
+from cassandra import ConsistencyLevel, ProtocolVersion
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, Session
+from cassandra.policies import DCAwareRoundRobinPolicy, ExponentialReconnectionPolicy, TokenAwarePolicy
+from cassandra.query import tuple_factory
+
+from settings import Settings, get_settings
+from storage.errors import StorageUnavailable
+
+log = logging.getLogger(__name__)
+
+
+def open_session(settings: Settings, keyspace: str | None) -> Session:
+    """A new cluster object and its session; `session.cluster.shutdown()` closes both.
+
+    :param keyspace: the session's keyspace, which must exist; None for a session without one.
+    :raises Exception: whatever the driver says when no node answers or the keyspace is missing; nothing is
+        left open then.
+    """
+    cluster = Cluster(**_cluster_arguments(settings))
+    if settings.cassandra_protocol_version is None:
+        # The first to try; the driver goes down from here to what the server knows. Its own first try is
+        # a version that only DataStax Enterprise has.
+        cluster.protocol_version = ProtocolVersion.V5
+    try:
+        return cluster.connect(keyspace)
+    except BaseException:
+        cluster.shutdown()
+        raise
+
+
+def _cluster_arguments(settings: Settings) -> dict[str, Any]:
+    profile = ExecutionProfile(
+        load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(settings.cassandra_local_dc or "")),
+        consistency_level=ConsistencyLevel.name_to_value[settings.cassandra_consistency_level],
+        serial_consistency_level=ConsistencyLevel.name_to_value[settings.cassandra_serial_consistency_level],
+        request_timeout=settings.request_timeout,
+        row_factory=tuple_factory,
+    )
+    arguments: dict[str, Any] = {
+        "execution_profiles": {EXEC_PROFILE_DEFAULT: profile},
+        "connect_timeout": settings.cassandra_connect_timeout,
+        "control_connection_timeout": settings.cassandra_connect_timeout,
+        "idle_heartbeat_interval": settings.cassandra_heartbeat_interval,
+        "idle_heartbeat_timeout": settings.cassandra_heartbeat_timeout,
+        "reconnection_policy": ExponentialReconnectionPolicy(
+            settings.cassandra_reconnect_min, settings.cassandra_reconnect_max
+        ),
+        "executor_threads": settings.cassandra_executor_threads,
+        "application_name": "fieldbook",
+    }
+    if settings.cassandra_protocol_version is not None:
+        arguments["protocol_version"] = settings.cassandra_protocol_version
+    if settings.astra_db_secure_bundle_path and settings.astra_db_application_token:
+        token = settings.astra_db_application_token.get_secret_value()
+        arguments["cloud"] = {"secure_connect_bundle": str(settings.astra_db_secure_bundle_path)}
+        arguments["auth_provider"] = PlainTextAuthProvider("token", token)
+        return arguments
+    arguments["contact_points"] = settings.cassandra_hosts
+    arguments["port"] = settings.cassandra_port
+    if settings.cassandra_username and settings.cassandra_password:
+        arguments["auth_provider"] = PlainTextAuthProvider(
+            settings.cassandra_username, settings.cassandra_password.get_secret_value()
+        )
+    if settings.cassandra_tls:
+        arguments["ssl_context"] = _tls_context(settings)
+    return arguments
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=settings.cassandra_tls_ca)
+    context.check_hostname = settings.cassandra_tls_check_hostname
+    if settings.cassandra_tls_cert:
+        context.load_cert_chain(settings.cassandra_tls_cert, settings.cassandra_tls_key)
+    return context
+
+
+class _Connector:
+    """Holds the session, and the one thread that tries to get it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._error: Exception | None = None
+        self.session: Session | None = None
+
+    def get(self, timeout: float | None) -> Session:
+        with self._changed:
+            self._start()
+            self._changed.wait_for(lambda: self.session or self._error or self._stopped, timeout)
+            if self.session is not None:
+                return self.session
+            raise StorageUnavailable("There is no connection to Cassandra yet.") from self._error
+
+    def start(self) -> None:
+        with self._changed:
+            self._start()
+
+    def _start(self) -> None:
+        if self._thread is None and not self._stopped:
+            self._thread = threading.Thread(target=self._connect, name="cassandra-connect", daemon=True)
+            self._thread.start()
+
+    def _connect(self) -> None:
+        """Tries until it works; one attempt at a time, whatever the number of requests that wait."""
+        settings = get_settings()
+        delays = ExponentialReconnectionPolicy(
+            settings.cassandra_reconnect_min, settings.cassandra_reconnect_max, max_attempts=None
+        ).new_schedule()
+        for delay in delays:
+            try:
+                session = open_session(settings, settings.cassandra_keyspace)
+            except Exception as error:
+                log.warning("No connection to Cassandra, next attempt in %.1f s: %s", delay, _reason(error, settings))
+                with self._changed:
+                    # From here on requests get their answer at once, until an attempt works.
+                    self._error = error
+                    self._changed.notify_all()
+                    if self._changed.wait_for(lambda: self._stopped, delay):
+                        return
+            else:
+                with self._changed:
+                    if not self._stopped:
+                        self.session = session
+                        self._changed.notify_all()
+                        log.info("Connected to Cassandra, keyspace %s", settings.cassandra_keyspace)
+                        return
+                session.cluster.shutdown()
+                return
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            session, self.session = self.session, None
+            self._changed.notify_all()
+        if session is not None:
+            session.cluster.shutdown()
+
+
+def _reason(error: Exception, settings: Settings) -> str:
+    text = " ".join(str(error).split())
+    if "Keyspace" in text and "does not exist" in text:
+        return f"keyspace {settings.cassandra_keyspace} does not exist; run: python storage/db_initialize.py"
+    return f"{type(error).__name__}: {text}"
+
+
+_connector = _Connector()
+# Sessions that a fork took along: their sockets belong to the parent, so they are neither used nor closed.
+_left_to_parent: list[_Connector] = []
+
+
+def get_session(timeout: float | None = None) -> Session:
+    """The session of this process. Any thread may call it, before or after a fork.
+
+    The first call begins to connect and waits; while Cassandra can't be reached, later calls fail at once
+    and the attempts go on in the background.
+
+    :param timeout: seconds to wait for the first attempt; None for as long as it takes.
+    :raises StorageUnavailable: when there is no session by then.
+    """
+    session = _connector.session
+    if session is not None:
+        return session
+    return _connector.get(timeout)
+
+
+def start_connecting() -> None:
+    """Begins to connect and returns at once, so that the first request need not wait."""
+    _connector.start()
+
+
+def shutdown() -> None:
+    """Closes session and cluster. A later :func:`get_session` opens new ones."""
+    global _connector
+    _connector.stop()
+    _connector = _Connector()
+
+
+def _after_fork_in_child() -> None:
+    global _connector
+    _left_to_parent.append(_connector)
+    _connector = _Connector()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(shutdown)

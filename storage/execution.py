@@ -1,0 +1,174 @@
+"""Runs prepared statements: one page at a time, within a deadline, with the driver's errors translated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from cassandra import ConsistencyLevel
+from cassandra.cluster import ResponseFuture, Session
+from cassandra.policies import FallthroughRetryPolicy
+from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
+
+from storage.errors import ConsistencyRefused, StorageError, StorageTimeout, translate
+
+Row = tuple[Any, ...]
+
+_NEVER_RETRY = FallthroughRetryPolicy()
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds spent waiting for Cassandra."""
+
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class QueryOptions:
+    """What a caller may set for all the queries of one request.
+
+    :ivar deadline: on `time.monotonic()`'s clock; None for streams, whose limit is `timeout` for each page.
+    :ivar timeout: seconds for one query where there is no deadline.
+    :ivar consistency_level: a name such as `QUORUM`; None for the default of the session. Of a lightweight
+        transaction it is the level of the commit.
+    :ivar database: counts the time of all queries, also of those of a copy.
+    """
+
+    deadline: float | None = None
+    timeout: float = 10.0
+    consistency_level: str | None = None
+    database: Clock = field(default_factory=Clock)
+
+    def remaining(self) -> float:
+        """Seconds that the next query may take.
+
+        :raises StorageTimeout: when the deadline has passed.
+        """
+        if self.deadline is None:
+            return self.timeout
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise StorageTimeout("The deadline has passed.")
+        return left
+
+
+class Page(NamedTuple):
+    """Rows, and the paging state of the rows after them: None at the end."""
+
+    rows: list[Row]
+    paging_state: bytes | None
+
+
+def bind(
+    prepared: PreparedStatement, values: Sequence[Any], options: QueryOptions, *, write: bool, idempotent: bool
+) -> BoundStatement:
+    """The statement with its values, its consistency level and its retry policy.
+
+    A statement that is not idempotent gets the policy that never retries. The driver's default one sends
+    *every* statement to the next node after a lost connection, whatever `is_idempotent` says.
+
+    :raises ConsistencyRefused: for ANY on a read, which the server would refuse with other words.
+    """
+    bound = prepared.bind(values)
+    bound.is_idempotent = idempotent
+    if not idempotent:
+        bound.retry_policy = _NEVER_RETRY
+    if options.consistency_level is not None:
+        if options.consistency_level == "ANY" and not write:
+            raise ConsistencyRefused("ANY is a consistency level for writes.")
+        bound.consistency_level = ConsistencyLevel.name_to_value[options.consistency_level]
+    return bound
+
+
+def execute(
+    session: Session,
+    statement: Any,
+    options: QueryOptions,
+    *,
+    write: bool = False,
+    paging_state: bytes | None = None,
+) -> Page:
+    """Executes and waits.
+
+    :returns: the first page, or the page at `paging_state`; of a write, an empty one or the `[applied]` row.
+    :raises StorageError: a subclass that says what happened.
+    """
+    started = time.monotonic()
+    try:
+        with _translating(session, statement, write):
+            return _page(session.execute_async(statement, timeout=options.remaining(), paging_state=paging_state))
+    finally:
+        options.database.seconds += time.monotonic() - started
+
+
+def logged_batch(statements: Sequence[BoundStatement]) -> BatchStatement:
+    """All or none of the statements, at the consistency level of the first, never sent twice."""
+    batch = BatchStatement(BatchType.LOGGED, _NEVER_RETRY, statements[0].consistency_level)
+    batch.keyspace = statements[0].keyspace
+    for statement in statements:
+        batch.add(statement)
+    return batch
+
+
+def pages(
+    session: Session, statement: BoundStatement, options: QueryOptions, *, limit: int | None, fetch_size: int
+) -> Generator[list[Row]]:
+    """All rows in pages of `fetch_size`, the next one on its way while the caller deals with this one.
+
+    Never more than two pages are in memory. Closing the generator stops the fetching: what is on its way
+    by then is the last.
+
+    :param limit: rows in all; None for no limit.
+    :raises StorageError: from `next()`, also after pages were given out.
+    """
+    left = limit
+    if left == 0:
+        return
+    statement.fetch_size = fetch_size if left is None else min(fetch_size, left)
+    page = execute(session, statement, options)
+    while True:
+        rows = page.rows if left is None else page.rows[:left]
+        if left is not None:
+            left -= len(rows)
+        future = None
+        if page.paging_state is not None and left != 0:
+            statement.fetch_size = fetch_size if left is None else min(fetch_size, left)
+            with _translating(session, statement):
+                future = session.execute_async(statement, timeout=options.remaining(), paging_state=page.paging_state)
+        if rows:
+            # A page may be empty with more to come: a filter or tombstones left nothing of it.
+            yield rows
+        if future is None:
+            return
+        with _translating(session, statement):
+            page = _page(future)
+
+
+@contextmanager
+def _translating(session: Session, statement: Any, write: bool = False) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        raise translate(error, write=write, replicas=_replicas(session, statement)) from error
+
+
+def _page(future: ResponseFuture) -> Page:
+    result = future.result()
+    return Page(list(result.current_rows or ()), result.paging_state)
+
+
+def _replicas(session: Session, statement: Any) -> int | None:
+    """Replicas of the statement's keyspace in all data centres, None when not known."""
+    keyspace = session.cluster.metadata.keyspaces.get(getattr(statement, "keyspace", None) or session.keyspace)
+    strategy = getattr(keyspace, "replication_strategy", None)
+    factors = getattr(strategy, "dc_replication_factors_info", None)
+    if factors:
+        return sum(factor.all_replicas for factor in factors.values())
+    factor = getattr(strategy, "replication_factor_info", None)
+    return factor.all_replicas if factor else None

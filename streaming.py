@@ -1,0 +1,124 @@
+"""One streaming path for every table and format: page in, bytes out, and a cut connection when it fails midway."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import socket
+import struct
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from datetime import datetime
+from typing import Any
+
+import orjson
+from flask import Response, g, request
+
+from request_hooks import CSV, JSON, NDJSON
+from storage.errors import StorageError
+from storage.execution import Row
+
+log = logging.getLogger(__name__)
+
+# Cassandra's timestamps come without a zone, in UTC.
+JSON_OPTIONS = orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
+
+Columns = Sequence[str]
+
+
+def format_streaming_response(pages: Generator[list[Row]], columns: Columns, media_type: str) -> Generator[bytes]:
+    """The rows as one document: a chunk of bytes for each page, and one for the document's end if it has one.
+
+    :param pages: lists of rows, each in the order of `columns`; closed with this generator.
+    :param media_type: JSON (an array), NDJSON (a line a row) or CSV (a header, then rows).
+    :raises StorageError: whatever `pages` raises; the document then has no end.
+    """
+    encode = _ENCODERS[media_type]
+    before, between, end = _FRAMES[media_type]
+    if media_type == CSV:
+        before = _csv_lines([columns])
+    empty = True
+    with closing(pages):
+        for page in pages:
+            yield (before if empty else between) + encode(columns, page)
+            empty = False
+    if empty:
+        yield before + end
+    elif end:
+        yield end
+
+
+def stream_response(pages: Generator[list[Row]], columns: Columns) -> Response:
+    """The rows as a chunked response in the format that the client accepts.
+
+    The first page is fetched here, so that an early fault still gets its own status.
+
+    :raises StorageError: when the first page can't be had.
+    """
+    media_type = g.media_type
+    chunks = format_streaming_response(pages, columns, media_type)
+    body = _body(next(chunks, b""), chunks, request.environ, request.url_rule)
+    content_type = f"{media_type}; charset=utf-8" if media_type == CSV else media_type
+    return Response(body, content_type=content_type, direct_passthrough=True)
+
+
+def _body(first: bytes, chunks: Generator[bytes], environ: dict[str, Any], rule: object) -> Generator[bytes]:
+    """What the WSGI server writes out, and closes when it is done or the client is gone."""
+    sent = 0
+    try:
+        yield first
+        sent += len(first)
+        for chunk in chunks:
+            yield chunk
+            sent += len(chunk)
+    except StorageError as error:
+        log.error("stream %s cut after %d bytes: %s", rule, sent, error)
+        _reset_without_chunks(environ)
+        raise
+    except GeneratorExit:
+        log.info("stream %s: the client left after %d bytes", rule, sent)
+        raise
+    finally:
+        chunks.close()
+
+
+def _reset_without_chunks(environ: dict[str, Any]) -> None:
+    # With chunks, the missing last chunk says that the body is not whole. HTTP/1.0 ends a body by closing
+    # the connection, so there only a reset says it: SO_LINGER with no time makes close() send one.
+    connection = environ.get("gunicorn.socket")
+    if environ.get("SERVER_PROTOCOL") == "HTTP/1.0" and connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+
+def _json_rows(columns: Columns, rows: list[Row]) -> bytes:
+    # Without the brackets: the array goes on in the next page.
+    return orjson.dumps([dict(zip(columns, row)) for row in rows], option=JSON_OPTIONS)[1:-1]
+
+
+def _ndjson_rows(columns: Columns, rows: list[Row]) -> bytes:
+    option = JSON_OPTIONS | orjson.OPT_APPEND_NEWLINE
+    return b"".join([orjson.dumps(dict(zip(columns, row)), option=option) for row in rows])
+
+
+def _csv_rows(columns: Columns, rows: list[Row]) -> bytes:
+    return _csv_lines([[_cell(value) for value in row] for row in rows])
+
+
+def _csv_lines(rows: Sequence[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return orjson.dumps(value, option=JSON_OPTIONS).decode().strip('"')
+    if isinstance(value, (list, dict)):
+        return orjson.dumps(value, option=JSON_OPTIONS).decode()
+    return value
+
+
+_ENCODERS: dict[str, Callable[[Columns, list[Row]], bytes]] = {JSON: _json_rows, NDJSON: _ndjson_rows, CSV: _csv_rows}
+_FRAMES = {JSON: (b"[", b",", b"]"), NDJSON: (b"", b"", b""), CSV: (b"", b"", b"")}

@@ -9,17 +9,16 @@ import orjson
 from flask import Request, Response
 from flask.json.provider import JSONProvider
 from flask_openapi3 import Info, OpenAPI
-from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import logs
-import openapi
+import paging
 import problems
 import request_hooks
-from paging import PageTokens
 from routes import BLUEPRINTS
 from routes.operations import VERSION
-from settings import Settings, get_settings
+from settings import get_settings
 from streaming import JSON_OPTIONS
 
 
@@ -28,17 +27,22 @@ class FieldbookRequest(Request):
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
         """:raises UnsupportedMediaType: another content type (415).
+        :raises RequestEntityTooLarge: over the limit (413).
         :raises BadRequest: broken JSON (400); NaN and lone surrogates are no JSON.
         """
         if self.mimetype != "application/json":
             raise UnsupportedMediaType("The body must be application/json.")
+        data = self.get_data(cache=cache)
+        # Werkzeug reads a body without a length up to the limit, and says nothing of the rest.
+        if self.max_content_length is not None and len(data) >= self.max_content_length:
+            raise RequestEntityTooLarge("The body is too large.")
         try:
-            return orjson.loads(self.get_data(cache=cache))
+            return orjson.loads(data)
         except orjson.JSONDecodeError as error:
             raise BadRequest(f"The body is not JSON: {error}") from None
 
 
-class _OrjsonProvider(JSONProvider):
+class OrjsonProvider(JSONProvider):
     """Writes times as RFC 3339 in UTC and ids as text, which Flask's own provider does not."""
 
     def dumps(self, obj: Any, **options: Any) -> str:
@@ -52,37 +56,20 @@ class _OrjsonProvider(JSONProvider):
         return Response(body, content_type="application/json")
 
 
-class Fieldbook(OpenAPI):
-    """The Flask application, with what its routes share."""
-
-    request_class = FieldbookRequest
-    json_provider_class = _OrjsonProvider
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(
-            __name__,
-            info=Info(title="Fieldbook", version=VERSION, description="A naturalist's field book on Apache Cassandra."),
-            doc_ui=False,
-        )
-        self.page_tokens = PageTokens(settings.signing_key())
-        self._openapi_bytes: bytes | None = None
-
-    def openapi_bytes(self) -> bytes:
-        """The OpenAPI document, made when it is first asked for."""
-        if self._openapi_bytes is None:
-            self._openapi_bytes = orjson.dumps(openapi.document(self))
-        return self._openapi_bytes
-
-
-def create_app(settings: Settings | None = None) -> Fieldbook:
-    """The WSGI application. Opens no connection, so that it may be made before a fork.
+def create_app() -> OpenAPI:
+    """The WSGI application (a Flask application). Opens no connection, so that it may be made before a fork.
 
     :raises SettingsError: naming each setting that is wrong or missing.
     """
-    settings = settings or get_settings()
+    settings = get_settings()
     logging.config.dictConfig(logs.config(settings.log_level))
-    app = Fieldbook(settings)
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    paging.check_key()
+    info = Info(title="Fieldbook", version=VERSION, description="A naturalist's field book on Apache Cassandra.")
+    app = OpenAPI(__name__, info=info, doc_ui=False)
+    app.request_class = FieldbookRequest
+    app.json = OrjsonProvider(app)
+    # One more, so that a body that was read up to it is known to be too large.
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     # A redirect would lose the body of a POST; a URL that is not quite right is a 404.
     app.url_map.merge_slashes = False
     problems.register(app)

@@ -31,7 +31,7 @@ _ERRORS = {
 _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-ID": {"description": "The client's id of this request, or a new one.", "schema": {"type": "string"}},
     "Server-Timing": {
-        "description": "Milliseconds spent waiting for Cassandra and in the service; of a stream, up to the first byte.",
+        "description": "Milliseconds waiting for Cassandra and in the service; of a stream, up to the first byte.",
         "schema": {"type": "string"},
     },
     "ETag": {"description": "The version, for `If-Match` and `If-None-Match`.", "schema": {"type": "string"}},

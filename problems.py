@@ -99,7 +99,9 @@ def _http(error: HTTPException) -> Response:
     if error.response is not None:
         return error.response  # type: ignore[return-value]
     status = error.code or 500
-    kept = {name: value for name, value in error.get_headers() if name.lower() not in ("content-type", "content-length")}
+    kept = {
+        name: value for name, value in error.get_headers() if name.lower() not in ("content-type", "content-length")
+    }
     return problem(status, error.description or HTTPStatus(status).phrase, kept)
 
 

@@ -37,7 +37,9 @@ _SECONDS = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-def route_options(*, produces: tuple[str, ...] = (JSON,), session: bool = True, stream: bool = False) -> Callable[[View], View]:
+def route_options(
+    *, produces: tuple[str, ...] = (JSON,), session: bool = True, stream: bool = False
+) -> Callable[[View], View]:
     """Says of a view what is not the rule; goes below the route decorator.
 
     :param produces: media types it can answer with, the default one first; none for no negotiation.
@@ -101,7 +103,7 @@ def _options(settings: Settings, stream: bool) -> QueryOptions:
 
 def _negotiate(produces: tuple[str, ...]) -> str:
     accept = request.headers.get("Accept")
-    if accept is None or accept == "*/*":
+    if not accept or accept == "*/*":
         return produces[0]
     best = request.accept_mimetypes.best_match(produces)
     if best is None:

@@ -1,11 +1,11 @@
-"""Every setting of the service, read once from the environment and `.env`, and checked."""
+"""Every setting of the service, read once from the environment and `.env` (or `ENV_FILE`), and checked."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import sys
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -26,7 +26,9 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """The field `cassandra_port` is the environment variable `CASSANDRA_PORT`; `.env.example` explains each."""
 
-    model_config = SettingsConfigDict(env_file=PROJECT / ".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=os.environ.get("ENV_FILE", PROJECT / ".env"), env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     app_env: Literal["development", "production"] = "development"
     secret_key: Annotated[SecretStr, Field(min_length=16)] | None = None
@@ -100,6 +102,7 @@ class Settings(BaseSettings):
         """True when the cluster is Astra DB, which makes its own keyspaces."""
         return self.astra_db_secure_bundle_path is not None
 
+    @cached_property
     def signing_key(self) -> bytes:
         """`SECRET_KEY`; in development a generated one that all workers of this checkout share."""
         if self.secret_key is not None:

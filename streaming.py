@@ -94,12 +94,12 @@ def _reset_without_chunks(environ: dict[str, Any]) -> None:
 
 def _json_rows(columns: Columns, rows: list[Row]) -> bytes:
     # Without the brackets: the array goes on in the next page.
-    return orjson.dumps([dict(zip(columns, row)) for row in rows], option=JSON_OPTIONS)[1:-1]
+    return orjson.dumps([dict(zip(columns, row, strict=True)) for row in rows], option=JSON_OPTIONS)[1:-1]
 
 
 def _ndjson_rows(columns: Columns, rows: list[Row]) -> bytes:
     option = JSON_OPTIONS | orjson.OPT_APPEND_NEWLINE
-    return b"".join([orjson.dumps(dict(zip(columns, row)), option=option) for row in rows])
+    return b"".join([orjson.dumps(dict(zip(columns, row, strict=True)), option=option) for row in rows])
 
 
 def _csv_rows(columns: Columns, rows: list[Row]) -> bytes:

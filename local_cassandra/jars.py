@@ -11,7 +11,7 @@ from pathlib import Path
 import jgo
 from jgo.maven import PythonResolver
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 CASSANDRA = "org.apache.cassandra:cassandra-all:5.0.8"
 
@@ -30,7 +30,7 @@ class _DownloadProgress:
         )
         self.jars = 0
         self.bytes = 0
-        self.task = None
+        self.task: TaskID | None = None
 
     @contextmanager
     def __call__(self, filename: str, size: int) -> Iterator[Callable[[int], None]]:
@@ -46,7 +46,7 @@ class _DownloadProgress:
             return
         if self.task is None:
             self.bars.start()
-            self.task = self.bars.add_task("Cassandra", total=None)
+            self.task = self.bars.add_task("", total=None)
         self.bars.update(self.task, description=f"{self.jars}: {filename}")
         yield self._count
 

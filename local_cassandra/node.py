@@ -58,6 +58,7 @@ class Node:
     storage_port: int = 7000
     seed: str = "127.0.0.1"
     settings: dict[str, Any] = field(default_factory=dict)
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
 
     @property
     def log(self) -> Path:
@@ -90,7 +91,7 @@ class Node:
         jars = class_path(STATE / "jars")
         conf = self._write_configuration()
         with self.log.open("ab") as log:
-            process = subprocess.Popen(
+            self._process = subprocess.Popen(
                 self._command(jars, conf),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -100,8 +101,7 @@ class Node:
                 # stops the service before its database.
                 start_new_session=True,
             )
-        self._pid_file.write_text(str(process.pid))
-        self._process = process
+        self._pid_file.write_text(str(self._process.pid))
 
     def wait_until_ready(self, timeout: float = 120.0) -> None:
         """Returns when the node answers CQL.
@@ -113,7 +113,7 @@ class Node:
         while time.monotonic() < deadline:
             if speaks_cql(self.address, self.native_port):
                 return
-            if self._process.poll() is not None:
+            if self._process is not None and self._process.poll() is not None:
                 raise NodeError(f"Cassandra stopped while starting; the end of {self.log}:\n{self._log_tail()}")
             time.sleep(0.1)
         raise NodeError(f"Cassandra did not answer within {timeout:.0f} s; the end of {self.log}:\n{self._log_tail()}")
@@ -125,13 +125,12 @@ class Node:
             return False
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + timeout
-        process = getattr(self, "_process", None)
-        while self.running() is not None:
-            if process is not None and process.poll() is not None:
-                break
+        # A child of this process stays in the process list until it is asked for; another's does not.
+        while (self._process.poll() is None) if self._process else (self.running() is not None):
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
+        self._process = None
         self._pid_file.unlink(missing_ok=True)
         return True
 

@@ -10,6 +10,6 @@ from flask import Response, url_for
 Answer = Response | dict[str, Any] | tuple[Any, int] | tuple[Any, int, dict[str, str]]
 
 
-def location(endpoint: str, **values: str) -> dict[str, str]:
+def location(endpoint: str, **values: Any) -> dict[str, str]:
     """The `Location` header of a new resource: a path, under the prefix by which the client came."""
     return {"Location": url_for(endpoint, **values)}

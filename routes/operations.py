@@ -1,19 +1,21 @@
-"""The service itself: where to begin, whether it works, what it offers. None of it waits for a database that is down."""
+"""The service itself: where to begin, whether it works, what it offers. None of it needs a database that is up."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
+from typing import Any, cast
 
 import orjson
 from flask import Response, current_app, g, render_template, send_from_directory, url_for
-from flask_openapi3 import APIBlueprint, Tag
+from flask_openapi3 import APIBlueprint, OpenAPI, Tag
 
 import models
-from openapi import answers, document
-from problems import PROBLEM_TYPE
+import openapi
+from openapi import answers
 from request_hooks import HTML, JSON, route_options
 from routes.answers import Answer
 from settings import get_settings
@@ -88,7 +90,12 @@ def live() -> Answer:
 @route_options(session=False)
 def openapi_json() -> Response:
     """The contract, as OpenAPI 3.1."""
-    return Response(current_app.openapi_bytes(), content_type=JSON)
+    return Response(_document(cast(Any, current_app)._get_current_object()), content_type=JSON)
+
+
+@cache
+def _document(app: OpenAPI) -> bytes:
+    return orjson.dumps(openapi.document(app))
 
 
 @operations.get("/docs", responses=answers(200, None, html=True))
@@ -98,8 +105,8 @@ def docs() -> Response:
     return Response(render_template("docs.html"), content_type="text/html; charset=utf-8")
 
 
-@operations.get("/docs/<path:filename>", doc_ui=False)
+@operations.get("/docs/<filename>", doc_ui=False)
 @route_options(produces=(), session=False)
-def docs_file(filename: str) -> Response:
+def docs_file(path: models.FilePath) -> Response:
     """The script and style of the page above, from the flask-swagger-ui package."""
-    return send_from_directory(_SWAGGER_UI, filename, max_age=3600)
+    return send_from_directory(_SWAGGER_UI, path.filename, max_age=3600)

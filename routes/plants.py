@@ -6,7 +6,7 @@ from flask import Response, g
 from flask_openapi3 import APIBlueprint, Tag
 from werkzeug.exceptions import NotFound
 
-from models import Plant, GenusPath, Inserted, SpeciesPath
+from models import GenusPath, Inserted, Plant, SpeciesPath
 from openapi import answers
 from request_hooks import STREAM_TYPES, route_options
 from routes.answers import Answer, location

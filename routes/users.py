@@ -8,12 +8,13 @@ from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
-from flask import Response, current_app, g, request
+from flask import Response, g, request
 from flask_openapi3 import APIBlueprint, Tag
 from werkzeug.datastructures import ETags
 from werkzeug.exceptions import BadRequest
 
 import models
+import paging
 from models import NewUser, UserBatch, UserChanges, UserListQuery, UserPageQuery, UserPath, UserStreamQuery
 from openapi import answers
 from request_hooks import STREAM_TYPES, route_options
@@ -39,14 +40,14 @@ def post_user(body: NewUser) -> Answer:
 @users.get("/users", responses=answers(200, models.User, 400, many=True, headers=("Link",)))
 def list_users(query: UserListQuery) -> Answer:
     """Users, some at a time, in no order that means anything."""
-    state = current_app.page_tokens.verify(query.page_state, "users")
+    state = paging.verify(query.page_state, "users")
     page = db_io.retrieve_users_page(g.session, query.limit, None, state, g.options)
-    following = current_app.page_tokens.sign(page.paging_state, "users")
+    following = paging.sign(page.paging_state, "users")
     headers = {}
     if following is not None:
         parameters = urlencode({"limit": query.limit, "page_state": following})
         headers["Link"] = f'<{request.script_root}{request.path}?{parameters}>; rel="next"'
-    return [dict(zip(db_io.USER_COLUMNS, row)) for row in page.rows], 200, headers
+    return [dict(zip(db_io.USER_COLUMNS, row, strict=True)) for row in page.rows], 200, headers
 
 
 @users.get("/users/stream", responses=answers(200, models.User, many=True, stream=True))
@@ -61,12 +62,12 @@ def stream_users(query: UserStreamQuery) -> Response:
 def page_users(query: UserPageQuery) -> Answer:
     """Users, one page a call."""
     token_for = f"users/stream/pages age_filter={query.age_filter}"
-    state = current_app.page_tokens.verify(query.page_state, token_for)
+    state = paging.verify(query.page_state, token_for)
     page = db_io.retrieve_users_page(g.session, query.fetch_size, query.age_filter, state, g.options)
     return {
-        "users": [dict(zip(db_io.USER_COLUMNS, row)) for row in page.rows],
+        "users": [dict(zip(db_io.USER_COLUMNS, row, strict=True)) for row in page.rows],
         "has_more": page.paging_state is not None,
-        "page_state": current_app.page_tokens.sign(page.paging_state, token_for),
+        "page_state": paging.sign(page.paging_state, token_for),
     }
 
 
@@ -123,7 +124,8 @@ def _uuid(text: str) -> UUID:
 
 
 def _document(user: db_io.User) -> dict[str, Any]:
-    return dict(zip(db_io.USER_COLUMNS, user))
+    # Without the version, which is the ETag.
+    return dict(zip(db_io.USER_COLUMNS, user, strict=False))
 
 
 def _etag(user: db_io.User) -> dict[str, str]:

@@ -193,7 +193,8 @@ def _ddl(session: Session, cql: str) -> None:
 
 def _record(session: Session, name: str, digest: str) -> None:
     session.execute(
-        "INSERT INTO schema_migrations (name, sha256, applied_at) VALUES (%s, %s, %s)", (name, digest, datetime.now(UTC))
+        "INSERT INTO schema_migrations (name, sha256, applied_at) VALUES (%s, %s, %s)",
+        (name, digest, datetime.now(UTC)),
     )
 
 

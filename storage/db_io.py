@@ -154,7 +154,8 @@ def retrieve_cluster_status(session: Session, options: QueryOptions) -> ClusterS
 ANIMAL_COLUMNS = ("genus", "species", "image_url", "size_cm", "sightings", "taxonomy")
 
 INSERT_ANIMAL = Statement(
-    "INSERT INTO {keyspace}.animals (genus, species, image_url, size_cm, sightings, taxonomy) VALUES (?, ?, ?, ?, ?, ?)",
+    "INSERT INTO {keyspace}.animals (genus, species, image_url, size_cm, sightings, taxonomy) "
+    "VALUES (?, ?, ?, ?, ?, ?)",
     "write",
 )
 SELECT_ANIMAL = Statement(
@@ -245,9 +246,7 @@ UPDATE_USER = Statement(
     idempotent=False,
 )
 DELETE_USER = Statement("DELETE FROM {keyspace}.users WHERE id = ? IF EXISTS", "lwt")
-DELETE_USER_AT_VERSION = Statement(
-    "DELETE FROM {keyspace}.users WHERE id = ? IF version = ?", "lwt", idempotent=False
-)
+DELETE_USER_AT_VERSION = Statement("DELETE FROM {keyspace}.users WHERE id = ? IF version = ?", "lwt", idempotent=False)
 
 
 class User(NamedTuple):

@@ -14,12 +14,7 @@ from cassandra import (
 )
 from cassandra.cluster import NoHostAvailable
 from cassandra.connection import ConnectionException
-from cassandra.protocol import (
-    ErrorMessage,
-    IsBootstrappingErrorMessage,
-    OverloadedErrorMessage,
-    UnavailableErrorMessage,
-)
+from cassandra.protocol import ErrorMessage, IsBootstrappingErrorMessage, OverloadedErrorMessage
 
 
 class StorageError(Exception):
@@ -100,8 +95,8 @@ def translate(error: Exception, *, write: bool, replicas: int | None = None) -> 
     if isinstance(error, NoHostAvailable):
         # After a retry on the next node, what the first one said is inside.
         for cause in error.errors.values():
-            if isinstance(cause, (UnavailableErrorMessage, OverloadedErrorMessage, IsBootstrappingErrorMessage)):
-                return translate(cause.to_exception(), write=write, replicas=replicas)
+            if isinstance(cause, (Unavailable, OverloadedErrorMessage, IsBootstrappingErrorMessage)):
+                return translate(cause, write=write, replicas=replicas)
         # A statement that is not idempotent is never sent to a second node (see execution.py): for it, this
         # exception means that no node could be sent anything.
         return StorageUnavailable("No Cassandra node can be reached.", safe_to_retry=True)

@@ -19,10 +19,18 @@ _ANIMALS: list[tuple[str, list[str], list[tuple[str, float]]]] = [
     ("Martes", [*_MAMMAL, "Carnivora", "Mustelidae"], [("martes", 50), ("foina", 47), ("zibellina", 45)]),
     ("Lepus", [*_MAMMAL, "Lagomorpha", "Leporidae"], [("europaeus", 60), ("timidus", 53), ("americanus", 43)]),
     ("Parus", [*_BIRD, "Passeriformes", "Paridae"], [("major", 14), ("cinereus", 13), ("minor", 14)]),
-    ("Corvus", [*_BIRD, "Passeriformes", "Corvidae"], [("corax", 63), ("corone", 48), ("frugilegus", 46), ("cornix", 48)]),
+    (
+        "Corvus",
+        [*_BIRD, "Passeriformes", "Corvidae"],
+        [("corax", 63), ("corone", 48), ("frugilegus", 46), ("cornix", 48)],
+    ),
     ("Strix", [*_BIRD, "Strigiformes", "Strigidae"], [("aluco", 39), ("uralensis", 59), ("nebulosa", 67)]),
     ("Vipera", ["Animalia", "Chordata", "Reptilia", "Squamata", "Viperidae"], [("berus", 65), ("aspis", 70)]),
-    ("Salamandra", ["Animalia", "Chordata", "Amphibia", "Urodela", "Salamandridae"], [("salamandra", 20), ("atra", 13)]),
+    (
+        "Salamandra",
+        ["Animalia", "Chordata", "Amphibia", "Urodela", "Salamandridae"],
+        [("salamandra", 20), ("atra", 13)],
+    ),
 ]
 
 _PLANTS: list[tuple[str, str, int]] = [

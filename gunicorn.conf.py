@@ -29,3 +29,11 @@ def post_worker_init(worker):  # type: ignore[no-untyped-def]
 def worker_exit(server, worker):  # type: ignore[no-untyped-def]
     """Requests are done by now."""
     db_connect.shutdown()
+
+
+def pre_request(worker, req):  # type: ignore[no-untyped-def]
+    """Says "Connection: close" where a body may stay unread, for gunicorn then closes the connection anyway."""
+    length = next((int(value) for name, value in req.headers if name == "CONTENT-LENGTH"), 0)
+    chunked = any(name == "TRANSFER-ENCODING" for name, _ in req.headers)
+    if length > _settings.max_body_bytes or chunked:
+        req.must_close = True

@@ -21,12 +21,16 @@ from storage.errors import StorageUnavailable
 log = logging.getLogger(__name__)
 
 
+class KeyspaceMissing(Exception):
+    """Cassandra is there, the keyspace is not; the message says what to run."""
+
+
 def open_session(settings: Settings, keyspace: str | None) -> Session:
     """A new cluster object and its session; `session.cluster.shutdown()` closes both.
 
     :param keyspace: the session's keyspace, which must exist; None for a session without one.
-    :raises Exception: whatever the driver says when no node answers or the keyspace is missing; nothing is
-        left open then.
+    :raises KeyspaceMissing: there is no such keyspace.
+    :raises Exception: whatever the driver says when no node answers. Nothing is left open then.
     """
     cluster = Cluster(**_cluster_arguments(settings))
     if settings.cassandra_protocol_version is None:
@@ -34,7 +38,13 @@ def open_session(settings: Settings, keyspace: str | None) -> Session:
         # a version that only DataStax Enterprise has.
         cluster.protocol_version = ProtocolVersion.V5
     try:
-        return cluster.connect(keyspace)
+        session = cluster.connect()
+        if keyspace is not None:
+            # Looked up first: to the driver a missing keyspace is a node that is down.
+            if keyspace not in cluster.metadata.keyspaces:
+                raise KeyspaceMissing(f"keyspace {keyspace} does not exist; run: python storage/db_initialize.py")
+            session.set_keyspace(keyspace)
+        return session
     except BaseException:
         cluster.shutdown()
         raise
@@ -123,7 +133,9 @@ class _Connector:
             try:
                 session = open_session(settings, settings.cassandra_keyspace)
             except Exception as error:
-                log.warning("No connection to Cassandra, next attempt in %.1f s: %s", delay, _reason(error, settings))
+                log.warning(
+                    "No connection to Cassandra, next attempt in %.1f s: %s: %s", delay, type(error).__name__, error
+                )
                 with self._changed:
                     # From here on requests get their answer at once, until an attempt works.
                     self._error = error
@@ -147,13 +159,6 @@ class _Connector:
             self._changed.notify_all()
         if session is not None:
             session.cluster.shutdown()
-
-
-def _reason(error: Exception, settings: Settings) -> str:
-    text = " ".join(str(error).split())
-    if "Keyspace" in text and "does not exist" in text:
-        return f"keyspace {settings.cassandra_keyspace} does not exist; run: python storage/db_initialize.py"
-    return f"{type(error).__name__}: {text}"
 
 
 _connector = _Connector()

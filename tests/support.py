@@ -127,6 +127,7 @@ class Wire:
         self._connections: list[socket.socket] = []
         self._whole = True
         self.bytes_to_client = 0
+        self.accepted = 0
         self.hold_after: int | None = None
         self._closed = False
         self._listener: socket.socket | None = None
@@ -176,6 +177,7 @@ class Wire:
                 continue
             server.settimeout(None)
             with self._lock:
+                self.accepted += 1
                 self._connections += [client, server]
             threading.Thread(target=self._relay, args=(client, server, False), daemon=True).start()
             threading.Thread(target=self._relay, args=(server, client, True), daemon=True).start()

@@ -160,6 +160,15 @@ def test_other_content_types(live: Service, content_type: str | None) -> None:
     assert_problem(response, 415)
 
 
+def test_a_body_that_was_not_read_ends_the_connection(live: Service) -> None:
+    """After a body over the limit the next request of the same client is answered: it knows that it must reconnect."""
+    large = b'{"name": "' + b"n" * 2_000_000 + b'"}'
+    for _ in range(5):
+        refused = live.client.post("/users", content=large, headers={"Content-Type": "application/json"})
+        assert (refused.status_code, refused.headers["Connection"]) == (413, "close")
+        assert live.client.get("/users?limit=1").status_code == 200
+
+
 def test_json_with_a_charset(live: Service) -> None:
     response = live.client.post(
         "/users", content=json.dumps(USER).encode(), headers={"Content-Type": "application/json; charset=utf-8"}

@@ -1,0 +1,102 @@
+"""TLS with a client certificate, and a password: on a node that asks for both."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from local_cassandra.node import STATE, Node
+from tests.support import Service, free_port, wait_for
+
+
+def write_pem(path: Path, certificate: trustme.LeafCert) -> None:
+    """Key and chain in one file; Cassandra reads keys as PKCS #8 only."""
+    key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
+    pkcs8 = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(pkcs8 + b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A node with TLS, client certificates and passwords; the variables by which a service reaches it."""
+    files = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(files / "ca.pem"))
+    write_pem(files / "server.pem", authority.issue_cert("127.0.0.1"))
+    client = authority.issue_cert("client.example.org")
+    client.private_key_pem.write_to_path(str(files / "client.key"))
+    client.cert_chain_pems[0].write_to_path(str(files / "client.pem"))
+    trustme.CA().cert_pem.write_to_path(str(files / "other-ca.pem"))
+    directory = STATE / f"tests-tls-{free_port()}"
+    node = Node(
+        directory=directory,
+        native_port=free_port(),
+        storage_port=free_port(),
+        settings={
+            "authenticator": "PasswordAuthenticator",
+            "client_encryption_options": {
+                "enabled": True,
+                # So that the start can be seen from outside; the tests look at what each session uses.
+                "optional": True,
+                "require_client_auth": True,
+                "keystore": str(files / "server.pem"),
+                "truststore": str(files / "ca.pem"),
+                "ssl_context_factory": {"class_name": "org.apache.cassandra.security.PEMBasedSslContextFactory"},
+            },
+        },
+    )
+    try:
+        node.start()
+        node.wait_until_ready()
+        yield {
+            "CASSANDRA_HOSTS": "127.0.0.1",
+            "CASSANDRA_PORT": str(node.native_port),
+            "CASSANDRA_KEYSPACE": "system",
+            "CASSANDRA_USERNAME": "cassandra",
+            "CASSANDRA_PASSWORD": "cassandra",
+            "CASSANDRA_TLS": "true",
+            "CASSANDRA_TLS_CA": str(files / "ca.pem"),
+            "CASSANDRA_TLS_CERT": str(files / "client.pem"),
+            "CASSANDRA_TLS_KEY": str(files / "client.key"),
+        }
+    finally:
+        node.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_tls_and_password(start: Callable[..., Service], secured: dict[str, str]) -> None:
+    """With certificates and password the service connects."""
+    running = start(secured)
+    assert running.client.get("/health").json()["nodes"] == {"up": 1, "down": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"CASSANDRA_PASSWORD": "wrong"}, "incorrect"),
+        ({"CASSANDRA_TLS_CA": "other-ca.pem"}, "certificate verify failed"),
+        ({"CASSANDRA_TLS_CERT": "", "CASSANDRA_TLS_KEY": ""}, ""),
+    ],
+    ids=["password", "authority", "no client certificate"],
+)
+def test_what_the_server_or_the_service_refuses(
+    start: Callable[..., Service], secured: dict[str, str], change: dict[str, str], reason: str
+) -> None:
+    """A wrong password, a server of another authority, a client without a certificate: no connection, and the log says why."""
+    files = Path(secured["CASSANDRA_TLS_CA"]).parent
+    change = {name: str(files / value) if value.endswith(".pem") else value for name, value in change.items()}
+    running = start(secured | change, healthy=False)
+    wait_for(lambda: "No connection to Cassandra" in running.log_text(), what="the log line")
+    assert reason in running.log_text()
+    assert "wrong" not in running.log_text()
+    assert running.client.get("/health").status_code == 503

@@ -146,7 +146,8 @@ def _versions(header: str, etags: ETags) -> Container[UUID] | None:
     versions = set()
     for tag in etags.as_set(include_weak=True):
         try:
-            versions.add(UUID(hex=_PROXY_SUFFIX.sub("", tag)))
+            # Werkzeug has None for an empty tag.
+            versions.add(UUID(hex=_PROXY_SUFFIX.sub("", tag or "")))
         except ValueError:
             # Never one of ours, so it matches nothing.
             continue

@@ -121,7 +121,7 @@ def test_cassandra_down_at_the_start(start: Callable[..., Service], wire: Wire) 
 
 
 def test_cassandra_silent_at_the_start(start: Callable[..., Service], wire: Wire) -> None:
-    """A server that takes connections and says nothing: requests keep their deadlines, and one attempt runs a worker."""
+    """A server that takes connections and says nothing: requests keep their deadlines, each worker tries once."""
     wire.hold()
     running = start({"CASSANDRA_PORT": str(wire.port), "CASSANDRA_CONNECT_TIMEOUT": "30"}, healthy=False)
     with ThreadPoolExecutor(20) as pool:

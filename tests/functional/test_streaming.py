@@ -18,6 +18,7 @@ from cassandra.cluster import Session
 
 from settings import Settings
 from storage import db_connect, db_initialize, db_io
+from storage.db_io.users import SELECT_USERS_BY_AGE
 from storage.execution import QueryOptions
 from tests.support import Service, Wire, wait_for
 
@@ -129,7 +130,7 @@ def test_age_filter_uses_the_index(session: Session, settings: Settings) -> None
     """On a server with storage-attached indexes the database looks the ages up; it does not filter all rows."""
     if int(session.execute("SELECT release_version FROM system.local").one()[0].split(".")[0]) < 5:
         pytest.skip("this server has no storage-attached indexes; it filters")
-    cql = db_io.SELECT_USERS_BY_AGE.cql.replace("{keyspace}", settings.cassandra_keyspace)
+    cql = SELECT_USERS_BY_AGE.cql.replace("{keyspace}", settings.cassandra_keyspace)
     trace = session.execute(session.prepare(cql), (90,), trace=True).get_query_trace()
     assert any("users_age" in event.description for event in trace.events)
 

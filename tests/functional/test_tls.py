@@ -92,7 +92,7 @@ def test_tls_and_password(start: Callable[..., Service], secured: dict[str, str]
 def test_what_the_server_or_the_service_refuses(
     start: Callable[..., Service], secured: dict[str, str], change: dict[str, str], reason: str
 ) -> None:
-    """A wrong password, a server of another authority, a client without a certificate: no connection, and the log says why."""
+    """A wrong password, another authority, no client certificate: no connection, and the log says why."""
     files = Path(secured["CASSANDRA_TLS_CA"]).parent
     change = {name: str(files / value) if value.endswith(".pem") else value for name, value in change.items()}
     running = start(secured | change, healthy=False)

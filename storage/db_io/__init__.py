@@ -1,0 +1,50 @@
+"""All CQL of the service, a module a table. Functions are named by what they answer, and take the session first."""
+
+from storage.db_io.animals import (
+    ANIMAL_COLUMNS,
+    delete_animal,
+    retrieve_animal,
+    retrieve_animals_by_genus,
+    store_animal,
+)
+from storage.db_io.cluster import ClusterStatus, retrieve_cluster_status
+from storage.db_io.plants import PLANT_COLUMNS, delete_plant, retrieve_plant, retrieve_plants_by_genus, store_plant
+from storage.db_io.statements import prepared_cache
+from storage.db_io.users import (
+    USER_COLUMNS,
+    User,
+    create_user,
+    create_users,
+    delete_user,
+    new_user,
+    retrieve_user,
+    retrieve_users_page,
+    stream_users,
+    update_user,
+)
+
+__all__ = [
+    "ANIMAL_COLUMNS",
+    "PLANT_COLUMNS",
+    "USER_COLUMNS",
+    "ClusterStatus",
+    "User",
+    "create_user",
+    "create_users",
+    "delete_animal",
+    "delete_plant",
+    "delete_user",
+    "new_user",
+    "prepared_cache",
+    "retrieve_animal",
+    "retrieve_animals_by_genus",
+    "retrieve_cluster_status",
+    "retrieve_plant",
+    "retrieve_plants_by_genus",
+    "retrieve_user",
+    "retrieve_users_page",
+    "store_animal",
+    "store_plant",
+    "stream_users",
+    "update_user",
+]

@@ -1,0 +1,30 @@
+"""The cluster itself."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cassandra.cluster import Session
+
+from storage.db_io.statements import Statement, run
+from storage.execution import QueryOptions
+
+SELECT_RELEASE = Statement("SELECT release_version FROM system.local")
+
+
+class ClusterStatus(NamedTuple):
+    """Nodes that the driver sees up and down."""
+
+    up: int
+    down: int
+
+
+def retrieve_cluster_status(session: Session, options: QueryOptions) -> ClusterStatus:
+    """Asks a node, to know that it answers, and counts the nodes. Writes nothing.
+
+    :raises StorageError: when no node answers in time.
+    """
+    run(session, SELECT_RELEASE, (), options)
+    hosts = session.cluster.metadata.all_hosts()
+    up = sum(1 for host in hosts if host.is_up)
+    return ClusterStatus(up, len(hosts) - up)

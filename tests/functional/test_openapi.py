@@ -1,0 +1,65 @@
+"""The OpenAPI document is true: requests made up from it get documented answers, and no 500."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import Service
+
+CHECKS = [
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "use_after_free",
+    "ensure_resource_availability",
+]
+
+
+@pytest.mark.timeout(600)
+def test_answers_are_documented(start: Callable[..., Service], keyspace: str, tmp_path: Path) -> None:
+    """Schemathesis makes up thousands of requests: each answer has a documented status, type, body and headers.
+
+    The same ones each time, so that a change and not chance decides.
+    """
+    running = start({"CASSANDRA_KEYSPACE": keyspace})
+    run = subprocess.run(
+        [
+            str(Path(sys.executable).parent / "schemathesis"),
+            "run",
+            f"{running.client.base_url}/openapi.json",
+            "--checks",
+            ",".join(CHECKS),
+            "--max-examples",
+            "40",
+            "--generation-deterministic",
+            "--no-color",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+    generated = re.search(r"(\d+) generated", run.stdout)
+    assert generated is not None
+    assert int(generated.group(1)) > 1000
+    # The document says what a 500 looks like; the service must not need it.
+    assert not re.findall(r"^.* 500 .* ms$", running.log_text(), re.MULTILINE)
+
+
+def test_docs_need_no_internet(live: Service) -> None:
+    """The page and all that it names come from the service."""
+    page = live.client.get("/docs", headers={"Accept": "text/html"})
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "://" not in page.text
+    for name in ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"):
+        assert f"/docs/{name}" in page.text
+        assert live.client.get(f"/docs/{name}").status_code == 200

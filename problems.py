@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from flask import Flask, Response, g, request
 from pydantic import ValidationError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.http import HTTP_STATUS_CODES
 
 from storage.errors import (
@@ -99,10 +99,9 @@ def _http(error: HTTPException) -> Response:
     if error.response is not None:
         return error.response  # type: ignore[return-value]
     status = error.code or 500
-    kept = {
-        name: value for name, value in error.get_headers() if name.lower() not in ("content-type", "content-length")
-    }
-    return problem(status, error.description or HTTPStatus(status).phrase, kept)
+    methods = error.valid_methods if isinstance(error, MethodNotAllowed) else None
+    headers = {"Allow": ", ".join(sorted(methods))} if methods else None
+    return problem(status, error.description or HTTPStatus(status).phrase, headers)
 
 
 def _invalid(error: InvalidInput) -> Response:

@@ -43,18 +43,18 @@ _SAMPLES = "sample rows"
 _SAMPLE_INSERTS: list[tuple[str, str, Callable[[], Iterable[tuple[Any, ...]]]]] = [
     (
         "animals",
-        "INSERT INTO animals (genus, species, image_url, size_cm, sightings, taxonomy) "
+        "INSERT INTO {keyspace}.animals (genus, species, image_url, size_cm, sightings, taxonomy) "
         "VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP 1",
         sample_data.animals,
     ),
     (
         "plants",
-        "INSERT INTO plants (genus, species, sightings) VALUES (?, ?, ?) USING TIMESTAMP 1",
+        "INSERT INTO {keyspace}.plants (genus, species, sightings) VALUES (?, ?, ?) USING TIMESTAMP 1",
         sample_data.plants,
     ),
     (
         "users",
-        "INSERT INTO users (id, name, email, age, created_at, updated_at, version) "
+        "INSERT INTO {keyspace}.users (id, name, email, age, created_at, updated_at, version) "
         "VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP 1",
         sample_data.users,
     ),
@@ -160,7 +160,7 @@ def insert_samples(session: Session, say: Callable[[str], None]) -> None:
         say("sample rows: there already")
         return
     for table, insert, rows in _SAMPLE_INSERTS:
-        prepared = session.prepare(insert)
+        prepared = session.prepare(insert.replace("{keyspace}", session.keyspace))
         total = 0
         for chunk in _chunks(rows(), 2000):
             execute_concurrent_with_args(session, prepared, chunk, concurrency=100)

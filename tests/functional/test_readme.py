@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,11 +20,11 @@ README = (PROJECT / "README.md").read_text()
 
 
 @pytest.fixture
-def fresh(start: Callable[..., Service], settings: Settings, keyspace: str) -> Iterator[Service]:
+def fresh(start: Callable[..., Service], settings: Settings, keyspace: str) -> Service:
     """A service on a field book as a newcomer finds it: the sample rows and nothing else."""
     own = settings.model_copy(update={"cassandra_keyspace": keyspace})
     db_initialize.initialize(own, say=lambda line: None)
-    yield start({"CASSANDRA_KEYSPACE": keyspace})
+    return start({"CASSANDRA_KEYSPACE": keyspace})
 
 
 def test_examples_answer_as_shown(fresh: Service) -> None:

@@ -6,7 +6,8 @@ import argparse
 import sys
 import time
 
-from local_cassandra.node import STATE, Node, NodeError, ring, speaks_cql
+from local_cassandra.jars import NodeError
+from local_cassandra.node import STATE, Node, ring, speaks_cql
 
 
 def start(count: int) -> None:

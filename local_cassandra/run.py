@@ -9,7 +9,8 @@ import time
 from http.client import HTTPConnection
 from pathlib import Path
 
-from local_cassandra.node import Node, NodeError, port_is_free, ring, speaks_cql
+from local_cassandra.jars import NodeError
+from local_cassandra.node import Node, port_is_free, ring, speaks_cql
 from settings import Settings, settings_or_exit
 
 PROJECT = Path(__file__).resolve().parent.parent

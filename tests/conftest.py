@@ -27,6 +27,7 @@ os.environ.update(_environment)
 # Only now: the settings read the environment when they are imported.
 from cassandra.cluster import Session  # noqa: E402
 
+from local_cassandra.jars import NodeError  # noqa: E402
 from local_cassandra.node import STATE, Node  # noqa: E402
 from settings import Settings, get_settings  # noqa: E402
 from storage import db_connect, db_initialize  # noqa: E402
@@ -47,8 +48,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         directory = STATE / f"tests-{os.getpid()}"
         _port = free_port()
         _node = Node(directory=directory, native_port=_port, storage_port=free_port())
-        _node.start()
-        _node.wait_until_ready()
+        try:
+            _node.start()
+            _node.wait_until_ready()
+        except NodeError as error:
+            pytest.exit(str(error), returncode=1)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

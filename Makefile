@@ -4,6 +4,13 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 	if "$$candidate" -c '$(SUPPORTED)' 2>/dev/null; then echo "$$candidate"; break; fi; done)
 NODES ?= 1
 
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell "$(PYTHON)" --version 2>&1),$(shell .venv/bin/python --version 2>&1))
+# One was asked for, and .venv has another: make it anew (or refuse).
+.PHONY: .venv/ready
+endif
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help run node stop test lint format clean
 
@@ -16,20 +23,20 @@ run: .venv/ready ## Cassandra, sample rows and the service, until Ctrl-C (PORT=8
 node: .venv/ready ## just Cassandra, in the background (NODES=3 for a ring on 127.0.0.1 to 127.0.0.3)
 	@.venv/bin/python -m local_cassandra start --nodes $(NODES)
 
-stop: ## stop the Cassandra that make run or make node started
+stop: ## stop what make run or make node started
 	@if [ -x .venv/bin/python ]; then .venv/bin/python -m local_cassandra stop; else echo "Nothing runs: there is no .venv."; fi
 
 test: .venv/ready ## all tests, on a Cassandra of their own
 	.venv/bin/python -m pytest
 
 lint: .venv/ready ## ruff and mypy
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m mypy
 
 format: .venv/ready ## let ruff put the code in order
-	.venv/bin/ruff check --fix .
-	.venv/bin/ruff format .
+	.venv/bin/python -m ruff check --fix .
+	.venv/bin/python -m ruff format .
 
 clean: stop ## stop Cassandra; delete its data, the sample rows with it, and the virtual environment
 	rm -rf .venv .fieldbook .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -9,7 +9,7 @@ import orjson
 from flask import Request, Response
 from flask.json.provider import JSONProvider
 from flask_openapi3 import Info, OpenAPI
-from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import logs
@@ -32,7 +32,13 @@ class FieldbookRequest(Request):
         """
         if self.mimetype != "application/json":
             raise UnsupportedMediaType("The body must be application/json.")
-        data = self.get_data(cache=cache)
+        try:
+            data = self.get_data(cache=cache)
+        except HTTPException:
+            raise
+        except Exception as error:
+            # Whatever the server raises when the body is not framed as it should be.
+            raise BadRequest("The body could not be read.") from error
         # Werkzeug reads a body without a length up to the limit, and says nothing of the rest.
         if self.max_content_length is not None and len(data) >= self.max_content_length:
             raise RequestEntityTooLarge("The body is too large.")
@@ -65,12 +71,11 @@ def create_app() -> OpenAPI:
     logging.config.dictConfig(logs.config(settings.log_level))
     paging.check_key()
     info = Info(title="Fieldbook", version=VERSION, description="A naturalist's field book on Apache Cassandra.")
-    app = OpenAPI(__name__, info=info, doc_ui=False)
+    app = OpenAPI(__name__, info=info, doc_ui=False, static_folder=None)
     app.request_class = FieldbookRequest
     app.json = OrjsonProvider(app)
     # One more, so that a body that was read up to it is known to be too large.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
-    # A redirect would lose the body of a POST; a URL that is not quite right is a 404.
     app.url_map.merge_slashes = False
     problems.register(app)
     request_hooks.register(app, settings)

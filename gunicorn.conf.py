@@ -8,7 +8,8 @@ from storage import db_connect
 
 _settings = settings_or_exit()
 
-bind = f"{_settings.host}:{_settings.port}"
+_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
+bind = f"{_host}:{_settings.port}"
 workers = _settings.web_concurrency
 worker_class = "gthread"
 threads = _settings.gunicorn_threads
@@ -16,6 +17,11 @@ keepalive = 75
 graceful_timeout = 30
 # Room for two names of 100 characters of four bytes each, percent-encoded, and a page_state.
 limit_request_line = 8190
+# What a proxy says of the client is for TRUSTED_PROXIES to believe or not; gunicorn would believe it of everyone
+# who connects from this machine.
+forwarded_allow_ips = ""
+forwarder_headers = ""
+secure_scheme_headers = {}
 # Its default path is the same for every instance of a user.
 control_socket_disable = True
 logconfig_dict = logs.config(_settings.log_level)
@@ -29,6 +35,11 @@ def post_worker_init(worker):  # type: ignore[no-untyped-def]
 def worker_exit(server, worker):  # type: ignore[no-untyped-def]
     """Requests are done by now."""
     db_connect.shutdown()
+
+
+def post_request(worker, req, environ, resp):  # type: ignore[no-untyped-def]
+    """What this thread logs next is not of this request."""
+    logs.request_id.set("-")
 
 
 def pre_request(worker, req):  # type: ignore[no-untyped-def]

@@ -12,6 +12,7 @@ from email_validator import EmailNotValidError, validate_email
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     HttpUrl,
@@ -70,12 +71,13 @@ Email = Annotated[
 ]
 
 _http_url = TypeAdapter(HttpUrl)
+_URL = re.compile(r"https?://[^/\s\x00-\x1f\x7f-\x9f][^\s\x00-\x1f\x7f-\x9f]*")
 
 
 def _valid_url(value: str) -> str:
     # Checked, and kept as it was sent.
-    if _CONTROL.search(value) or " " in value:
-        raise ValueError("A URL must not contain spaces or control characters")
+    if not _URL.fullmatch(value):
+        raise ValueError("A URL must begin with http:// or https:// and contain no spaces or control characters")
     _http_url.validate_python(value)
     return value
 
@@ -84,10 +86,21 @@ Url = Annotated[
     str,
     StringConstraints(max_length=2048),
     AfterValidator(_valid_url),
-    Field(json_schema_extra={"format": "uri", "pattern": "^https?://[^\\s]+$"}),
+    Field(json_schema_extra={"format": "uri", "pattern": f"^{_URL.pattern}$"}),
 ]
 Sightings = Annotated[int, Field(ge=0, le=MAX_INT)]
 Age = Annotated[int, Field(ge=0, le=150)]
+
+
+def _digits(value: object) -> object:
+    # int() takes 1_0, 5.0 and digits of every script.
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,20}", value):
+        raise ValueError("Input should be a whole number")
+    return value
+
+
+# A number in a query string.
+Number = Annotated[int, BeforeValidator(_digits)]
 
 
 def optional(**arguments: Any) -> Any:
@@ -224,19 +237,19 @@ class UserPath(BaseModel):
 
 
 class UserListQuery(Query):
-    limit: Annotated[int, Field(ge=1, le=100, description="Users in this answer.")] = 10
+    limit: Annotated[Number, Field(ge=1, le=100, description="Users in this answer.")] = 10
     page_state: str = optional(description="From the `Link` header of the answer before.")
 
 
 class UserStreamQuery(Query):
-    limit: Annotated[int, Field(ge=0, description="Users in all; there is no upper limit.")] = 1000
-    fetch_size: Annotated[int, Field(ge=10, le=5000, description="Rows a page from Cassandra.")] = 1000
-    age_filter: Age = optional(description="Minimum age.")
+    limit: Annotated[Number, Field(ge=0, description="Users in all; there is no upper limit.")] = 1000
+    fetch_size: Annotated[Number, Field(ge=10, le=5000, description="Rows a page from Cassandra.")] = 1000
+    age_filter: Annotated[Number, Field(ge=0, le=150)] = optional(description="Minimum age.")
 
 
 class UserPageQuery(Query):
-    fetch_size: Annotated[int, Field(ge=10, le=5000, description="Users in this answer.")] = 100
-    age_filter: Age = optional(description="Minimum age.")
+    fetch_size: Annotated[Number, Field(ge=10, le=5000, description="Users in this answer.")] = 100
+    age_filter: Annotated[Number, Field(ge=0, le=150)] = optional(description="Minimum age.")
     page_state: str = optional(description="From the answer before.")
 
 

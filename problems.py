@@ -96,9 +96,8 @@ def register(app: Flask) -> None:
 
 
 def _http(error: HTTPException) -> Response:
-    if error.response is not None:
-        return error.response  # type: ignore[return-value]
-    status = error.code or 500
+    # A redirect would lose the body of a POST: a URL that is not quite right is one that is not there.
+    status = 404 if error.response is not None else error.code or 500
     methods = error.valid_methods if isinstance(error, MethodNotAllowed) else None
     headers = {"Allow": ", ".join(sorted(methods))} if methods else None
     return problem(status, error.description or HTTPStatus(status).phrase, headers)
@@ -112,15 +111,15 @@ def _invalid(error: InvalidInput) -> Response:
 def _storage(error: StorageError) -> Response:
     match error:
         case StorageUnavailable():
-            log.warning("503: %s %s", error, _cause(error))
+            log.warning("503: %s%s", error, _cause(error))
             return problem(503, str(error), {"Retry-After": RETRY_AFTER} if error.safe_to_retry else None)
         case StorageTimeout():
-            log.warning("504: %s %s", error, _cause(error))
+            log.warning("504: %s%s", error, _cause(error))
             detail = str(error)
             if error.may_have_applied:
                 detail += " The write may have been applied."
             return problem(504, detail)
-        case ConsistencyRefused():
+        case ConsistencyRefused() if "X-Consistency-Level" in request.headers:
             return _invalid(InvalidInput.at("header", "X-Consistency-Level", str(error)))
         case BatchTooLarge():
             return problem(413, str(error))
@@ -139,4 +138,4 @@ def _unexpected(error: Exception) -> Response:
 
 
 def _cause(error: StorageError) -> str:
-    return "" if error.__cause__ is None else f"({type(error.__cause__).__name__}: {error.__cause__})"
+    return "" if error.__cause__ is None else f" ({type(error.__cause__).__name__}: {error.__cause__})"

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from flask import Flask, Response, current_app, g, request
+from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import NotAcceptable
 
 import logs
@@ -68,6 +69,7 @@ def register(app: Flask, settings: Settings) -> None:
         g.options = _options(settings, getattr(view, "is_stream", False))
         produces = getattr(view, "produces", (JSON,))
         if produces and request.method != "DELETE":
+            g.produces = produces
             g.media_type = _negotiate(produces)
         if getattr(view, "needs_session", True):
             g.session = db_connect.get_session(timeout=g.options.remaining())
@@ -105,7 +107,9 @@ def _negotiate(produces: tuple[str, ...]) -> str:
     accept = request.headers.get("Accept")
     if not accept or accept == "*/*":
         return produces[0]
-    best = request.accept_mimetypes.best_match(produces)
+    # By type and subtype: a charset or another parameter asks for nothing that this service has two of.
+    wanted = [(value.partition(";")[0].strip(), quality) for value, quality in request.accept_mimetypes]
+    best = MIMEAccept(wanted).best_match(produces)
     if best is None:
         raise NotAcceptable(f"This resource is to be had as {', '.join(produces)}.")
     return best
@@ -114,7 +118,12 @@ def _negotiate(produces: tuple[str, ...]) -> str:
 def _after(response: Response) -> Response:
     elapsed = time.monotonic() - g.started
     database = g.options.database.seconds if "options" in g else 0.0
+    if response.status_code in (204, 304):
+        # Nothing has no type; Flask gives it one.
+        response.headers.pop("Content-Type", None)
     response.headers["X-Request-ID"] = g.request_id
+    if "produces" in g and len(g.produces) > 1:
+        response.vary.add("Accept")
     response.headers["Server-Timing"] = f"db;dur={database * 1000:.2f}, app;dur={(elapsed - database) * 1000:.2f}"
     # Quoted, so that a line break in a URL makes no second log line; without the query, which may hold secrets.
     path = quote(request.path, safe="/@:+,")

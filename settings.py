@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
+import ssl
 import sys
+import zipfile
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Literal, Self
 
+from dotenv import dotenv_values
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -28,12 +32,10 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """The field `cassandra_port` is the environment variable `CASSANDRA_PORT`; `.env.example` explains each."""
 
-    model_config = SettingsConfigDict(
-        env_file=os.environ.get("ENV_FILE", PROJECT / ".env"), env_ignore_empty=True, extra="ignore", frozen=True
-    )
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
     app_env: Literal["development", "production"] = "development"
-    secret_key: Annotated[SecretStr, Field(min_length=16)] | None = None
+    secret_key: SecretStr | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     host: str = "127.0.0.1"
@@ -69,6 +71,20 @@ class Settings(BaseSettings):
     astra_db_secure_bundle_path: FilePath | None = None
     astra_db_application_token: SecretStr | None = None
 
+    @field_validator("secret_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("give 16 characters or more")
+        return value
+
+    @field_validator("astra_db_secure_bundle_path")
+    @classmethod
+    def _is_bundle(cls, value: Path | None) -> Path | None:
+        if value is not None and not zipfile.is_zipfile(value):
+            raise ValueError(f"{value} is not the zip file of a secure-connect bundle")
+        return value
+
     @field_validator("cassandra_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
@@ -76,6 +92,8 @@ class Settings(BaseSettings):
             hosts = tuple(host.strip() for host in value.split(",") if host.strip())
             if not hosts:
                 raise ValueError("give at least one host, several separated by commas")
+            if any(host.count(":") == 1 for host in hosts):
+                raise ValueError("give hosts without a port; CASSANDRA_PORT is the port of all")
             return hosts
         return value
 
@@ -90,6 +108,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{first.upper()} and {second.upper()} go together: set both or neither")
         if not self.cassandra_tls and (self.cassandra_tls_ca or self.cassandra_tls_cert):
             raise ValueError("CASSANDRA_TLS_CA and CASSANDRA_TLS_CERT have no effect without CASSANDRA_TLS=true")
+        self.tls_context()
         if self.cassandra_reconnect_min > self.cassandra_reconnect_max:
             raise ValueError("CASSANDRA_RECONNECT_MIN must not be above CASSANDRA_RECONNECT_MAX")
         if self.app_env == "production" and self.secret_key is None:
@@ -98,6 +117,25 @@ class Settings(BaseSettings):
                 "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
             )
         return self
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """For connections to Cassandra; None without TLS.
+
+        :raises ValueError: naming the file that is not what it should be.
+        """
+        if not self.cassandra_tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.cassandra_tls_ca)
+        except ssl.SSLError as error:
+            raise ValueError(f"CASSANDRA_TLS_CA: no PEM certificates in {self.cassandra_tls_ca} ({error})") from None
+        context.check_hostname = self.cassandra_tls_check_hostname
+        if self.cassandra_tls_cert:
+            try:
+                context.load_cert_chain(self.cassandra_tls_cert, self.cassandra_tls_key)
+            except ssl.SSLError as error:
+                raise ValueError(f"CASSANDRA_TLS_CERT and CASSANDRA_TLS_KEY: no PEM pair ({error})") from None
+        return context
 
     @property
     def astra(self) -> bool:
@@ -130,10 +168,22 @@ def get_settings() -> Settings:
 
     :raises SettingsError: naming each variable that is wrong or missing.
     """
+    env_file = Path(os.environ.get("ENV_FILE", PROJECT / ".env"))
+    _check_env_file(env_file)
     try:
-        return Settings()
+        return Settings(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
+
+
+def _check_env_file(env_file: Path) -> None:
+    """A name in the file that is nearly one of ours is a slip of the pen; others may be for other programs."""
+    if "ENV_FILE" in os.environ and not env_file.exists():
+        raise SettingsError(f"ENV_FILE: there is no file {env_file}")
+    ours = [field.upper() for field in Settings.model_fields]
+    for name in dotenv_values(env_file):
+        if name.upper() not in ours and (near := get_close_matches(name.upper(), ours, n=1, cutoff=0.85)):
+            raise SettingsError(f"{env_file}: {name} is unknown; {near[0]} is meant?")
 
 
 def _explain(error: ValidationError) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import logging
 import socket
 import struct
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +17,6 @@ import orjson
 from flask import Response, g, request
 
 from request_hooks import CSV, JSON, NDJSON
-from storage.errors import StorageError
 from storage.execution import Row
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 JSON_OPTIONS = orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 
 Columns = Sequence[str]
+
+# SO_LINGER: on, without time, makes close() send a reset; off is the default.
+_RESET, _GOODBYE = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
 def format_streaming_response(pages: Generator[list[Row]], columns: Columns, media_type: str) -> Generator[bytes]:
@@ -65,31 +68,39 @@ def stream_response(pages: Generator[list[Row]], columns: Columns) -> Response:
 
 def _body(first: bytes, chunks: Generator[bytes], environ: dict[str, Any], rule: object) -> Generator[bytes]:
     """What the WSGI server writes out, and closes when it is done or the client is gone."""
-    sent = 0
-    try:
-        yield first
-        sent += len(first)
-        for chunk in chunks:
-            yield chunk
-            sent += len(chunk)
-    except StorageError as error:
-        log.error("stream %s cut after %d bytes: %s", rule, sent, error)
-        _reset_without_chunks(environ)
-        raise
-    except GeneratorExit:
-        log.info("stream %s: the client left after %d bytes", rule, sent)
-        raise
-    finally:
-        chunks.close()
+    given = 0
+    with closing(chunks), _reset_unless_whole(environ):
+        try:
+            for chunk in itertools.chain([first], chunks):
+                given += len(chunk)
+                yield chunk
+        except GeneratorExit:
+            log.info("stream %s: the client left within %d bytes", rule, given)
+            raise
+        except BaseException as error:
+            log.error("stream %s cut after %d bytes: %s", rule, given, error)
+            raise
 
 
-def _reset_without_chunks(environ: dict[str, Any]) -> None:
-    # With chunks, the missing last chunk says that the body is not whole. HTTP/1.0 ends a body by closing
-    # the connection, so there only a reset says it: SO_LINGER with no time makes close() send one.
+@contextmanager
+def _reset_unless_whole(environ: dict[str, Any]) -> Iterator[None]:
+    """Makes every end of the connection a reset, until the body is whole.
+
+    With chunks, the missing last chunk says that a body is not whole. HTTP/1.0 ends a body by closing the
+    connection, so there only a reset says it, whatever cut it off: a fault of Cassandra's or the worker's own end.
+    """
     connection = environ.get("gunicorn.socket")
-    if environ.get("SERVER_PROTOCOL") == "HTTP/1.0" and connection is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if environ.get("SERVER_PROTOCOL") != "HTTP/1.0" or connection is None:
+        yield
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    try:
+        yield
+    except BaseException:
+        # Before the server can say goodbye in order.
         connection.close()
+        raise
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _GOODBYE)
 
 
 def _json_rows(columns: Columns, rows: list[Row]) -> bytes:
@@ -115,7 +126,7 @@ def _csv_lines(rows: Sequence[Sequence[Any]]) -> bytes:
 def _cell(value: Any) -> Any:
     if isinstance(value, datetime):
         return orjson.dumps(value, option=JSON_OPTIONS).decode().strip('"')
-    if isinstance(value, (list, dict)):
+    if isinstance(value, (bool, list, dict)):
         return orjson.dumps(value, option=JSON_OPTIONS).decode()
     return value
 

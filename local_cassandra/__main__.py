@@ -7,7 +7,7 @@ import sys
 import time
 
 from local_cassandra.jars import NodeError
-from local_cassandra.node import STATE, Node, ring, speaks_cql
+from local_cassandra.node import STATE, Node, ring, speaks_cql, stop_services
 
 
 def start(count: int) -> None:
@@ -27,13 +27,15 @@ def start(count: int) -> None:
 
 
 def started_nodes() -> list[Node]:
-    """Every development node whose pid file is there, last started first."""
-    files = sorted(STATE.glob("cassandra-*/node*/pid"), reverse=True)
+    """Every node whose pid file is there, last started first, and what an interrupted test run left."""
+    files = [*sorted(STATE.glob("cassandra-*/node*/pid"), reverse=True), *STATE.glob("tests-*/pid")]
     return [Node(directory=file.parent) for file in files]
 
 
 def stop() -> None:
-    """Stops every development node."""
+    """Stops every development node, and before it the service that uses it."""
+    if stop_services():
+        print("Stopped the service.")
     stopped = sum(node.stop() for node in started_nodes())
     print(f"Stopped {stopped} Cassandra node{'' if stopped == 1 else 's'}.")
 

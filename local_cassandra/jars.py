@@ -83,14 +83,15 @@ def class_path(cache: Path) -> list[Path]:
         jars = [Path(line) for line in done.read_text().splitlines()]
         if all(jar.exists() for jar in jars):
             return jars
-    print(f"Downloading Cassandra ({CASSANDRA}, about 66 MB) ...", flush=True)
+    print(f"Fetching Cassandra ({CASSANDRA}; 66 MB the first time, kept in ~/.m2) ...", flush=True)
     progress = _DownloadProgress()
     try:
         environment = jgo.build(CASSANDRA, cache_dir=cache, resolver=_Resolver(progress_callback=progress))
     except Exception as error:
         raise NodeError(
             f"Cassandra could not be downloaded from Maven Central: {error}\n"
-            "Check the network (or HTTPS_PROXY) and run the same command again; it goes on where it stopped."
+            "Check the network and run the same command again; it goes on where it stopped. HTTPS_PROXY names a proxy, "
+            "REQUESTS_CA_BUNDLE the certificates of one that looks into TLS."
         ) from error
     finally:
         progress.bars.stop()

@@ -44,7 +44,7 @@ class Node:
     """A node with its own directory. Two nodes on one address need different ports.
 
     :param directory: configuration, data, log and pid file; made when missing, kept on stop.
-    :param seed: address of the first node of the ring; a lone node is its own seed.
+    :param seed: address of the first node of the ring; None for a lone node.
     :param settings: more entries for cassandra.yaml (tests switch on TLS and passwords).
     """
 
@@ -52,7 +52,7 @@ class Node:
     address: str = "127.0.0.1"
     native_port: int = 9042
     storage_port: int = 7000
-    seed: str = "127.0.0.1"
+    seed: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
 
@@ -70,10 +70,7 @@ class Node:
             pid = int(self._pid_file.read_text())
         except (FileNotFoundError, ValueError):
             return None
-        command = subprocess.run(
-            ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
-        ).stdout
-        return pid if f"-Dcassandra.storagedir={self.directory}" in command else None
+        return pid if f"-Dcassandra.storagedir={self.directory}" in _command_line(pid) else None
 
     def start(self) -> None:
         """Starts the process and returns at once; see :meth:`wait_until_ready`.
@@ -81,9 +78,14 @@ class Node:
         :raises NodeError: when the address or a port is not to be had.
         """
         check_address(self.address)
+        if self.seed is None and not port_is_free(self.address, self.storage_port):
+            # Among themselves nodes speak on one port; a lone node may take any (macOS has a service on 7000).
+            self.storage_port = _free_port(self.address)
         for port in (self.native_port, self.storage_port):
-            if not port_is_free(self.address, port):
-                raise NodeError(f"Port {port} on {self.address} is taken by another program; Cassandra needs it.")
+            if reason := why_not_free(self.address, port):
+                raise NodeError(
+                    f"Cassandra needs port {port} on {self.address}: {reason}. CASSANDRA_PORT moves it from 9042."
+                )
         jars = class_path(STATE / "jars")
         conf = self._write_configuration()
         with self.log.open("ab") as log:
@@ -143,7 +145,7 @@ class Node:
             "seed_provider": [
                 {
                     "class_name": "org.apache.cassandra.locator.SimpleSeedProvider",
-                    "parameters": [{"seeds": f"{self.seed}:{self.storage_port}"}],
+                    "parameters": [{"seeds": f"{self.seed or self.address}:{self.storage_port}"}],
                 }
             ],
             "listen_address": self.address,
@@ -193,13 +195,46 @@ class Node:
         ]
 
 
+def service_pid_file(port: int) -> Path:
+    """Where gunicorn writes its process id when `make run` starts it."""
+    return STATE / f"gunicorn-{port}.pid"
+
+
+def stop_services() -> int:
+    """Ends every gunicorn that a `make run` which was killed has left behind.
+
+    :returns: how many there were.
+    """
+    stopped = 0
+    for file in STATE.glob("gunicorn-*.pid"):
+        pid = int(file.read_text())
+        if "wsgi:app" in _command_line(pid):
+            os.kill(pid, signal.SIGTERM)
+            stopped += 1
+        file.unlink(missing_ok=True)
+    return stopped
+
+
 def ring(count: int) -> list[Node]:
     """The development nodes: one on 127.0.0.1, or `count` on 127.0.0.1 and up.
 
     A ring has directories apart from the lone node's: their data would not mean the same.
     """
     home = STATE / f"cassandra-{count}"
-    return [Node(directory=home / f"node{i}", address=f"127.0.0.{i}") for i in range(1, count + 1)]
+    seed = "127.0.0.1" if count > 1 else None
+    return [Node(directory=home / f"node{i}", address=f"127.0.0.{i}", seed=seed) for i in range(1, count + 1)]
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        if Path("/proc/self").exists():
+            return ""
+    # Not Linux.
+    return subprocess.run(
+        ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout
 
 
 def check_address(address: str) -> None:
@@ -214,15 +249,27 @@ def check_address(address: str) -> None:
         ) from error
 
 
-def port_is_free(address: str, port: int) -> bool:
-    """True when a program could listen on the port."""
+def _free_port(address: str) -> int:
     with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def why_not_free(address: str, port: int) -> str | None:
+    """Why no program could listen on the port, in the system's words; None when one could."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
+
+
+def port_is_free(address: str, port: int) -> bool:
+    """True when a program could listen on the port."""
+    return why_not_free(address, port) is None
 
 
 def speaks_cql(address: str, port: int, timeout: float = 2.0) -> bool:

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 
 from local_cassandra.jars import NodeError
-from local_cassandra.node import Node, port_is_free, ring, speaks_cql
+from local_cassandra.node import Node, ring, service_pid_file, speaks_cql, why_not_free
 from settings import Settings, settings_or_exit
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -19,54 +20,73 @@ _TRY = """
 Fieldbook answers on {url}   (read and try the API on {url}/docs)
 
   curl {url}/animal/Vulpes
-  curl {url}/plant/Hieracium -H 'Accept: application/x-ndjson'
+  curl -s {url}/plant/Hieracium -H 'Accept: application/x-ndjson' | head -3
   curl {url}/users -H 'Content-Type: application/json' -d '{{"name": "Ada", "email": "ada@example.org", "age": 36}}'
 
 Ctrl-C stops {what}."""
 
 
-class _Stop(Exception):
-    """Ctrl-C, or a request to end."""
+# Ctrl-C, a request to end, a terminal that was closed.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Stop(BaseException):
+    """One of the signals came."""
 
 
 def _on_signal(number: int, frame: object) -> None:
+    # Once is enough: `timeout make run` sends it twice, and what is being stopped must be stopped to the end.
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise _Stop
 
 
 def main() -> None:
     settings = settings_or_exit()
-    signal.signal(signal.SIGTERM, _on_signal)
-    signal.signal(signal.SIGINT, _on_signal)
+    for each in _SIGNALS:
+        signal.signal(each, _on_signal)
     node: Node | None = None
     gunicorn: subprocess.Popen[bytes] | None = None
     try:
-        if not port_is_free(settings.host, settings.port):
-            sys.exit(f"Port {settings.port} is taken. Another one: make run PORT={settings.port + 1}")
+        if reason := why_not_free(settings.host, settings.port):
+            sys.exit(
+                f"Port {settings.port} on {settings.host} can't be used: {reason}. Another one: "
+                f"make run PORT={settings.port + 1}. `make stop` ends what an earlier make run has left."
+            )
         node = _cassandra(settings)
-        initialized = subprocess.run([sys.executable, "-m", "storage.db_initialize"], cwd=PROJECT, check=False)
+        # No sample rows among somebody's real ones.
+        samples = ["--no-samples"] if settings.app_env == "production" else []
+        initialized = subprocess.run(
+            [sys.executable, "-m", "storage.db_initialize", *samples], cwd=PROJECT, start_new_session=True, check=False
+        )
         if initialized.returncode != 0:
             sys.exit(initialized.returncode)
         gunicorn = subprocess.Popen(
-            [str(Path(sys.executable).parent / "gunicorn"), "wsgi:app"],
+            [sys.executable, "-m", "gunicorn", "--pid", str(service_pid_file(settings.port)), "wsgi:app"],
             cwd=PROJECT,
             # As with the node: Ctrl-C comes here first, and is passed on in the right order.
             start_new_session=True,
         )
         _wait_until_healthy(settings, gunicorn)
-        what = "both the service and its Cassandra" if node else "the service; Cassandra goes on"
+        what = "both the service and its Cassandra" if node else "the service and not the Cassandra it uses"
         print(_TRY.format(url=f"http://{settings.host}:{settings.port}", what=what), flush=True)
         sys.exit(gunicorn.wait())
     except _Stop:
-        print("\nStopping ...", flush=True)
+        _say("\nStopping ...")
     except NodeError as error:
         sys.exit(str(error))
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         if gunicorn is not None and gunicorn.poll() is None:
             gunicorn.terminate()
             gunicorn.wait()
         if node is not None and node.stop():
-            print("Cassandra stopped; its data is kept for the next time.", flush=True)
+            _say("Cassandra stopped; its data is kept for the next time.")
+
+
+def _say(line: str) -> None:
+    # To a terminal that may be closed by now.
+    with suppress(OSError):
+        print(line, flush=True)
 
 
 def _cassandra(settings: Settings) -> Node | None:

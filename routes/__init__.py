@@ -7,4 +7,9 @@ from routes.operations import operations
 from routes.plants import plants
 from routes.users import users
 
-BLUEPRINTS: tuple[APIBlueprint, ...] = (operations, animals, plants, users)
+BLUEPRINTS: tuple[APIBlueprint, ...] = (
+    operations,
+    animals,
+    plants,
+    users,
+)

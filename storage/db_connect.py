@@ -5,13 +5,12 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import ssl
 import threading
 from typing import Any
 
-from cassandra import ConsistencyLevel, ProtocolVersion
+from cassandra import ConsistencyLevel, DriverException, ProtocolVersion, UnresolvableContactPoints
 from cassandra.auth import PlainTextAuthProvider
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, Session
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
 from cassandra.policies import DCAwareRoundRobinPolicy, ExponentialReconnectionPolicy, TokenAwarePolicy
 from cassandra.query import tuple_factory
 
@@ -21,18 +20,20 @@ from storage.errors import StorageUnavailable
 log = logging.getLogger(__name__)
 
 
-class KeyspaceMissing(Exception):
-    """Cassandra is there, the keyspace is not; the message says what to run."""
+class NotConnected(Exception):
+    """There is no session; the message is a sentence that says why, for the log and for whoever runs a command."""
 
 
 def open_session(settings: Settings, keyspace: str | None) -> Session:
     """A new cluster object and its session; `session.cluster.shutdown()` closes both.
 
     :param keyspace: the session's keyspace, which must exist; None for a session without one.
-    :raises KeyspaceMissing: there is no such keyspace.
-    :raises Exception: whatever the driver says when no node answers. Nothing is left open then.
+    :raises NotConnected: no node answers, or there is no such keyspace. Nothing is left open then.
     """
-    cluster = Cluster(**_cluster_arguments(settings))
+    try:
+        cluster = Cluster(**_cluster_arguments(settings))
+    except UnresolvableContactPoints as error:
+        raise NotConnected(f"no address is known for {', '.join(settings.cassandra_hosts)}") from error
     if settings.cassandra_protocol_version is None:
         # The first to try; the driver goes down from here to what the server knows. Its own first try is
         # a version that only DataStax Enterprise has.
@@ -42,12 +43,25 @@ def open_session(settings: Settings, keyspace: str | None) -> Session:
         if keyspace is not None:
             # Looked up first: to the driver a missing keyspace is a node that is down.
             if keyspace not in cluster.metadata.keyspaces:
-                raise KeyspaceMissing(f"keyspace {keyspace} does not exist; run: python storage/db_initialize.py")
+                raise NotConnected(f"keyspace {keyspace} does not exist; run: python storage/db_initialize.py")
             session.set_keyspace(keyspace)
         return session
-    except BaseException:
+    except BaseException as error:
+        centres = {host.datacenter for host in cluster.metadata.all_hosts() if host.datacenter}
         cluster.shutdown()
+        if isinstance(error, NoHostAvailable):
+            raise NotConnected(_why_no_host(error, settings, centres)) from error
+        if isinstance(error, DriverException):
+            raise NotConnected(str(error)) from error
         raise
+
+
+def _why_no_host(error: NoHostAvailable, settings: Settings, centres: set[str]) -> str:
+    if centres and settings.cassandra_local_dc and settings.cassandra_local_dc not in centres:
+        found = ", ".join(sorted(centres))
+        return f"no node is in CASSANDRA_LOCAL_DC={settings.cassandra_local_dc}; those that answer are in {found}"
+    causes = error.errors.items() if isinstance(error.errors, dict) else ()
+    return "no node answers: " + ("; ".join(f"{host}: {cause}" for host, cause in causes) or str(error))
 
 
 def _cluster_arguments(settings: Settings) -> dict[str, Any]:
@@ -83,17 +97,8 @@ def _cluster_arguments(settings: Settings) -> dict[str, Any]:
         arguments["auth_provider"] = PlainTextAuthProvider(
             settings.cassandra_username, settings.cassandra_password.get_secret_value()
         )
-    if settings.cassandra_tls:
-        arguments["ssl_context"] = _tls_context(settings)
+    arguments["ssl_context"] = settings.tls_context()
     return arguments
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.cassandra_tls_ca)
-    context.check_hostname = settings.cassandra_tls_check_hostname
-    if settings.cassandra_tls_cert:
-        context.load_cert_chain(settings.cassandra_tls_cert, settings.cassandra_tls_key)
-    return context
 
 
 class _Connector:
@@ -133,9 +138,7 @@ class _Connector:
             try:
                 session = open_session(settings, settings.cassandra_keyspace)
             except Exception as error:
-                log.warning(
-                    "No connection to Cassandra, next attempt in %.1f s: %s: %s", delay, type(error).__name__, error
-                )
+                log.warning("No connection to Cassandra, next attempt in %.1f s: %s", delay, error)
                 with self._changed:
                     # From here on requests get their answer at once, until an attempt works.
                     self._error = error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -20,14 +21,14 @@ if __package__ in (None, ""):
     # Run as a script: Python then looks for modules beside it, not in the project.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from cassandra import DriverException, InvalidRequest
-from cassandra.cluster import NoHostAvailable, Session
+from cassandra import InvalidRequest
+from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.protocol import ConfigurationException, SyntaxException
 
 from settings import Settings, settings_or_exit
 from storage import sample_data
-from storage.db_connect import open_session
+from storage.db_connect import NotConnected, open_session
 
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 
@@ -83,9 +84,11 @@ def initialize(settings: Settings, samples: bool = True, say: Callable[[str], No
     """
     try:
         session = open_session(settings, None)
-    except (NoHostAvailable, DriverException, OSError) as error:
+    except NotConnected as error:
         where = "Astra DB" if settings.astra else f"{','.join(settings.cassandra_hosts)}:{settings.cassandra_port}"
-        raise InitializeError(f"Cassandra at {where} can't be reached: {error}") from error
+        raise InitializeError(
+            f"Cassandra at {where} can't be reached: {error}."
+        ) from error
     try:
         create_keyspace(session, settings, say)
         session.set_keyspace(settings.cassandra_keyspace)
@@ -137,21 +140,27 @@ def migrate(session: Session, say: Callable[[str], None]) -> None:
                 )
             say(f"migration {path.name}: applied already")
             continue
-        for statement in parse_migration(text):
+        # All of the file is read before any of it is applied.
+        for statement in list(parse_migration(text)):
             _apply(session, statement, say)
         _record(session, path.name, digest)
         say(f"migration {path.name}: applied")
 
 
 def parse_migration(text: str) -> Iterator[MigrationStatement]:
-    """The statements of a `.cql` file; each ends with a semicolon at the end of a line."""
+    """The statements of a `.cql` file; each ends with a semicolon at the end of a line.
+
+    :raises InitializeError: the last one has none.
+    """
     lines: list[str] = []
     for line in text.splitlines():
         lines.append(line)
-        if line.rstrip().endswith(";") and not line.lstrip().startswith("--"):
+        if re.search(r";\s*(--.*)?$", line) and not line.lstrip().startswith("--"):
             optional = any(line.startswith("-- skip where refused") for line in lines)
-            yield MigrationStatement("\n".join(lines).strip().removesuffix(";"), optional)
+            yield MigrationStatement("\n".join(lines).strip(), optional)
             lines = []
+    if any(line.strip() and not line.lstrip().startswith("--") for line in lines):
+        raise InitializeError(f"A statement has no semicolon at its end: {lines}")
 
 
 def insert_samples(session: Session, say: Callable[[str], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from cassandra import (
     ConsistencyLevel,
@@ -13,7 +14,8 @@ from cassandra import (
     WriteFailure,
 )
 from cassandra.cluster import NoHostAvailable
-from cassandra.connection import ConnectionException
+from cassandra.connection import ConnectionBusy, ConnectionException
+from cassandra.pool import NoConnectionsAvailable
 from cassandra.protocol import ErrorMessage, IsBootstrappingErrorMessage, OverloadedErrorMessage
 
 
@@ -66,47 +68,69 @@ class VersionConflict(StorageError):
 # Source: native_protocol_v5.spec, section 8. The driver has no class for it.
 CAS_WRITE_UNKNOWN = 0x1700
 
+# What a statement does; `lwt` is a lightweight transaction.
+Kind = Literal["read", "write", "lwt"]
 
-def translate(error: Exception, *, write: bool, replicas: int | None = None) -> StorageError:
+_SERIAL = (ConsistencyLevel.SERIAL, ConsistencyLevel.LOCAL_SERIAL)
+
+
+def translate(error: Exception, kind: Kind = "read", idempotent: bool = True) -> StorageError:
     """The storage error for what the driver raised.
 
-    :param write: the statement changes data.
-    :param replicas: how many replicas the keyspace has, when known; a level that needs more never works.
+    :param kind: of the statement.
+    :param idempotent: the driver was allowed to send it to another node after a failure.
     """
-    if isinstance(error, OperationTimedOut):
-        return StorageTimeout("Cassandra did not answer before the deadline.", may_have_applied=write)
-    if isinstance(error, Timeout):
-        return StorageTimeout(
-            f"Not enough replicas answered in time (consistency {_level(error.consistency)}).", may_have_applied=write
-        )
-    if isinstance(error, WriteFailure):
-        return StorageTimeout("Some replicas failed to write.", may_have_applied=True)
-    if isinstance(error, Unavailable):
-        required, level = error.required_replicas or 0, _level(error.consistency)
-        if replicas is not None and required > replicas:
-            return ConsistencyRefused(f"{level} needs {required} replicas; this keyspace has {replicas}.")
-        return StorageUnavailable(
-            f"{level} needs {required} replicas; {error.alive_replicas} are up.", safe_to_retry=True
-        )
-    if isinstance(error, ErrorMessage) and error.code == CAS_WRITE_UNKNOWN:
-        return StorageTimeout("The outcome of the lightweight transaction is not known.", may_have_applied=True)
-    if isinstance(error, (OverloadedErrorMessage, IsBootstrappingErrorMessage)):
-        return StorageUnavailable("Cassandra is overloaded or still starting.", safe_to_retry=True)
-    if isinstance(error, NoHostAvailable):
-        # After a retry on the next node, what the first one said is inside.
-        for cause in error.errors.values():
-            if isinstance(cause, (Unavailable, OverloadedErrorMessage, IsBootstrappingErrorMessage)):
-                return translate(cause, write=write, replicas=replicas)
-        # A statement that is not idempotent is never sent to a second node (see execution.py): for it, this
-        # exception means that no node could be sent anything.
-        return StorageUnavailable("No Cassandra node can be reached.", safe_to_retry=True)
-    if isinstance(error, ConnectionException):
-        if write:
-            return StorageTimeout("The connection was lost after the write was sent.", may_have_applied=True)
-        return StorageUnavailable("The connection to Cassandra was lost.", safe_to_retry=True)
-    if isinstance(error, InvalidRequest):
-        return _refused(str(error))
+    write = kind != "read"
+    match error:
+        case OperationTimedOut():
+            return StorageTimeout("Cassandra did not answer before the deadline.", may_have_applied=write)
+        case Timeout():
+            level = _level(error.consistency)
+            return StorageTimeout(
+                f"Not enough replicas answered in time (consistency {level}).", may_have_applied=write
+            )
+        case WriteFailure():
+            return StorageTimeout("Some replicas failed to write.", may_have_applied=True)
+        case Unavailable():
+            level = _level(error.consistency)
+            if kind == "lwt" and error.consistency not in _SERIAL:
+                # The level of the commit is looked at when the proposal has been accepted: whoever writes
+                # the row next finishes the transaction.
+                return StorageTimeout(f"Too few replicas are up to commit at {level}.", may_have_applied=True)
+            return StorageUnavailable(
+                f"{level} needs {error.required_replicas} replicas; {error.alive_replicas} are up."
+            )
+        case OverloadedErrorMessage() | IsBootstrappingErrorMessage():
+            return StorageUnavailable("Cassandra is overloaded or still starting.")
+        case ErrorMessage(code=code) if code == CAS_WRITE_UNKNOWN:
+            return StorageTimeout("The outcome of the lightweight transaction is not known.", may_have_applied=True)
+        case NoHostAvailable():
+            return _no_host(error, kind, idempotent)
+        case ConnectionException():
+            if write:
+                return StorageTimeout("The connection was lost after the write was sent.", may_have_applied=True)
+            return StorageUnavailable("The connection to Cassandra was lost.")
+        case InvalidRequest():
+            return _refused(str(error))
     return StorageError(f"{type(error).__name__}: {error}")
+
+
+def _no_host(error: NoHostAvailable, kind: Kind, idempotent: bool) -> StorageError:
+    """Every node was tried: what each said is inside, and one of them may have been sent the statement."""
+    for cause in error.errors.values():
+        if isinstance(cause, (Unavailable, ErrorMessage)):
+            return translate(cause, kind, idempotent)
+        # A statement that is not idempotent goes to another node only if nothing was sent to this one.
+        if kind != "read" and idempotent and not _unsent(cause):
+            return translate(cause, kind, idempotent)
+    return StorageUnavailable("No Cassandra node can be reached.")
+
+
+def _unsent(cause: object) -> bool:
+    # The driver has no classes for a pool that is not there.
+    return isinstance(cause, (NoConnectionsAvailable, ConnectionBusy)) or bool(
+        re.search("marked down or removed|is shutdown", str(cause))
+    )
 
 
 def _refused(message: str) -> StorageError:

@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 from cassandra import ConsistencyLevel
 from cassandra.cluster import ResponseFuture, Session
 from cassandra.policies import FallthroughRetryPolicy
-from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
+from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement, Statement
 
-from storage.errors import ConsistencyRefused, StorageError, StorageTimeout, translate
+from storage.errors import ConsistencyRefused, Kind, StorageError, StorageTimeout, translate
 
 Row = tuple[Any, ...]
 
 _NEVER_RETRY = FallthroughRetryPolicy()
+# Levels that ask for a number of replicas whatever the replication.
+_REPLICAS_OF = {"TWO": 2, "THREE": 3}
 
 
 @dataclass(slots=True)
@@ -64,32 +66,43 @@ class Page(NamedTuple):
 
 
 def bind(
-    prepared: PreparedStatement, values: Sequence[Any], options: QueryOptions, *, write: bool, idempotent: bool
+    session: Session,
+    prepared: PreparedStatement,
+    values: Sequence[Any],
+    options: QueryOptions,
+    *,
+    kind: Kind,
+    idempotent: bool,
 ) -> BoundStatement:
     """The statement with its values, its consistency level and its retry policy.
 
     A statement that is not idempotent gets the policy that never retries. The driver's default one sends
     *every* statement to the next node after a lost connection, whatever `is_idempotent` says.
 
-    :raises ConsistencyRefused: for ANY on a read, which the server would refuse with other words.
+    :raises ConsistencyRefused: the level can't work. It is found out here and not by the server, which refuses the
+        level of a lightweight transaction's commit only when it can't be taken back.
     """
     bound = prepared.bind(values)
     bound.is_idempotent = idempotent
     if not idempotent:
         bound.retry_policy = _NEVER_RETRY
-    if options.consistency_level is not None:
-        if options.consistency_level == "ANY" and not write:
+    level = options.consistency_level
+    if level is not None:
+        if level == "ANY" and kind == "read":
             raise ConsistencyRefused("ANY is a consistency level for writes.")
-        bound.consistency_level = ConsistencyLevel.name_to_value[options.consistency_level]
+        replicas = _replicas(session, bound.keyspace or session.keyspace)
+        if replicas is not None and _REPLICAS_OF.get(level, 0) > replicas:
+            raise ConsistencyRefused(f"{level} needs {_REPLICAS_OF[level]} replicas; this keyspace has {replicas}.")
+        bound.consistency_level = ConsistencyLevel.name_to_value[level]
     return bound
 
 
 def execute(
     session: Session,
-    statement: Any,
+    statement: Statement,
     options: QueryOptions,
     *,
-    write: bool = False,
+    kind: Kind = "read",
     paging_state: bytes | None = None,
 ) -> Page:
     """Executes and waits.
@@ -99,7 +112,7 @@ def execute(
     """
     started = time.monotonic()
     try:
-        with _translating(session, statement, write):
+        with _translating(statement, kind):
             return _page(session.execute_async(statement, timeout=options.remaining(), paging_state=paging_state))
     finally:
         options.database.seconds += time.monotonic() - started
@@ -137,25 +150,25 @@ def pages(
         future = None
         if page.paging_state is not None and left != 0:
             statement.fetch_size = fetch_size if left is None else min(fetch_size, left)
-            with _translating(session, statement):
+            with _translating(statement):
                 future = session.execute_async(statement, timeout=options.remaining(), paging_state=page.paging_state)
         if rows:
             # A page may be empty with more to come: a filter or tombstones left nothing of it.
             yield rows
         if future is None:
             return
-        with _translating(session, statement):
+        with _translating(statement):
             page = _page(future)
 
 
 @contextmanager
-def _translating(session: Session, statement: Any, write: bool = False) -> Iterator[None]:
+def _translating(statement: Statement, kind: Kind = "read") -> Iterator[None]:
     try:
         yield
     except StorageError:
         raise
     except Exception as error:
-        raise translate(error, write=write, replicas=_replicas(session, statement)) from error
+        raise translate(error, kind, statement.is_idempotent) from error
 
 
 def _page(future: ResponseFuture) -> Page:
@@ -163,10 +176,9 @@ def _page(future: ResponseFuture) -> Page:
     return Page(list(result.current_rows or ()), result.paging_state)
 
 
-def _replicas(session: Session, statement: Any) -> int | None:
-    """Replicas of the statement's keyspace in all data centres, None when not known."""
-    keyspace = session.cluster.metadata.keyspaces.get(getattr(statement, "keyspace", None) or session.keyspace)
-    strategy = getattr(keyspace, "replication_strategy", None)
+def _replicas(session: Session, keyspace: str) -> int | None:
+    """Replicas of a keyspace in all data centres, None when not known."""
+    strategy = getattr(session.cluster.metadata.keyspaces.get(keyspace), "replication_strategy", None)
     factors = getattr(strategy, "dc_replication_factors_info", None)
     if factors:
         return sum(factor.all_replicas for factor in factors.values())

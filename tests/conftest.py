@@ -51,8 +51,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         try:
             _node.start()
             _node.wait_until_ready()
-        except NodeError as error:
-            pytest.exit(str(error), returncode=1)
+        except BaseException as error:
+            # After this pytest does not call pytest_sessionfinish.
+            _node.stop()
+            if isinstance(error, NodeError):
+                pytest.exit(str(error), returncode=1)
+            raise
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -88,7 +88,7 @@ def service(environment: dict[str, str], log: Path, *arguments: str, healthy: bo
     port = free_port()
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [str(Path(sys.executable).parent / "gunicorn"), "wsgi:app", *arguments],
+            [sys.executable, "-m", "gunicorn", "wsgi:app", *arguments],
             cwd=PROJECT,
             env=clean_environment() | environment | {"PORT": str(port)},
             stdout=output,

@@ -95,7 +95,8 @@ def test_the_openapi_document_has_every_route(rules: set[tuple[str, str]]) -> No
 def test_the_readme_has_every_route(rules: set[tuple[str, str]]) -> None:
     readme = (PROJECT / "README.md").read_text()
     table = set(re.findall(r"^\| `([A-Z]+) (/\S*)` \|", readme, re.MULTILINE))
-    assert table == {(method, path.replace("{", "<").replace("}", ">")) for method, path in rules}
+    routes = {(method, path.replace("{", "<").replace("}", ">")) for method, path in rules}
+    assert table == routes, f"the README's table of routes lacks {routes - table}, and has too many: {table - routes}"
 
 
 def test_files_are_small_enough_to_read() -> None:

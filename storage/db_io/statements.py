@@ -10,14 +10,15 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal, NamedTuple
+from contextvars import copy_context
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from cassandra.cluster import Session
 from cassandra.query import BoundStatement, PreparedStatement
 
 from settings import get_settings
-from storage.errors import StorageError, StorageTimeout, translate
+from storage.errors import Kind, StorageError, StorageTimeout, translate
 from storage.execution import Page, QueryOptions, Row, bind, execute, pages
 
 
@@ -25,12 +26,11 @@ class Statement(NamedTuple):
     """CQL, and what the driver and the error translation must know of it.
 
     :ivar cql: with `{keyspace}` where the keyspace's name goes.
-    :ivar kind: `lwt` is a lightweight transaction.
     :ivar idempotent: the caller's wish is fulfilled once, however often this is sent.
     """
 
     cql: str
-    kind: Literal["read", "write", "lwt"] = "read"
+    kind: Kind = "read"
     idempotent: bool = True
 
 
@@ -57,7 +57,8 @@ class PreparedCache:
             if future is None:
                 future = known[key] = Future()
                 # A thread of its own, because the driver's prepare() takes no timeout.
-                threading.Thread(target=self._prepare, args=(session, key, future), daemon=True).start()
+                context = copy_context()  # for the request's id in its log lines
+                threading.Thread(target=context.run, args=(self._prepare, session, key, future), daemon=True).start()
         if future.done() and future.exception() is None:
             return future.result()
         started = time.monotonic()
@@ -68,7 +69,7 @@ class PreparedCache:
         except TimeoutError as error:
             raise StorageTimeout("Cassandra did not answer before the deadline.") from error
         except Exception as error:
-            raise translate(error, write=False) from error
+            raise translate(error) from error
         finally:
             options.database.seconds += time.monotonic() - started
 
@@ -92,7 +93,7 @@ os.register_at_fork(after_in_child=prepared_cache.__init__)  # type: ignore[misc
 
 def bound(session: Session, statement: Statement, values: Sequence[Any], options: QueryOptions) -> BoundStatement:
     prepared = prepared_cache.get(session, statement, options)
-    return bind(prepared, values, options, write=statement.kind != "read", idempotent=statement.idempotent)
+    return bind(session, prepared, values, options, kind=statement.kind, idempotent=statement.idempotent)
 
 
 def run(
@@ -106,7 +107,7 @@ def run(
     ready = bound(session, statement, values, options)
     if fetch_size is not None:
         ready.fetch_size = fetch_size
-    return execute(session, ready, options, write=statement.kind != "read", paging_state=paging_state)
+    return execute(session, ready, options, kind=statement.kind, paging_state=paging_state)
 
 
 def stream(

@@ -6,6 +6,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -74,7 +75,7 @@ def create_users(session: Session, users: Iterable[User], options: QueryOptions)
     :raises BatchTooLarge: over the server's limit; nothing is stored.
     """
     inserts = [bound(session, INSERT_USER, user, options) for user in users]
-    execute(session, logged_batch(inserts), options, write=True)
+    execute(session, logged_batch(inserts), options, kind="write")
 
 
 def retrieve_user(session: Session, user_id: UUID, options: QueryOptions) -> User | None:
@@ -135,8 +136,10 @@ def delete_user(session: Session, user_id: UUID, versions: Container[UUID] | Non
         try:
             run(session, DELETE_USER, (user_id,), options)
         except StorageTimeout:
-            if _read_serially(session, user_id, options) is not None:
-                raise
+            with suppress(StorageError):
+                if _read_serially(session, user_id, options) is None:
+                    return
+            raise
     elif (
         _transact(
             session, user_id, versions, DELETE_USER_AT_VERSION, lambda user: (user_id, user.version), None, options
@@ -167,41 +170,41 @@ def _transact(
     user = retrieve_user(session, user_id, replace(options, consistency_level=None))
     if user is None or (versions is not None and user.version not in versions):
         user = _read_serially(session, user_id, options)
-    for attempt in itertools.count():
-        if user is None:
-            return None
-        if versions is not None and user.version not in versions:
-            raise VersionConflict("The user has changed since.")
-        unknown: StorageTimeout | None = None
-        try:
-            if run(session, statement, values(user), options).rows[0][0]:
-                return user
-        except StorageTimeout as error:
-            if not error.may_have_applied:
-                raise
-            unknown = error
-        before, user = user, _read_serially(session, user_id, options, unknown)
-        if user is not None and user.version == version:
-            return before
-        if unknown is not None and (user is None or user.version != before.version):
-            raise unknown
-        # Others write the same user: wait a random while, so that one of them gets through.
-        time.sleep(min(random.uniform(0, 0.002 * 2 ** min(attempt, 6)), options.remaining()))
+    # Once an outcome is unknown, nothing but our own version in the row makes it known again.
+    unknown: StorageTimeout | None = None
+    try:
+        for attempt in itertools.count():
+            if user is None:
+                if unknown is not None:
+                    raise unknown
+                return None
+            if versions is not None and user.version not in versions:
+                raise VersionConflict("The user has changed since.")
+            try:
+                if run(session, statement, values(user), options).rows[0][0]:
+                    return user
+            except StorageTimeout as error:
+                if not error.may_have_applied:
+                    raise
+                unknown = error
+            before, user = user, _read_serially(session, user_id, options)
+            if user is not None and user.version == version:
+                return before
+            if unknown is not None and (user is None or user.version != before.version):
+                raise unknown
+            # Others write the same user: wait a random while, so that one of them gets through.
+            time.sleep(min(random.uniform(0, 0.002 * 2 ** min(attempt, 9)), options.remaining()))
+    except StorageError as error:
+        if unknown is None or error is unknown:
+            raise
+        raise unknown from error
     raise AssertionError("the deadline ends the loop")
 
 
-def _read_serially(
-    session: Session, user_id: UUID, options: QueryOptions, unknown: StorageTimeout | None = None
-) -> User | None:
-    """The user after every transaction so far: it finishes, or rules out for good, those that are under way.
-
-    :raises StorageTimeout: `unknown`, when it is given and this read fails.
-    """
+def _read_serially(session: Session, user_id: UUID, options: QueryOptions) -> User | None:
+    """The user after every transaction so far: it finishes those that were accepted, and refuses the others."""
     level = get_settings().cassandra_serial_consistency_level
-    try:
-        return retrieve_user(session, user_id, replace(options, consistency_level=level))
-    except StorageError as error:
-        raise (unknown or error) from error
+    return retrieve_user(session, user_id, replace(options, consistency_level=level))
 
 
 def _users_from_age(min_age: int | None) -> tuple[Statement, Sequence[Any]]:

@@ -12,7 +12,7 @@ import pytest
 from cassandra.cluster import Session
 
 from settings import Settings
-from tests.support import USER, Service
+from tests.support import USER, Service, wait_for
 
 PROBLEM = {"type", "title", "status", "detail", "instance", "request_id"}
 ID = "00000000-0000-4000-8000-000000000000"
@@ -90,6 +90,8 @@ BODIES: list[tuple[str, str, Any, str]] = [
     ("POST", "/animal", ANIMAL | {"image_url": "javascript:alert(1)"}, "image_url"),
     ("POST", "/animal", ANIMAL | {"image_url": "https://"}, "image_url"),
     ("POST", "/animal", ANIMAL | {"image_url": ""}, "image_url"),
+    ("POST", "/animal", ANIMAL | {"image_url": "http:foo"}, "image_url"),
+    ("POST", "/animal", ANIMAL | {"image_url": "http:////a"}, "image_url"),
     ("POST", "/animal", ANIMAL | {"size_cm": 0}, "size_cm"),
     ("POST", "/animal", ANIMAL | {"size_cm": -1.5}, "size_cm"),
     ("POST", "/animal", ANIMAL | {"size_cm": "big"}, "size_cm"),
@@ -182,6 +184,9 @@ QUERIES = [
     ("/users?limit=-1", "limit"),
     ("/users?limit=ten", "limit"),
     ("/users?limit=1e2", "limit"),
+    ("/users?limit=1_0", "limit"),
+    ("/users?limit=5.0", "limit"),
+    ("/users?limit=%205", "limit"),
     ("/users?limit=", "limit"),
     ("/users?limit=" + "9" * 5000, "limit"),
     ("/users?offset=3", "offset"),
@@ -276,6 +281,7 @@ PATHS: list[tuple[str, str, int]] = [
     ("GET", "/docs/../api.py", 404),
     ("GET", "/docs/..%2f..%2fapi.py", 404),
     ("GET", "/docs/nope.js", 404),
+    ("GET", "/static/x", 404),
 ]
 
 
@@ -304,6 +310,10 @@ def test_cql_in_every_text_is_text(live: Service) -> None:
         ("/users/stream", "image/png", 406),
         ("/users/stream", "text/html, application/x-ndjson;q=0.1", 200),
         ("/users/stream", "application/json;q=0", 406),
+        ("/users", "application/json; charset=utf-8", 200),
+        ("/users/stream", "text/csv; charset=utf-8", 200),
+        ("/users", "application/json;version=1", 200),
+        ("/users", "text/csv; charset=utf-8", 406),
         ("/users", "text/html, */*;q=0.1", 200),
         ("/users", "application/*", 200),
         ("/users", "", 200),
@@ -345,6 +355,50 @@ def test_no_internals_in_a_500(start: Callable[..., Service], keyspace: str, ses
     log = running.log_text()
     assert "[the-broken-one] 500" in log
     assert "Traceback" in log
+
+
+@pytest.mark.parametrize("chunk", [b"zz\r\nab\r\n", b"-5\r\nab\r\n", b"2\r\nabXX0\r\n\r\n", b"ffffffffffffffffff\r\n"])
+def test_bodies_that_are_framed_wrongly(live: Service, chunk: bytes) -> None:
+    """Chunks that are none are the client's fault, and end the connection and nothing else."""
+    with socket.create_connection(("127.0.0.1", live.port), timeout=10) as connection:
+        connection.sendall(
+            b"POST /users HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + chunk
+        )
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")
+    assert live.live()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"SCRIPT_NAME": "/x"}, {"SCRIPT_NAME": "/users"}, {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "off"}],
+)
+def test_headers_of_proxies_are_not_believed(live: Service, headers: dict[str, str]) -> None:
+    """Nobody who merely connects from this machine can move the service's URLs or break its answers."""
+    response = live.client.get("/users?limit=1", headers=headers)
+    assert response.status_code == 200
+    assert response.headers.get("Link", "</users?").startswith("</users?")
+
+
+def test_a_default_level_that_does_not_work_is_our_own_fault(start: Callable[..., Service]) -> None:
+    """Only the header's level is the client's mistake; the setting's is an outage, and the log names the level."""
+    running = start({"CASSANDRA_CONSISTENCY_LEVEL": "TWO"}, healthy=False)
+    wait_for(lambda: "Connected to Cassandra" in running.log_text(), what="the session")
+    assert_problem(running.client.get("/users"), 503)
+    assert "TWO needs 2 replicas" in running.log_text()
+
+
+def test_health_is_cassandras_and_not_the_requests(live: Service) -> None:
+    """A client can't make the service look ill by what it asks for."""
+    assert live.client.get("/health", headers={"X-Consistency-Level": "THREE"}).status_code == 200
+    assert_problem(live.client.get("/health", headers={"X-Request-Timeout": "0.000001"}), 504)
+
+
+def test_caches_are_told_what_an_answer_depends_on(live: Service) -> None:
+    """Where the client chooses the format, a cache must not hand one client's to another."""
+    assert live.client.get("/plant/Quercus").headers["Vary"] == "Accept"
+    assert "Vary" not in live.client.get("/users").headers
 
 
 def test_a_request_that_is_not_http(live: Service) -> None:

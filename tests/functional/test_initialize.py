@@ -125,9 +125,18 @@ def test_the_keyspace_is_not_made_on_astra(empty: Settings, session: Session) ->
         db_initialize.create_keyspace(session, astra, quiet)
 
 
-def test_cassandra_that_is_not_there(empty: Settings) -> None:
-    with pytest.raises(InitializeError, match="can't be reached"):
-        initialize(empty.model_copy(update={"cassandra_port": 1}), say=quiet)
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"cassandra_port": 1}, "Connection refused"),
+        ({"cassandra_hosts": ("no.such.host.invalid",)}, "no address is known for no.such.host.invalid"),
+        ({"cassandra_local_dc": "dc9"}, "no node is in CASSANDRA_LOCAL_DC=dc9; those that answer are in "),
+    ],
+)
+def test_cassandra_that_is_not_there(empty: Settings, change: dict[str, object], reason: str) -> None:
+    """Who can't connect is told why, in a sentence."""
+    with pytest.raises(InitializeError, match=f"can't be reached: .*{reason}"):
+        initialize(empty.model_copy(update=change), say=quiet)
 
 
 def test_parsing_of_migrations() -> None:
@@ -136,4 +145,12 @@ def test_parsing_of_migrations() -> None:
     text += "-- skip where refused: x\nCREATE INDEX i;\nDROP TABLE a;\n"
     statements = list(parse_migration(text))
     assert [statement.optional for statement in statements] == [False, True, False]
-    assert statements[0].cql.endswith("b int\n)")
+    assert statements[0].cql.endswith("b int\n);")
+
+
+@pytest.mark.parametrize("text", ["CREATE TABLE a;\nCREATE TABLE b", "CREATE TABLE a"])
+def test_a_statement_without_an_end(text: str) -> None:
+    """A statement that would be left out in silence is an error."""
+    with pytest.raises(InitializeError, match="semicolon"):
+        list(parse_migration(text))
+    assert len(list(parse_migration("CREATE TABLE a; -- for birds\n-- the end\n"))) == 1

@@ -38,6 +38,8 @@ def test_examples_answer_as_shown(fresh: Service) -> None:
 
 def test_a_table_of_your_own(tmp_path: Path, settings: Settings) -> None:
     """Someone who follows the walk-through to the letter gets a resource whose test, and the linters, pass."""
+    if (PROJECT / "routes" / "fungi.py").exists():
+        pytest.skip("somebody followed it already")
     section = README.partition("## A table of your own")[2].partition("\n## ")[0]
     copy = tmp_path / "fieldbook"
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout

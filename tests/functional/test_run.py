@@ -92,12 +92,12 @@ def test_a_port_that_is_taken(run: Callable[..., Run], environment: dict[str, st
     taken = environment["CASSANDRA_PORT"]
     http = run(**environment, PORT=taken)
     assert http.process.wait(timeout=30) != 0
-    assert f"Port {taken} is taken" in http.text()
+    assert f"Port {taken} on 127.0.0.1 can't be used: Address already in use" in http.text()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         other = str(listener.getsockname()[1])
         cassandra = run(CASSANDRA_PORT=other)
         assert cassandra.process.wait(timeout=30) != 0
-        assert f"Port {other} on 127.0.0.1 is taken by another program" in cassandra.text()
+        assert f"Cassandra needs port {other} on 127.0.0.1: Address already in use" in cassandra.text()
 
 
 @pytest.mark.timeout(300)

@@ -42,6 +42,10 @@ def start_with(variables: dict[str, str], *command: str) -> subprocess.Completed
         ({"CASSANDRA_TLS": "perhaps"}, "CASSANDRA_TLS"),
         ({"CASSANDRA_TLS": "true", "CASSANDRA_TLS_CA": "/no/such/file"}, "CASSANDRA_TLS_CA"),
         ({"CASSANDRA_TLS_CA": __file__}, "CASSANDRA_TLS"),
+        ({"CASSANDRA_TLS": "true", "CASSANDRA_TLS_CA": __file__}, "CASSANDRA_TLS_CA"),
+        ({"CASSANDRA_HOSTS": "127.0.0.1:9042"}, "CASSANDRA_PORT"),
+        ({"ENV_FILE": "/no/such/file"}, "ENV_FILE"),
+        ({"ASTRA_DB_APPLICATION_TOKEN": "t", "ASTRA_DB_SECURE_BUNDLE_PATH": __file__}, "ASTRA_DB_SECURE_BUNDLE_PATH"),
         ({"CASSANDRA_USERNAME": "ada"}, "CASSANDRA_PASSWORD"),
         ({"ASTRA_DB_APPLICATION_TOKEN": "AstraCS:x"}, "ASTRA_DB_SECURE_BUNDLE_PATH"),
         (
@@ -67,8 +71,7 @@ def test_a_wrong_value_names_itself(variables: dict[str, str], name: str) -> Non
 
 def test_gunicorn_and_the_initializer_refuse_too() -> None:
     """Every way to start checks the settings first."""
-    gunicorn = str(Path(sys.executable).parent / "gunicorn")
-    for command in ((gunicorn, "wsgi:app"), ("storage/db_initialize.py",), ("-m", "local_cassandra.run")):
+    for command in (("-m", "gunicorn", "wsgi:app"), ("storage/db_initialize.py",), ("-m", "local_cassandra.run")):
         run = start_with({"APP_ENV": "production"}, *command)
         assert run.returncode != 0
         assert "SECRET_KEY is required" in run.stderr
@@ -103,6 +106,16 @@ def test_dotenv_file(tmp_path: Path) -> None:
     )
     run = start_with({"ENV_FILE": str(tmp_path / "env"), "CASSANDRA_PORT": "4321"}, "-c", show)
     assert run.stdout.split() == ["4321", "from_file", "None"]
+
+
+def test_a_slip_of_the_pen_in_dotenv(tmp_path: Path) -> None:
+    """A name that is nearly one of ours stops the start; one of another program does not."""
+    (tmp_path / "env").write_text("COMPOSE_PROJECT=x\nCASANDRA_HOSTS=10.0.0.1\n")
+    run = start_with({"ENV_FILE": str(tmp_path / "env")})
+    assert run.returncode == 2
+    assert "CASANDRA_HOSTS is unknown; CASSANDRA_HOSTS is meant?" in run.stderr
+    (tmp_path / "env").write_text("COMPOSE_PROJECT=x\n")
+    assert start_with({"ENV_FILE": str(tmp_path / "env")}).returncode == 0
 
 
 def test_the_example_lists_every_variable() -> None:

@@ -15,6 +15,7 @@ from cassandra.cluster import Session
 
 from settings import Settings
 from storage import db_connect, db_io
+from storage.db_io import users
 from storage.errors import StorageTimeout, StorageUnavailable, VersionConflict
 from storage.execution import QueryOptions
 from tests.support import USER, Service, Wire
@@ -24,7 +25,7 @@ from tests.support import USER, Service, Wire
 def session_ahead(settings: Settings) -> Iterator[Session]:
     """A session whose timestamps are 5 s ahead of the server's clock."""
     ahead = db_connect.open_session(settings, settings.cassandra_keyspace)
-    ahead.timestamp_generator = lambda: int((time.time() + 5) * 1_000_000)
+    ahead.cluster.timestamp_generator = lambda: int((time.time() + 5) * 1_000_000)
     yield ahead
     ahead.cluster.shutdown()
 
@@ -204,6 +205,61 @@ def test_a_write_that_could_not_be_sent_is_unavailable(wired: Session, wire: Wir
             except StorageTimeout:
                 time.sleep(0.1)
     assert failure.value.safe_to_retry
+
+
+def test_an_answer_that_stays_lost_is_never_a_refusal(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first attempt that lands late, under another client's write: the caller hears "unknown", not "conflict".
+
+    Nor is the other client's write undone by a second attempt.
+    """
+    options = QueryOptions()
+    user = db_io.new_user(USER)
+    db_io.create_user(session, user, options)
+    send = users.run
+    late: list[Any] = []
+
+    def lossy(session: Session, statement: Any, values: Any, options: QueryOptions, *rest: Any) -> Any:
+        if statement is not users.UPDATE_USER:
+            return send(session, statement, values, options, *rest)
+        if not late:
+            late.append(values)
+            raise StorageTimeout("lost on the way", may_have_applied=True)
+        monkeypatch.setattr(users, "run", send)
+        assert send(session, statement, late[0], options).rows[0][0]
+        db_io.update_user(session, user.id, {"age": 77}, None, options)
+        return send(session, statement, values, options)
+
+    for versions in (None, {user.version}):
+        monkeypatch.setattr(users, "run", lossy)
+        late.clear()
+        accepted = versions if versions is None else {_version(session, user.id)}
+        with pytest.raises(StorageTimeout) as failure:
+            db_io.update_user(session, user.id, {"age": 99}, accepted, options)
+        assert failure.value.may_have_applied
+        stored = db_io.retrieve_user(session, user.id, options)
+        assert stored is not None
+        assert stored.age == 77
+
+
+def _version(session: Session, user_id: Any) -> Any:
+    stored = db_io.retrieve_user(session, user_id, QueryOptions())
+    assert stored is not None
+    return stored.version
+
+
+@pytest.mark.parametrize("level", ["TWO", "THREE"])
+@pytest.mark.parametrize(("method", "body"), [("PATCH", {"age": 99}), ("PUT", USER | {"age": 99}), ("DELETE", None)])
+@pytest.mark.parametrize("condition", [False, True])
+def test_a_refused_commit_level_leaves_nothing_behind(
+    live: Service, level: str, method: str, body: Any, condition: bool
+) -> None:
+    """A level that the replication can't do is refused before the transaction begins: no later write finishes it."""
+    created = live.client.post("/users", json=USER)
+    headers = {"X-Consistency-Level": level} | ({"If-Match": created.headers["ETag"]} if condition else {})
+    refused = live.client.request(method, created.headers["Location"], json=body, headers=headers)
+    assert refused.status_code == 422
+    after = live.client.patch(created.headers["Location"], json={"name": "Poke"})
+    assert (after.status_code, after.json()["age"]) == (200, USER["age"])
 
 
 def test_another_writer_between_read_and_transaction(session: Session) -> None:

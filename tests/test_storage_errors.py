@@ -1,0 +1,79 @@
+"""What the driver raises, as storage's errors: nothing that may have been applied passes for refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cassandra import (
+    ConsistencyLevel,
+    InvalidRequest,
+    OperationTimedOut,
+    ReadTimeout,
+    Unavailable,
+    WriteFailure,
+    WriteTimeout,
+)
+from cassandra.cluster import NoHostAvailable
+from cassandra.connection import ConnectionBusy, ConnectionException, ConnectionShutdown
+from cassandra.protocol import ErrorMessage, OverloadedErrorMessage, ServerError
+
+from storage.errors import (
+    BatchTooLarge,
+    ConsistencyRefused,
+    Kind,
+    PagingStateRefused,
+    StorageError,
+    StorageTimeout,
+    StorageUnavailable,
+    translate,
+)
+
+
+def unavailable(level: int) -> Unavailable:
+    return Unavailable("", consistency=level, required_replicas=2, alive_replicas=1)
+
+
+LOST = ConnectionShutdown("Connection to 127.0.0.1 was closed")
+DOWN = ConnectionException("Host has been marked down or removed")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "idempotent", "expected", "applied"),
+    [
+        (OperationTimedOut(), "read", True, StorageTimeout, False),
+        (OperationTimedOut(), "write", True, StorageTimeout, True),
+        (ReadTimeout("", consistency=ConsistencyLevel.ONE), "read", True, StorageTimeout, False),
+        (WriteTimeout("", consistency=ConsistencyLevel.ONE, write_type=0), "write", True, StorageTimeout, True),
+        (WriteFailure("", consistency=ConsistencyLevel.ONE), "write", True, StorageTimeout, True),
+        (ErrorMessage(0x1700, "CAS write result unknown", None), "lwt", False, StorageTimeout, True),
+        (unavailable(ConsistencyLevel.TWO), "read", True, StorageUnavailable, None),
+        (unavailable(ConsistencyLevel.TWO), "write", True, StorageUnavailable, None),
+        # Of a transaction: before the proposal, and after it, when it will be finished by the next one.
+        (unavailable(ConsistencyLevel.LOCAL_SERIAL), "lwt", False, StorageUnavailable, None),
+        (unavailable(ConsistencyLevel.ALL), "lwt", False, StorageTimeout, True),
+        (OverloadedErrorMessage(0x1001, "", None), "write", True, StorageUnavailable, None),
+        (LOST, "write", False, StorageTimeout, True),
+        (LOST, "read", True, StorageUnavailable, None),
+        (NoHostAvailable("", {"a": LOST}), "read", True, StorageUnavailable, None),
+        (NoHostAvailable("", {"a": LOST}), "write", True, StorageTimeout, True),
+        (NoHostAvailable("", {"a": DOWN, "b": LOST}), "lwt", True, StorageTimeout, True),
+        (NoHostAvailable("", {"a": DOWN, "b": ConnectionBusy()}), "write", True, StorageUnavailable, None),
+        (NoHostAvailable("", {}), "write", True, StorageUnavailable, None),
+        # What is not idempotent is not sent on, so that a node that could not be asked was not asked.
+        (NoHostAvailable("", {"a": LOST}), "lwt", False, StorageUnavailable, None),
+        (NoHostAvailable("", {"a": unavailable(ConsistencyLevel.ONE)}), "read", True, StorageUnavailable, None),
+        (NoHostAvailable("", {"a": ServerError(0, "", None)}), "read", True, StorageError, None),
+        (InvalidRequest('message="Batch too large"'), "write", False, BatchTooLarge, None),
+        (InvalidRequest('message="EACH_QUORUM ConsistencyLevel is only…"'), "read", True, ConsistencyRefused, None),
+        (InvalidRequest('message="Invalid value for the paging state"'), "read", True, PagingStateRefused, None),
+        (InvalidRequest('message="unconfigured table"'), "read", True, StorageError, None),
+        (RuntimeError("a bug"), "read", True, StorageError, None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_translation(error: Exception, kind: Kind, idempotent: bool, expected: type, applied: Any) -> None:
+    """The class, and whether the write may have been applied."""
+    translated = translate(error, kind, idempotent)
+    assert type(translated) is expected
+    assert getattr(translated, "may_have_applied", None) == applied

@@ -86,9 +86,7 @@ def initialize(settings: Settings, samples: bool = True, say: Callable[[str], No
         session = open_session(settings, None)
     except NotConnected as error:
         where = "Astra DB" if settings.astra else f"{','.join(settings.cassandra_hosts)}:{settings.cassandra_port}"
-        raise InitializeError(
-            f"Cassandra at {where} can't be reached: {error}."
-        ) from error
+        raise InitializeError(f"Cassandra at {where} can't be reached: {error}.") from error
     try:
         create_keyspace(session, settings, say)
         session.set_keyspace(settings.cassandra_keyspace)

@@ -20,8 +20,6 @@ limit_request_line = 8190
 # What a proxy says of the client is for TRUSTED_PROXIES to believe or not; gunicorn would believe it of everyone
 # who connects from this machine.
 forwarded_allow_ips = ""
-forwarder_headers = ""
-secure_scheme_headers = {}
 # Its default path is the same for every instance of a user.
 control_socket_disable = True
 logconfig_dict = logs.config(_settings.log_level)

@@ -6,6 +6,8 @@ import argparse
 import sys
 import time
 
+from cassandra.cluster import Cluster
+
 from local_cassandra.jars import NodeError
 from local_cassandra.node import STATE, Node, ring, speaks_cql, stop_services
 
@@ -23,7 +25,27 @@ def start(count: int) -> None:
         print(f"Starting Cassandra on {node.address}:{node.native_port} ...", flush=True)
         node.start()
         node.wait_until_ready()
+    if count > 1:
+        wait_until_acquainted(nodes)
     print(f"Ready after {time.monotonic() - began:.0f} s. `make stop` stops it; its files are in {STATE}.")
+
+
+def wait_until_acquainted(nodes: list[Node], timeout: float = 60.0) -> None:
+    """Returns when each node knows all others; a keyspace that is made earlier gets too few replicas.
+
+    :raises NodeError: when the time (seconds) is up.
+    """
+    deadline = time.monotonic() + timeout
+    for node in nodes:
+        cluster = Cluster([node.address], port=node.native_port, protocol_version=5)
+        try:
+            session = cluster.connect()
+            while session.execute("SELECT COUNT(*) FROM system.peers").one()[0] < len(nodes) - 1:
+                if time.monotonic() > deadline:
+                    raise NodeError(f"{node.address} does not know the other nodes; its log is {node.log}")
+                time.sleep(0.2)
+        finally:
+            cluster.shutdown()
 
 
 def started_nodes() -> list[Node]:

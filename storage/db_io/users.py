@@ -135,9 +135,9 @@ def delete_user(session: Session, user_id: UUID, versions: Container[UUID] | Non
     if versions is None:
         try:
             run(session, DELETE_USER, (user_id,), options)
-        except StorageTimeout:
+        except StorageTimeout as error:
             with suppress(StorageError):
-                if _read_serially(session, user_id, options) is None:
+                if _can_be_settled(error, options) and _read_serially(session, user_id, options) is None:
                     return
             raise
     elif (
@@ -184,7 +184,7 @@ def _transact(
                 if run(session, statement, values(user), options).rows[0][0]:
                     return user
             except StorageTimeout as error:
-                if not error.may_have_applied:
+                if not _can_be_settled(error, options):
                     raise
                 unknown = error
             before, user = user, _read_serially(session, user_id, options)
@@ -199,6 +199,14 @@ def _transact(
             raise
         raise unknown from error
     raise AssertionError("the deadline ends the loop")
+
+
+def _can_be_settled(error: StorageTimeout, options: QueryOptions) -> bool:
+    """Whether a serial read can make a success of it.
+
+    Not where the caller asked for a level of its own: that the write is applied does not say that it reached that.
+    """
+    return error.may_have_applied and options.consistency_level is None
 
 
 def _read_serially(session: Session, user_id: UUID, options: QueryOptions) -> User | None:

@@ -22,21 +22,29 @@ from tests.support import USER, Service, Wire
 
 
 @pytest.fixture
-def session_ahead(settings: Settings) -> Iterator[Session]:
-    """A session whose timestamps are 5 s ahead of the server's clock."""
-    ahead = db_connect.open_session(settings, settings.cassandra_keyspace)
-    ahead.cluster.timestamp_generator = lambda: int((time.time() + 5) * 1_000_000)
-    yield ahead
-    ahead.cluster.shutdown()
+def skewed(settings: Settings) -> Iterator[Callable[[float], Session]]:
+    """Makes a session whose timestamps are some seconds from the server's clock: `skewed(+5)`."""
+    sessions = []
+
+    def open_skewed(seconds: float) -> Session:
+        session = db_connect.open_session(settings, settings.cassandra_keyspace)
+        session.cluster.timestamp_generator = lambda: int((time.time() + seconds) * 1_000_000)
+        sessions.append(session)
+        return session
+
+    yield open_skewed
+    for session in sessions:
+        session.cluster.shutdown()
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_a_clock_ahead_does_not_shadow_later_transactions(session_ahead: Session, batch: bool) -> None:
+def test_a_clock_ahead_does_not_shadow_later_transactions(skewed: Callable[[float], Session], batch: bool) -> None:
     """A user written under a fast clock takes a change and a deletion that come at once after it.
 
     A plain write is ordered by the client's clock, a transaction by the server's.
     """
     options = QueryOptions()
+    session_ahead = skewed(+5)
     user = db_io.new_user(USER)
     if batch:
         db_io.create_users(session_ahead, [user, db_io.new_user(USER)], options)
@@ -48,6 +56,18 @@ def test_a_clock_ahead_does_not_shadow_later_transactions(session_ahead: Session
     assert (stored.age, stored.version) == (99, changed.version)
     db_io.delete_user(session_ahead, user.id, None, options)
     assert db_io.retrieve_user(session_ahead, user.id, options) is None
+
+
+@pytest.mark.parametrize("condition", [False, True])
+def test_a_clock_behind_deletes_all_the_same(skewed: Callable[[float], Session], condition: bool) -> None:
+    """A deletion under a slow clock is not older than the change before it."""
+    options = QueryOptions()
+    session_behind = skewed(-5)
+    user = db_io.new_user(USER)
+    db_io.create_user(session_behind, user, options)
+    changed = db_io.update_user(session_behind, user.id, {"age": 99}, None, options)
+    db_io.delete_user(session_behind, user.id, {changed.version} if condition else None, options)
+    assert db_io.retrieve_user(session_behind, user.id, options) is None
 
 
 def test_fifty_writers_lose_no_update(live: Service) -> None:
@@ -205,6 +225,21 @@ def test_a_write_that_could_not_be_sent_is_unavailable(wired: Session, wire: Wir
             except StorageTimeout:
                 time.sleep(0.1)
     assert failure.value.safe_to_retry
+
+
+def test_a_lost_answer_at_a_level_of_the_callers_own(wired: Session, wire: Wire) -> None:
+    """That the write is applied does not say that it reached the replicas that the caller asked for."""
+    options = QueryOptions(timeout=1.0, consistency_level="ALL")
+    user = db_io.new_user(USER)
+    db_io.create_user(wired, user, options)
+
+    def hold_for_a_while() -> None:
+        wire.hold()
+        threading.Timer(1.3, wire.release).start()
+
+    with pytest.raises(StorageTimeout) as failure:
+        db_io.update_user(wired, user.id, _Trigger({"age": 99}, hold_for_a_while), None, options)
+    assert failure.value.may_have_applied
 
 
 def test_an_answer_that_stays_lost_is_never_a_refusal(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

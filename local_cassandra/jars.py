@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 CASSANDRA = "org.apache.cassandra:cassandra-all:5.0.8"
+# Bytes of that version's jars and of those that it needs.
+SIZE = 69_200_000
 
 
 class NodeError(Exception):
@@ -49,7 +51,7 @@ class _DownloadProgress:
             return
         if self.task is None:
             self.bars.start()
-            self.task = self.bars.add_task("", total=None)
+            self.task = self.bars.add_task("", total=SIZE)
         self.bars.update(self.task, description=f"{self.jars}: {filename}")
         yield self._count
 
@@ -83,7 +85,7 @@ def class_path(cache: Path) -> list[Path]:
         jars = [Path(line) for line in done.read_text().splitlines()]
         if all(jar.exists() for jar in jars):
             return jars
-    print(f"Fetching Cassandra ({CASSANDRA}; 66 MB the first time, kept in ~/.m2) ...", flush=True)
+    print(f"Fetching Cassandra ({CASSANDRA}; 70 MB the first time, kept in ~/.m2) ...", flush=True)
     progress = _DownloadProgress()
     try:
         environment = jgo.build(CASSANDRA, cache_dir=cache, resolver=_Resolver(progress_callback=progress))

@@ -101,7 +101,8 @@ def translate(error: Exception, kind: Kind = "read", idempotent: bool = True) ->
                 f"{level} needs {error.required_replicas} replicas; {error.alive_replicas} are up."
             )
         case OverloadedErrorMessage() | IsBootstrappingErrorMessage():
-            return StorageUnavailable("Cassandra is overloaded or still starting.")
+            # An overloaded coordinator may have sent the write to some replicas before it gave up.
+            return StorageUnavailable("Cassandra is overloaded or still starting.", safe_to_retry=idempotent)
         case ErrorMessage(code=code) if code == CAS_WRITE_UNKNOWN:
             return StorageTimeout("The outcome of the lightweight transaction is not known.", may_have_applied=True)
         case NoHostAvailable():

@@ -53,6 +53,7 @@ DOWN = ConnectionException("Host has been marked down or removed")
         (unavailable(ConsistencyLevel.LOCAL_SERIAL), "lwt", False, StorageUnavailable, None),
         (unavailable(ConsistencyLevel.ALL), "lwt", False, StorageTimeout, True),
         (OverloadedErrorMessage(0x1001, "", None), "write", True, StorageUnavailable, None),
+        (OverloadedErrorMessage(0x1001, "", None), "write", False, StorageUnavailable, None),
         (LOST, "write", False, StorageTimeout, True),
         (LOST, "read", True, StorageUnavailable, None),
         (NoHostAvailable("", {"a": LOST}), "read", True, StorageUnavailable, None),
@@ -75,5 +76,7 @@ DOWN = ConnectionException("Host has been marked down or removed")
 def test_translation(error: Exception, kind: Kind, idempotent: bool, expected: type, applied: Any) -> None:
     """The class, and whether the write may have been applied."""
     translated = translate(error, kind, idempotent)
+    if isinstance(translated, StorageUnavailable):
+        assert translated.safe_to_retry == (idempotent or not isinstance(error, OverloadedErrorMessage))
     assert type(translated) is expected
     assert getattr(translated, "may_have_applied", None) == applied

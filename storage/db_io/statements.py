@@ -92,6 +92,10 @@ os.register_at_fork(after_in_child=prepared_cache.__init__)  # type: ignore[misc
 
 
 def bound(session: Session, statement: Statement, values: Sequence[Any], options: QueryOptions) -> BoundStatement:
+    """The prepared statement with its values, ready to be sent.
+
+    :param values: one for each `?` of the statement, in order.
+    """
     prepared = prepared_cache.get(session, statement, options)
     return bind(session, prepared, values, options, kind=statement.kind, idempotent=statement.idempotent)
 
@@ -104,6 +108,13 @@ def run(
     fetch_size: int | None = None,
     paging_state: bytes | None = None,
 ) -> Page:
+    """Executes a statement and waits.
+
+    :param fetch_size: rows at the most, of a read; None for all up to the driver's 5,000.
+    :param paging_state: of the page before.
+    :returns: rows; of a lightweight transaction one, whose first column is `[applied]`.
+    :raises StorageError: a subclass that says what happened.
+    """
     ready = bound(session, statement, values, options)
     if fetch_size is not None:
         ready.fetch_size = fetch_size
@@ -118,4 +129,8 @@ def stream(
     limit: int | None = None,
     fetch_size: int = 1000,
 ) -> Generator[list[Row]]:
+    """Pages of all rows, or of `limit`, each of `fetch_size` rows at the most.
+
+    :raises StorageError: from `next()`, also after pages were given out.
+    """
     return pages(session, bound(session, statement, values, options), options, limit=limit, fetch_size=fetch_size)

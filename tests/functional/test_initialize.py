@@ -78,7 +78,6 @@ def test_samples_do_not_undo_what_was_done_since(empty: Settings, session: Sessi
 
 def test_two_at_the_same_time(empty: Settings, session: Session) -> None:
     """Instances that are deployed together and initialize together end with one schema that works."""
-    initialize(empty, samples=False, say=quiet)
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: initialize(empty, say=quiet), range(3)))
     assert len(list(session.execute(f"SELECT genus FROM {empty.cassandra_keyspace}.animals"))) >= 20

@@ -123,7 +123,20 @@ def test_a_cassandra_of_its_own(run: Callable[..., Run], tmp_path: Path) -> None
     second = run(clone, CASSANDRA_PORT=port)
     second.wait_until_ready()
     assert second.get("/animal/Vulpes/macrotis").json()["sightings"] == 5
-    second.interrupt()
+    # A terminal that is closed, and then somebody who asks again.
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
+        second.process.send_signal(number)
+    second.process.wait(timeout=60)
+    assert port_is_free("127.0.0.1", int(port))
+    assert port_is_free("127.0.0.1", second.port)
+    # One that was killed leaves both behind; `make stop` ends them.
+    third = run(clone, CASSANDRA_PORT=port)
+    third.wait_until_ready()
+    third.process.kill()
+    third.process.wait()
+    assert third.get("/health/live").status_code == 200
+    subprocess.run([sys.executable, "-m", "local_cassandra", "stop"], cwd=clone, timeout=60, check=True)
+    wait_for(lambda: port_is_free("127.0.0.1", third.port), what="the service's end")
     assert port_is_free("127.0.0.1", int(port))
 
 

@@ -13,6 +13,7 @@ from uuid import uuid4
 from flask import Flask, Response, current_app, g, request
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import NotAcceptable
+from werkzeug.http import parse_accept_header
 
 import logs
 from problems import InvalidInput
@@ -107,9 +108,12 @@ def _negotiate(produces: tuple[str, ...]) -> str:
     accept = request.headers.get("Accept")
     if not accept or accept == "*/*":
         return produces[0]
+    # Older clients write "q=.2" and "*", which Werkzeug does not read.
+    accept = re.sub(r"(^|,)\s*\*\s*(?=[;,]|$)", r"\1*/*", re.sub(r"\bq=\.", "q=0.", accept))
     # By type and subtype: a charset or another parameter asks for nothing that this service has two of.
-    wanted = [(value.partition(";")[0].strip(), quality) for value, quality in request.accept_mimetypes]
-    best = MIMEAccept(wanted).best_match(produces)
+    parsed = parse_accept_header(accept, MIMEAccept)
+    wanted = [(value.partition(";")[0].strip(), quality) for value, quality in parsed]
+    best = MIMEAccept(wanted).best_match(produces) if wanted else produces[0]
     if best is None:
         raise NotAcceptable(f"This resource is to be had as {', '.join(produces)}.")
     return best

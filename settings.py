@@ -127,14 +127,17 @@ class Settings(BaseSettings):
             return None
         try:
             context = ssl.create_default_context(cafile=self.cassandra_tls_ca)
-        except ssl.SSLError as error:
+        except OSError as error:
             raise ValueError(f"CASSANDRA_TLS_CA: no PEM certificates in {self.cassandra_tls_ca} ({error})") from None
         context.check_hostname = self.cassandra_tls_check_hostname
         if self.cassandra_tls_cert:
             try:
-                context.load_cert_chain(self.cassandra_tls_cert, self.cassandra_tls_key)
-            except ssl.SSLError as error:
-                raise ValueError(f"CASSANDRA_TLS_CERT and CASSANDRA_TLS_KEY: no PEM pair ({error})") from None
+                # A key with a password is refused, for want of someone to ask.
+                context.load_cert_chain(self.cassandra_tls_cert, self.cassandra_tls_key, password=lambda: "")
+            except OSError as error:
+                raise ValueError(
+                    f"CASSANDRA_TLS_CERT and CASSANDRA_TLS_KEY: no PEM certificate and key without a password ({error})"
+                ) from None
         return context
 
     @property
@@ -168,7 +171,7 @@ def get_settings() -> Settings:
 
     :raises SettingsError: naming each variable that is wrong or missing.
     """
-    env_file = Path(os.environ.get("ENV_FILE", PROJECT / ".env"))
+    env_file = Path(os.environ.get("ENV_FILE") or PROJECT / ".env")
     _check_env_file(env_file)
     try:
         return Settings(_env_file=env_file)  # type: ignore[call-arg]
@@ -178,10 +181,14 @@ def get_settings() -> Settings:
 
 def _check_env_file(env_file: Path) -> None:
     """A name in the file that is nearly one of ours is a slip of the pen; others may be for other programs."""
-    if "ENV_FILE" in os.environ and not env_file.exists():
+    if os.environ.get("ENV_FILE") and (not env_file.exists() or env_file.is_dir()):
         raise SettingsError(f"ENV_FILE: there is no file {env_file}")
     ours = [field.upper() for field in Settings.model_fields]
-    for name in dotenv_values(env_file):
+    try:
+        names = list(dotenv_values(env_file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{env_file} can't be read: {error}") from None
+    for name in names:
         if name.upper() not in ours and (near := get_close_matches(name.upper(), ours, n=1, cutoff=0.85)):
             raise SettingsError(f"{env_file}: {name} is unknown; {near[0]} is meant?")
 

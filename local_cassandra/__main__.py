@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 
@@ -50,8 +51,20 @@ def wait_until_acquainted(nodes: list[Node], timeout: float = 60.0) -> None:
 
 def started_nodes() -> list[Node]:
     """Every node whose pid file is there, last started first, and what an interrupted test run left."""
-    files = [*sorted(STATE.glob("cassandra-*/node*/pid"), reverse=True), *STATE.glob("tests-*/pid")]
+    files = sorted(STATE.glob("cassandra-*/node*/pid"), reverse=True)
+    # A test run's directory has the run's process id: while that lives, its node is not left behind.
+    files += [file for file in STATE.glob("tests-*/pid") if not _lives(int(file.parent.name.split("-")[1]))]
     return [Node(directory=file.parent) for file in files]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def stop() -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,15 +119,17 @@ class Node:
 
     def stop(self, timeout: float = 60.0) -> bool:
         """Ends the process, first asking, then (after `timeout` seconds) not. True when there was one."""
-        pid = self.running()
+        pid = self._process.pid if self._process else self.running()
         if pid is None:
             return False
-        os.kill(pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + timeout
         # A child of this process stays in the process list until it is asked for; another's does not.
         while (self._process.poll() is None) if self._process else (self.running() is not None):
             if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
         self._process = None
         self._pid_file.unlink(missing_ok=True)
@@ -207,10 +210,12 @@ def stop_services() -> int:
     """
     stopped = 0
     for file in STATE.glob("gunicorn-*.pid"):
-        pid = int(file.read_text())
-        if "wsgi:app" in _command_line(pid):
-            os.kill(pid, signal.SIGTERM)
-            stopped += 1
+        with suppress(ValueError, ProcessLookupError, FileNotFoundError):
+            pid = int(file.read_text())
+            # Ours, and not a program that has got its number since.
+            if f"--pid {file} " in _command_line(pid):
+                os.kill(pid, signal.SIGTERM)
+                stopped += 1
         file.unlink(missing_ok=True)
     return stopped
 

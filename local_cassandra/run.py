@@ -44,7 +44,9 @@ def _on_signal(number: int, frame: object) -> None:
 def main() -> None:
     settings = settings_or_exit()
     for each in _SIGNALS:
-        signal.signal(each, _on_signal)
+        # What nohup, or a script that runs this in the background, has switched off stays so.
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, _on_signal)
     node: Node | None = None
     gunicorn: subprocess.Popen[bytes] | None = None
     try:

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any, cast
 
 import orjson
-from flask import Response, current_app, g, render_template, send_from_directory, url_for
+from flask import Response, current_app, g, render_template, request, send_from_directory, url_for
 from flask_openapi3 import APIBlueprint, OpenAPI, Tag
 
 import models
@@ -20,7 +20,7 @@ from request_hooks import HTML, JSON, route_options
 from routes.answers import Answer
 from settings import get_settings
 from storage import db_connect, db_io
-from storage.errors import StorageError
+from storage.errors import StorageError, StorageTimeout
 
 VERSION = "0.1.0"
 
@@ -68,8 +68,8 @@ def health() -> Answer:
         session = db_connect.get_session(options.remaining())
         nodes = db_io.count_nodes(session)
         return _health("healthy", "connected", db_io.retrieve_cluster_status(session, options)), 200
-    except StorageError:
-        if g.options.deadline < limit:
+    except StorageError as error:
+        if isinstance(error, StorageTimeout) and g.options.deadline < limit and "X-Request-Timeout" in request.headers:
             raise
         return _health("unhealthy", "disconnected", nodes), 503
 

@@ -42,9 +42,10 @@ def post_user(body: NewUser) -> Answer:
 @users.get("/users", responses=answers(200, models.User, 400, many=True, headers=("Link",)))
 def list_users(query: UserListQuery) -> Answer:
     """Users, some at a time, in no order that means anything."""
-    state = paging.verify(query.page_state, "users")
+    token_for = f"users {db_io.paging_scope(g.session)}"
+    state = paging.verify(query.page_state, token_for)
     page = db_io.retrieve_users_page(g.session, query.limit, None, state, g.options)
-    following = paging.sign(page.paging_state, "users")
+    following = paging.sign(page.paging_state, token_for)
     headers = {}
     if following is not None:
         parameters = urlencode({"limit": query.limit, "page_state": following})
@@ -63,7 +64,7 @@ def stream_users(query: UserStreamQuery) -> Response:
 @users.get("/users/stream/pages", responses=answers(200, models.UsersPage, 400))
 def page_users(query: UserPageQuery) -> Answer:
     """Users, one page a call."""
-    token_for = f"users/stream/pages age_filter={query.age_filter}"
+    token_for = f"users/stream/pages age_filter={query.age_filter} {db_io.paging_scope(g.session)}"
     state = paging.verify(query.page_state, token_for)
     page = db_io.retrieve_users_page(g.session, query.fetch_size, query.age_filter, state, g.options)
     return {

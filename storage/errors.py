@@ -16,7 +16,13 @@ from cassandra import (
 from cassandra.cluster import NoHostAvailable
 from cassandra.connection import ConnectionBusy, ConnectionException
 from cassandra.pool import NoConnectionsAvailable
-from cassandra.protocol import ErrorMessage, IsBootstrappingErrorMessage, OverloadedErrorMessage
+from cassandra.protocol import (
+    ErrorMessage,
+    IsBootstrappingErrorMessage,
+    OverloadedErrorMessage,
+    ProtocolException,
+    ServerError,
+)
 
 
 class StorageError(Exception):
@@ -100,6 +106,8 @@ def translate(error: Exception, kind: Kind = "read", idempotent: bool = True) ->
             return StorageUnavailable(
                 f"{level} needs {error.required_replicas} replicas; {error.alive_replicas} are up."
             )
+        case OverloadedErrorMessage() | ServerError() if kind == "lwt":
+            return StorageTimeout("Cassandra failed in the middle of the transaction.", may_have_applied=True)
         case OverloadedErrorMessage() | IsBootstrappingErrorMessage():
             # An overloaded coordinator may have sent the write to some replicas before it gave up.
             return StorageUnavailable("Cassandra is overloaded or still starting.", safe_to_retry=idempotent)
@@ -111,7 +119,7 @@ def translate(error: Exception, kind: Kind = "read", idempotent: bool = True) ->
             if write:
                 return StorageTimeout("The connection was lost after the write was sent.", may_have_applied=True)
             return StorageUnavailable("The connection to Cassandra was lost.")
-        case InvalidRequest():
+        case InvalidRequest() | ProtocolException():
             return _refused(str(error))
     return StorageError(f"{type(error).__name__}: {error}")
 

@@ -16,7 +16,7 @@ from cassandra import (
 )
 from cassandra.cluster import NoHostAvailable
 from cassandra.connection import ConnectionBusy, ConnectionException, ConnectionShutdown
-from cassandra.protocol import ErrorMessage, OverloadedErrorMessage, ServerError
+from cassandra.protocol import ErrorMessage, OverloadedErrorMessage, ProtocolException, ServerError
 
 from storage.errors import (
     BatchTooLarge,
@@ -67,7 +67,10 @@ DOWN = ConnectionException("Host has been marked down or removed")
         (NoHostAvailable("", {"a": ServerError(0, "", None)}), "read", True, StorageError, None),
         (InvalidRequest('message="Batch too large"'), "write", False, BatchTooLarge, None),
         (InvalidRequest('message="EACH_QUORUM ConsistencyLevel is only…"'), "read", True, ConsistencyRefused, None),
-        (InvalidRequest('message="Invalid value for the paging state"'), "read", True, PagingStateRefused, None),
+        (ProtocolException(0xA, "Invalid value for the paging state", None), "read", True, PagingStateRefused, None),
+        (ServerError(0, "", None), "lwt", False, StorageTimeout, True),
+        (ServerError(0, "", None), "read", True, StorageError, None),
+        (OverloadedErrorMessage(0x1001, "", None), "lwt", False, StorageTimeout, True),
         (InvalidRequest('message="unconfigured table"'), "read", True, StorageError, None),
         (RuntimeError("a bug"), "read", True, StorageError, None),
     ],

@@ -7,7 +7,7 @@ from storage.db_io.animals import (
     retrieve_animals_by_genus,
     store_animal,
 )
-from storage.db_io.cluster import ClusterStatus, count_nodes, retrieve_cluster_status
+from storage.db_io.cluster import ClusterStatus, count_nodes, paging_scope, retrieve_cluster_status
 from storage.db_io.plants import PLANT_COLUMNS, delete_plant, retrieve_plant, retrieve_plants_by_genus, store_plant
 from storage.db_io.statements import prepared_cache
 from storage.db_io.users import (

@@ -28,6 +28,12 @@ def retrieve_cluster_status(session: Session, options: QueryOptions) -> ClusterS
     return count_nodes(session)
 
 
+def paging_scope(session: Session) -> str:
+    """Names what a paging state depends on besides its query: elsewhere it is refused, or means something else."""
+    cluster = session.cluster
+    return f"{cluster.metadata.cluster_name} {session.keyspace} v{cluster.protocol_version}"
+
+
 def count_nodes(session: Session) -> ClusterStatus:
     """Nodes as the driver knows them, without asking anybody."""
     hosts = session.cluster.metadata.all_hosts()

@@ -162,6 +162,7 @@ def _transact(
 
     :param values: of the statement, for the user as read.
     :param version: that the statement writes; by it an applied transaction is recognised when its answer is lost.
+    :param options: their deadline is what ends the attempts.
     :returns: the user that it was applied to, None when there is none.
     :raises VersionConflict: the user is at none of `versions`.
     :raises StorageTimeout: with `may_have_applied` when the outcome is not known.
@@ -188,7 +189,7 @@ def _transact(
                     raise
                 unknown = error
             before, user = user, _read_serially(session, user_id, options)
-            if user is not None and user.version == version:
+            if user is not None and version is not None and user.version == version:
                 return before
             if unknown is not None and (user is None or user.version != before.version):
                 raise unknown
@@ -204,9 +205,13 @@ def _transact(
 def _can_be_settled(error: StorageTimeout, options: QueryOptions) -> bool:
     """Whether a serial read can make a success of it.
 
-    Not where the caller asked for a level of its own: that the write is applied does not say that it reached that.
+    Only where the commit's level is no more than what that read proves: a quorum, of the data centre or of all.
     """
-    return error.may_have_applied and options.consistency_level is None
+    settings = get_settings()
+    proven = ["ONE", "LOCAL_ONE", "LOCAL_QUORUM"]
+    if settings.cassandra_serial_consistency_level == "SERIAL":
+        proven.append("QUORUM")
+    return error.may_have_applied and (options.consistency_level or settings.cassandra_consistency_level) in proven
 
 
 def _read_serially(session: Session, user_id: UUID, options: QueryOptions) -> User | None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from cassandra.cluster import Session
 
+from problems import PROBLEM_TYPE
 from settings import Settings, get_settings
 from storage import db_connect, db_io
 from storage.errors import StorageError, StorageTimeout, StorageUnavailable
@@ -98,6 +99,8 @@ def assert_up_without_cassandra(running: Service) -> None:
     assert health.status_code == 503
     body = health.json()
     assert (body["status"], body["cassandra"], body["nodes"]["up"]) == ("unhealthy", "disconnected", 0)
+    hurried = running.client.get("/health", headers={"X-Request-Timeout": "1"})
+    assert (hurried.status_code, hurried.headers["Content-Type"]) in ((503, "application/json"), (504, PROBLEM_TYPE))
     for path, status in (("/health/live", 200), ("/", 200), ("/docs", 200), ("/openapi.json", 200), ("/nope", 404)):
         assert running.client.get(path).status_code == status
     assert running.client.delete("/users").status_code == 405

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from local_cassandra import node
 from local_cassandra.node import port_is_free, speaks_cql
 from tests.support import PROJECT, clean_environment, free_port, wait_for
 
@@ -166,3 +167,17 @@ def test_make_lists_its_targets() -> None:
     listed = make().stdout
     for target in ("run", "test", "node", "stop", "clean", "lint"):
         assert f"make {target} " in listed
+
+
+def test_stop_ends_nothing_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pid file that is older than the process with its number, or empty, ends nobody."""
+    monkeypatch.setattr(node, "STATE", tmp_path)
+    other = subprocess.Popen([sys.executable, "-c", "input()", "wsgi:app"], stdin=subprocess.PIPE)
+    try:
+        (tmp_path / "gunicorn-8000.pid").write_text(str(other.pid))
+        (tmp_path / "gunicorn-8001.pid").write_text("")
+        assert node.stop_services() == 0
+        assert other.poll() is None
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        other.communicate(b"\n", timeout=10)

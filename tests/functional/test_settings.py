@@ -45,6 +45,7 @@ def start_with(variables: dict[str, str], *command: str) -> subprocess.Completed
         ({"CASSANDRA_TLS": "true", "CASSANDRA_TLS_CA": __file__}, "CASSANDRA_TLS_CA"),
         ({"CASSANDRA_HOSTS": "127.0.0.1:9042"}, "CASSANDRA_PORT"),
         ({"ENV_FILE": "/no/such/file"}, "ENV_FILE"),
+        ({"ENV_FILE": "/"}, "ENV_FILE"),
         ({"ASTRA_DB_APPLICATION_TOKEN": "t", "ASTRA_DB_SECURE_BUNDLE_PATH": __file__}, "ASTRA_DB_SECURE_BUNDLE_PATH"),
         ({"CASSANDRA_USERNAME": "ada"}, "CASSANDRA_PASSWORD"),
         ({"ASTRA_DB_APPLICATION_TOKEN": "AstraCS:x"}, "ASTRA_DB_SECURE_BUNDLE_PATH"),

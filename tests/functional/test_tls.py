@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     client.private_key_pem.write_to_path(str(files / "client.key"))
     client.cert_chain_pems[0].write_to_path(str(files / "client.pem"))
     trustme.CA().cert_pem.write_to_path(str(files / "other-ca.pem"))
-    directory = STATE / f"tests-tls-{free_port()}"
+    directory = STATE / f"tests-{os.getpid()}-tls"
     node = Node(
         directory=directory,
         native_port=free_port(),

@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+import paging
+from storage import db_io
 from tests.support import USER, Service
 
 
@@ -209,6 +211,14 @@ def test_page_states_of_others_are_refused(crowd: Service) -> None:
         response = crowd.client.get(path, params=parameters)
         assert response.status_code == 400, (path, parameters, response.text)
         assert "page_state" in response.json()["detail"]
+
+
+def test_a_page_state_that_cassandra_refuses(start: Callable[..., Service], session: Any) -> None:
+    """One that is signed and no longer means anything to the server is the client's to drop, and not a fault."""
+    running = start()
+    token = paging.sign(b"\x01\x02no paging state", f"users {db_io.paging_scope(session)}")
+    response = running.client.get("/users", params={"page_state": token})
+    assert (response.status_code, "page_state" in response.json()["detail"]) == (400, True)
 
 
 def test_links_keep_the_prefix_of_a_proxy(start: Callable[..., Service]) -> None:

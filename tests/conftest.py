@@ -66,7 +66,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    terminalreporter.write_line(f"Cassandra {_versions}, at {_hosts}:{_port}")
+    if _versions:
+        terminalreporter.write_line(f"Cassandra {_versions}, at {_hosts}:{_port}")
 
 
 @pytest.fixture(scope="session")

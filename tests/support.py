@@ -114,7 +114,7 @@ def service(environment: dict[str, str], log: Path, *arguments: str, healthy: bo
 class Wire:
     """A TCP relay to Cassandra: the server behind it is real, the network between can fail.
 
-    `hold()` lets nothing through to the client until `release()`; `cut()` closes every connection and takes
+    `hold()` lets nothing through to the client until `release()`, or for some seconds; `cut()` closes every connection and takes
     no new ones until `mend()`.
     """
 
@@ -128,16 +128,16 @@ class Wire:
         self._whole = True
         self.bytes_to_client = 0
         self.accepted = 0
-        self.hold_after: int | None = None
         self._closed = False
         self._listener: socket.socket | None = None
         self.mend()
 
-    def hold(self) -> None:
+    def hold(self, seconds: float | None = None) -> None:
         self._open.clear()
+        if seconds is not None:
+            threading.Timer(seconds, self.release).start()
 
     def release(self) -> None:
-        self.hold_after = None
         self._open.set()
 
     def cut(self) -> None:
@@ -187,8 +187,6 @@ class Wire:
             while data := source.recv(65536):
                 if to_client:
                     self.bytes_to_client += len(data)
-                    if self.hold_after is not None and self.bytes_to_client >= self.hold_after:
-                        self._open.clear()
                     self._open.wait()
                 target.sendall(data)
         with suppress(OSError):

@@ -179,11 +179,7 @@ def test_a_lost_answer_is_found_out_by_a_serial_read(wired: Session, wire: Wire)
     user = db_io.new_user(USER)
     db_io.create_user(wired, user, options)
 
-    def hold_for_a_while() -> None:
-        wire.hold()
-        threading.Timer(1.3, wire.release).start()
-
-    changed = db_io.update_user(wired, user.id, _Trigger({"age": 99}, hold_for_a_while), None, options)
+    changed = db_io.update_user(wired, user.id, _Trigger({"age": 99}, lambda: wire.hold(1.3)), None, options)
     stored = db_io.retrieve_user(wired, user.id, options)
     assert stored is not None
     assert (stored.age, stored.version) == (99, changed.version)
@@ -233,12 +229,8 @@ def test_a_lost_answer_at_a_level_of_the_callers_own(wired: Session, wire: Wire)
     user = db_io.new_user(USER)
     db_io.create_user(wired, user, options)
 
-    def hold_for_a_while() -> None:
-        wire.hold()
-        threading.Timer(1.3, wire.release).start()
-
     with pytest.raises(StorageTimeout) as failure:
-        db_io.update_user(wired, user.id, _Trigger({"age": 99}, hold_for_a_while), None, options)
+        db_io.update_user(wired, user.id, _Trigger({"age": 99}, lambda: wire.hold(1.3)), None, options)
     assert failure.value.may_have_applied
 
 

@@ -114,8 +114,8 @@ def service(environment: dict[str, str], log: Path, *arguments: str, healthy: bo
 class Wire:
     """A TCP relay to Cassandra: the server behind it is real, the network between can fail.
 
-    `hold()` lets nothing through to the client until `release()`, or for some seconds; `cut()` closes every connection and takes
-    no new ones until `mend()`.
+    `hold()` lets nothing through to the client until `release()`, or for some seconds; `cut()` closes every
+    connection and takes no new ones until `mend()`.
     """
 
     def __init__(self, host: str, port: int) -> None:

@@ -44,8 +44,8 @@ def _on_signal(number: int, frame: object) -> None:
 def main() -> None:
     settings = settings_or_exit()
     for each in _SIGNALS:
-        # What nohup, or a script that runs this in the background, has switched off stays so.
-        if signal.getsignal(each) is not signal.SIG_IGN:
+        # Under nohup a closed terminal ends nothing.
+        if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
             signal.signal(each, _on_signal)
     node: Node | None = None
     gunicorn: subprocess.Popen[bytes] | None = None

@@ -81,7 +81,7 @@ class Node:
         check_address(self.address)
         if self.seed is None and not port_is_free(self.address, self.storage_port):
             # Among themselves nodes speak on one port; a lone node may take any (macOS has a service on 7000).
-            self.storage_port = _free_port(self.address)
+            self.storage_port = free_port(self.address)
         for port in (self.native_port, self.storage_port):
             if reason := why_not_free(self.address, port):
                 raise NodeError(
@@ -254,7 +254,8 @@ def check_address(address: str) -> None:
         ) from error
 
 
-def _free_port(address: str) -> int:
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port that no program listens on now."""
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])

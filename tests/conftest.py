@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Service, Wire, clean_environment, free_port, service
+from tests.support import Service, Wire, clean_environment, service
 
 _given = {name: os.environ.get(name) for name in ("TEST_CASSANDRA_HOSTS", "TEST_CASSANDRA_PORT")}
 _environment = clean_environment()
@@ -28,7 +28,7 @@ os.environ.update(_environment)
 from cassandra.cluster import Session  # noqa: E402
 
 from local_cassandra.jars import NodeError  # noqa: E402
-from local_cassandra.node import STATE, Node  # noqa: E402
+from local_cassandra.node import STATE, Node, free_port  # noqa: E402
 from settings import Settings, get_settings  # noqa: E402
 from storage import db_connect, db_initialize  # noqa: E402
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from local_cassandra.node import port_is_free
+from local_cassandra.node import free_port, port_is_free
 from settings import Settings
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -28,10 +29,12 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ours} | {"ENV_FILE": os.devnull}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def copy_project(destination: Path) -> None:
+    """Puts what git knows of the project, as it is now, into a new directory."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        (destination / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(PROJECT / name, destination / name)
 
 
 def wait_for(condition: Callable[[], Any], timeout: float = 30.0, what: str = "the condition") -> Any:
@@ -125,10 +128,8 @@ class Wire:
         self._open.set()
         self._lock = threading.Lock()
         self._connections: list[socket.socket] = []
-        self._whole = True
         self.bytes_to_client = 0
         self.accepted = 0
-        self._closed = False
         self._listener: socket.socket | None = None
         self.mend()
 
@@ -141,7 +142,6 @@ class Wire:
         self._open.set()
 
     def cut(self) -> None:
-        self._whole = False
         if self._listener is not None:
             # close() alone leaves the port open while accept() waits on it.
             with suppress(OSError):
@@ -157,7 +157,6 @@ class Wire:
         self._open.set()
 
     def mend(self) -> None:
-        self._whole = True
         wait_for(lambda: port_is_free("127.0.0.1", self.port), what="the wire's port")
         self._listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()

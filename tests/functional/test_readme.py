@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import pytest
 from settings import Settings
 from storage import db_initialize
 from tests import readme
-from tests.support import PROJECT, Service, clean_environment
+from tests.support import PROJECT, Service, clean_environment, copy_project
 
 README = (PROJECT / "README.md").read_text()
 
@@ -42,10 +41,7 @@ def test_a_table_of_your_own(tmp_path: Path, settings: Settings) -> None:
         pytest.skip("somebody followed it already")
     section = README.partition("## A table of your own")[2].partition("\n## ")[0]
     copy = tmp_path / "fieldbook"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(PROJECT / name, copy / name)
+    copy_project(copy)
     made = readme.files(section)
     assert len(made) >= 6
     for name, language, text in made:

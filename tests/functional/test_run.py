@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from local_cassandra import node
-from local_cassandra.node import port_is_free, speaks_cql
-from tests.support import PROJECT, clean_environment, free_port, wait_for
+from local_cassandra.node import free_port, port_is_free, speaks_cql
+from tests.support import PROJECT, clean_environment, copy_project, wait_for
 
 
 class Run:
@@ -107,10 +107,7 @@ def test_a_cassandra_of_its_own(run: Callable[..., Run], tmp_path: Path) -> None
     if not port_is_free("127.0.0.1", 7000):
         pytest.skip("a development node runs: two would need the same port")
     clone = tmp_path / "clone"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
-        (clone / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(PROJECT / name, clone / name)
+    copy_project(clone)
     port = str(free_port())
     first = run(clone, CASSANDRA_PORT=port)
     first.wait_until_ready()

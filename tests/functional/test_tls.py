@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from local_cassandra.node import STATE, Node
-from tests.support import Service, free_port, wait_for
+from local_cassandra.node import STATE, Node, free_port
+from tests.support import Service, wait_for
 
 
 def write_pem(path: Path, certificate: trustme.LeafCert) -> None:

@@ -9,7 +9,14 @@ import orjson
 from flask import Request, Response
 from flask.json.provider import JSONProvider
 from flask_openapi3 import Info, OpenAPI
-from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import (
+    BadRequest,
+    ClientDisconnected,
+    HTTPException,
+    RequestEntityTooLarge,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import logs
@@ -27,6 +34,7 @@ class FieldbookRequest(Request):
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
         """:raises UnsupportedMediaType: another content type (415).
+        :raises RequestTimeout: it stopped coming (408).
         :raises RequestEntityTooLarge: over the limit (413).
         :raises BadRequest: broken JSON (400); NaN and lone surrogates are no JSON.
         """
@@ -34,6 +42,11 @@ class FieldbookRequest(Request):
             raise UnsupportedMediaType("The body must be application/json.")
         try:
             data = self.get_data(cache=cache)
+        except ClientDisconnected as error:
+            if isinstance(error.__context__, BlockingIOError):
+                # The socket's time-out, which gunicorn.conf.py has set.
+                raise RequestTimeout("The body stopped coming.") from error
+            raise
         except HTTPException:
             raise
         except Exception as error:

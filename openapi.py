@@ -10,21 +10,25 @@ from pydantic.json_schema import models_json_schema
 
 from models import Problem
 from problems import PROBLEM_TYPE
-from request_hooks import CONSISTENCY_LEVELS, CSV, JSON, MAX_TIMEOUT, NDJSON
+from request_hooks import CONSISTENCY_LEVELS, CSV, JSON, MAX_TIMEOUT, NDJSON, RouteOptions, options_of
+from settings import get_settings
 
 _REF = "#/components/schemas/{model}"
 
 _ERRORS = {
     304: "The client has this version already",
     400: "Broken JSON, an invalid UUID, or a page_state that is not good for this query",
+    401: "No token, or another than the operator's",
+    403: "Not an operator",
     404: "There is none",
     406: "None of the media types that the client accepts",
+    408: "The body stopped coming",
     412: "It has changed since, or is gone",
     413: "The body, or the batch made of it, is too large",
     415: "The body is not JSON",
     422: "A value breaks a rule; `errors` names each",
     500: "A fault of the service; its log has the request_id",
-    503: "Cassandra can't be reached",
+    503: "Cassandra can't be reached, or too many requests are in flight",
     504: "Cassandra did not answer in time. A write may have been applied",
 }
 
@@ -38,6 +42,7 @@ _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     "Location": {"description": "Where the new one is.", "schema": {"type": "string", "format": "uri-reference"}},
     "Link": {"description": '`rel="next"` while there is more.', "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds.", "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
 }
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
@@ -98,7 +103,8 @@ def answers(
 def _error(status: int) -> dict[str, Any]:
     if status == 304:
         return {"description": _ERRORS[304], "headers": {"ETag": _RESPONSE_HEADERS["ETag"]}}
-    headers = {"Retry-After": _RESPONSE_HEADERS["Retry-After"]} if status == 503 else {}
+    names = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}.get(status, ())
+    headers = {name: _RESPONSE_HEADERS[name] for name in names}
     content = {PROBLEM_TYPE: {"schema": {"$ref": _REF.format(model=Problem.__name__)}}}
     return {"description": _ERRORS[status], "headers": headers, "content": content}
 
@@ -108,14 +114,14 @@ def document(app: OpenAPI) -> dict[str, Any]:
     spec = app.api_doc
     for path, operations in spec["paths"].items():
         for method, operation in operations.items():
-            view = _view(app, path, method)
-            _complete(operation, method, getattr(view, "needs_session", True))
+            _complete(operation, method, options_of(_view(app, path, method)))
     _, definitions = models_json_schema([(model, "serialization") for model in _models], ref_template=_REF)
     # Bodies were put there by flask-openapi3, as they come in.
     spec["components"]["schemas"] = definitions["$defs"] | spec["components"]["schemas"]
     spec["components"]["schemas"].pop("ValidationErrorModel", None)
-    if spec["components"].get("securitySchemes") is None:
-        del spec["components"]["securitySchemes"]
+    spec["components"]["securitySchemes"] = {
+        "operator": {"type": "http", "scheme": "bearer", "description": "The token that OPERATOR_TOKEN holds."}
+    }
     spec["components"]["headers"] = _RESPONSE_HEADERS
     spec["components"]["parameters"] = {
         key: {"name": key.removesuffix("-of-writes"), "in": "header", "required": False, **parameter}
@@ -124,14 +130,19 @@ def document(app: OpenAPI) -> dict[str, Any]:
     return spec
 
 
-def _complete(operation: dict[str, Any], method: str, needs_session: bool) -> None:
+def _complete(operation: dict[str, Any], method: str, route: RouteOptions) -> None:
     errors = [422, 500]
     if method != "delete":
         errors.append(406)
-    if needs_session:
-        errors += [503, 504]
+    if route.session:
+        errors.append(504)
+    if route.session or route.bounded:
+        errors.append(503)
     if "requestBody" in operation:
-        errors += [400, 413, 415]
+        errors += [400, 408, 413, 415]
+    if route.operators_only(get_settings()):
+        operation["security"] = [{"operator": []}]
+        errors += [401, 403]
     responses = operation["responses"]
     # flask-openapi3 adds a 422 of its own shape to every route.
     responses.pop("422", None)

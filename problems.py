@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from flask import Flask, Response, g, request
 from pydantic import ValidationError
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, ServiceUnavailable, Unauthorized
 from werkzeug.http import HTTP_STATUS_CODES
 
 from storage.errors import (
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
 # Seconds. The service looks for Cassandra again at least every 10 s; sooner is likely.
-RETRY_AFTER = "1"
+RETRY_AFTER = 1
 
 # Where pydantic speaks of Python, in words of JSON.
 _MESSAGES = {
@@ -98,8 +98,14 @@ def register(app: Flask) -> None:
 def _http(error: HTTPException) -> Response:
     # A redirect would lose the body of a POST: a URL that is not quite right is one that is not there.
     status = 404 if error.response is not None else error.code or 500
-    methods = error.valid_methods if isinstance(error, MethodNotAllowed) else None
-    headers = {"Allow": ", ".join(sorted(methods))} if methods else None
+    headers: dict[str, str] = {}
+    match error:
+        case MethodNotAllowed(valid_methods=methods) if methods:
+            headers["Allow"] = ", ".join(sorted(methods))
+        case ServiceUnavailable(retry_after=seconds) if seconds is not None:
+            headers["Retry-After"] = str(seconds)
+        case Unauthorized(www_authenticate=challenges) if challenges:
+            headers["WWW-Authenticate"] = ", ".join(map(str, challenges))
     return problem(status, error.description or HTTPStatus(status).phrase, headers)
 
 
@@ -112,7 +118,7 @@ def _storage(error: StorageError) -> Response:
     match error:
         case StorageUnavailable():
             log.warning("503: %s%s", error, _cause(error))
-            return problem(503, str(error), {"Retry-After": RETRY_AFTER} if error.safe_to_retry else None)
+            return problem(503, str(error), {"Retry-After": str(RETRY_AFTER)} if error.safe_to_retry else None)
         case StorageTimeout():
             log.warning("504: %s%s", error, _cause(error))
             detail = str(error)

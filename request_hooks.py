@@ -6,17 +6,20 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
 from flask import Flask, Response, current_app, g, request
 from werkzeug.datastructures import MIMEAccept
-from werkzeug.exceptions import NotAcceptable
+from werkzeug.exceptions import NotAcceptable, ServiceUnavailable
 from werkzeug.http import parse_accept_header
 
 import logs
-from problems import InvalidInput
+from operators import require_operator
+from overload import InFlight
+from problems import RETRY_AFTER, InvalidInput
 from settings import Settings
 from storage import db_connect
 from storage.execution import QueryOptions
@@ -39,27 +42,54 @@ _SECONDS = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-def route_options(
-    *, produces: tuple[str, ...] = (JSON,), session: bool = True, stream: bool = False
-) -> Callable[[View], View]:
-    """Says of a view what is not the rule; goes below the route decorator.
+@dataclass(frozen=True)
+class RouteOptions:
+    """What the hooks and the OpenAPI document must know of a view.
 
-    :param produces: media types it can answer with, the default one first; none for no negotiation.
-    :param session: it needs Cassandra.
-    :param stream: it has no deadline of its own, only a time-out for each page.
+    :ivar produces: media types it can answer with, the default one first; none for no negotiation.
+    :ivar session: it needs Cassandra.
+    :ivar stream: it has no deadline of its own, only a time-out for each page.
+    :ivar timeout: seconds; its deadline when the client names none, instead of REQUEST_TIMEOUT.
+    :ivar bounded: it counts as a request in flight, and is refused when there are too many.
+    :ivar operators: who is no operator is refused: everywhere, only in production, or not at all.
     """
 
+    produces: tuple[str, ...] = (JSON,)
+    session: bool = True
+    stream: bool = False
+    timeout: float | None = None
+    bounded: bool = True
+    operators: Literal["everywhere", "in production"] | None = None
+
+    def operators_only(self, settings: Settings) -> bool:
+        """Whether it is for operators where the service runs with `settings`."""
+        return self.operators == "everywhere" or (
+            self.operators == "in production" and settings.app_env == "production"
+        )
+
+
+_USUAL = RouteOptions()
+
+
+def route_options(**options: Any) -> Callable[[View], View]:
+    """Says of a view what is not the rule, by the names of :class:`RouteOptions`; goes below the route decorator."""
+
     def mark(view: View) -> View:
-        view.produces = produces  # type: ignore[attr-defined]
-        view.needs_session = session  # type: ignore[attr-defined]
-        view.is_stream = stream  # type: ignore[attr-defined]
+        view.route_options = RouteOptions(**options)  # type: ignore[attr-defined]
         return view
 
     return mark
 
 
+def options_of(view: object) -> RouteOptions:
+    """What :func:`route_options` has said of a view, or the rule."""
+    return getattr(view, "route_options", _USUAL)
+
+
 def register(app: Flask, settings: Settings) -> None:
     """Adds the hooks to `app`."""
+    in_flight = InFlight(app.wsgi_app, settings.in_flight_limit)
+    app.wsgi_app = in_flight  # type: ignore[method-assign]
 
     def before() -> None:
         _identify()
@@ -67,12 +97,16 @@ def register(app: Flask, settings: Settings) -> None:
         if view is None or request.method == "OPTIONS":
             # No such route or method: what routing found out is raised after this hook, database or not.
             return
-        g.options = _options(settings, getattr(view, "is_stream", False))
-        produces = getattr(view, "produces", (JSON,))
-        if produces and request.method != "DELETE":
-            g.produces = produces
-            g.media_type = _negotiate(produces)
-        if getattr(view, "needs_session", True):
+        route = options_of(view)
+        if route.operators_only(settings):
+            require_operator()
+        if route.bounded and not in_flight.enter(request.environ):
+            raise ServiceUnavailable("Too many requests are in flight.", retry_after=RETRY_AFTER)
+        g.options = _options(settings, route)
+        if route.produces and request.method != "DELETE":
+            g.produces = route.produces
+            g.media_type = _negotiate(route.produces)
+        if route.session:
             g.session = db_connect.get_session(timeout=g.options.remaining())
 
     app.before_request(before)
@@ -86,15 +120,15 @@ def _identify() -> None:
     logs.request_id.set(g.request_id)
 
 
-def _options(settings: Settings, stream: bool) -> QueryOptions:
+def _options(settings: Settings, route: RouteOptions) -> QueryOptions:
     options = QueryOptions(timeout=settings.request_timeout)
     seconds = request.headers.get("X-Request-Timeout")
     if seconds is not None:
         if not _SECONDS.fullmatch(seconds) or not 0 < float(seconds) <= MAX_TIMEOUT:
             raise InvalidInput.at("header", "X-Request-Timeout", "Input should be seconds, above 0 and at most 60")
         options.deadline = g.started + float(seconds)
-    elif not stream:
-        options.deadline = g.started + settings.request_timeout
+    elif not route.stream:
+        options.deadline = g.started + (route.timeout or settings.request_timeout)
     level = request.headers.get("X-Consistency-Level")
     if level is not None:
         allowed = CONSISTENCY_LEVELS if request.method in ("GET", "HEAD") else (*CONSISTENCY_LEVELS, "ANY")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, mkdtemp
 from typing import Annotated, Literal, Self
 
 from dotenv import dotenv_values
@@ -36,14 +36,19 @@ class Settings(BaseSettings):
 
     app_env: Literal["development", "production"] = "development"
     secret_key: SecretStr | None = None
+    operator_token: SecretStr | None = None
+    diagnostics: bool | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     host: str = "127.0.0.1"
     port: Port = 8000
     web_concurrency: Annotated[int, Field(ge=1, le=256)] = 2
-    gunicorn_threads: Annotated[int, Field(ge=1, le=1024)] = 16
+    gunicorn_threads: Annotated[int, Field(ge=2, le=1024)] = 16
+    max_requests_in_flight: Annotated[int, Field(ge=1, le=1023)] | None = None
     trusted_proxies: Annotated[int, Field(ge=0, le=10)] = 0
     request_timeout: Annotated[float, Field(gt=0, le=60)] = 10.0
+    client_idle_timeout: Seconds = 30.0
+    drain_seconds: Annotated[float, Field(ge=0, le=600)] | None = None
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
 
     cassandra_hosts: Annotated[tuple[str, ...], NoDecode] = ("localhost",)
@@ -66,12 +71,13 @@ class Settings(BaseSettings):
     cassandra_heartbeat_timeout: Seconds = 5.0
     cassandra_reconnect_min: Seconds = 0.5
     cassandra_reconnect_max: Seconds = 10.0
+    cassandra_speculative_delay: Annotated[float, Field(ge=0, le=60)] = 1.0
     cassandra_executor_threads: Annotated[int, Field(ge=1, le=64)] = 4
 
     astra_db_secure_bundle_path: FilePath | None = None
     astra_db_application_token: SecretStr | None = None
 
-    @field_validator("secret_key")
+    @field_validator("secret_key", "operator_token")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 16:
@@ -111,6 +117,12 @@ class Settings(BaseSettings):
         self.tls_context()
         if self.cassandra_reconnect_min > self.cassandra_reconnect_max:
             raise ValueError("CASSANDRA_RECONNECT_MIN must not be above CASSANDRA_RECONNECT_MAX")
+        if self.max_requests_in_flight is not None and self.max_requests_in_flight >= self.gunicorn_threads:
+            raise ValueError(
+                "MAX_REQUESTS_IN_FLIGHT must be below GUNICORN_THREADS: the threads above it answer /health and say 503"
+            )
+        if self.app_env == "production" and self.diagnostics and self.operator_token is None:
+            raise ValueError("DIAGNOSTICS needs OPERATOR_TOKEN when APP_ENV=production")
         if self.app_env == "production" and self.secret_key is None:
             raise ValueError(
                 "SECRET_KEY is required when APP_ENV=production; it must be the same for all workers and instances. "
@@ -139,6 +151,23 @@ class Settings(BaseSettings):
                     f"CASSANDRA_TLS_CERT and CASSANDRA_TLS_KEY: no PEM certificate and key without a password ({error})"
                 ) from None
         return context
+
+    @property
+    def in_flight_limit(self) -> int:
+        """Requests that a worker works on at a time: `MAX_REQUESTS_IN_FLIGHT`, or three quarters of the threads."""
+        return self.max_requests_in_flight or max(1, self.gunicorn_threads * 3 // 4)
+
+    @property
+    def drain_time(self) -> float:
+        """Seconds between a request to stop and the stop: `DRAIN_SECONDS`, or 10 in production and 0 in development."""
+        if self.drain_seconds is not None:
+            return self.drain_seconds
+        return 10.0 if self.app_env == "production" else 0.0
+
+    @property
+    def has_diagnostics(self) -> bool:
+        """`DIAGNOSTICS`, or true in development."""
+        return self.app_env == "development" if self.diagnostics is None else self.diagnostics
 
     @property
     def astra(self) -> bool:
@@ -203,6 +232,26 @@ def _explain(error: ValidationError) -> str:
         else:
             lines.append(f"  {message}")
     return "\n".join(lines)
+
+
+_METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def metrics_directory() -> str | None:
+    """Where the workers of one gunicorn share what they count; None in a process that shares nothing."""
+    return os.environ.get(_METRICS_DIRECTORY)
+
+
+def make_metrics_directory() -> str:
+    """For gunicorn's master, before prometheus-client is imported: a directory of its own, empty.
+
+    A master that reads its configuration again (SIGHUP) keeps the one it has; one that was started by another (SIGUSR2)
+    does not take over the other's.
+    """
+    prefix = f"fieldbook-metrics-{os.getpid()}-"
+    if not Path(metrics_directory() or "").name.startswith(prefix):
+        os.environ[_METRICS_DIRECTORY] = mkdtemp(prefix=prefix)
+    return os.environ[_METRICS_DIRECTORY]
 
 
 def settings_or_exit() -> Settings:

@@ -16,8 +16,9 @@ from typing import Any
 import orjson
 from flask import Response, g, request
 
+import metrics
 from request_hooks import CSV, JSON, NDJSON
-from storage.execution import Row
+from storage.execution import Row, Stream
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ Columns = Sequence[str]
 _RESET, _GOODBYE = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
-def format_streaming_response(pages: Generator[list[Row]], columns: Columns, media_type: str) -> Generator[bytes]:
+def format_streaming_response(pages: Stream, columns: Columns, media_type: str) -> Generator[bytes]:
     """The rows as one document: a chunk of bytes for each page, and one for the document's end if it has one.
 
     :param pages: lists of rows, each in the order of `columns`; closed with this generator.
@@ -42,7 +43,7 @@ def format_streaming_response(pages: Generator[list[Row]], columns: Columns, med
     if media_type == CSV:
         before = _csv_lines([columns])
     empty = True
-    with closing(pages):
+    with pages:
         for page in pages:
             yield (before if empty else between) + encode(columns, page)
             empty = False
@@ -52,7 +53,7 @@ def format_streaming_response(pages: Generator[list[Row]], columns: Columns, med
         yield end
 
 
-def stream_response(pages: Generator[list[Row]], columns: Columns) -> Response:
+def stream_response(pages: Stream, columns: Columns) -> Response:
     """The rows as a chunked response in the format that the client accepts.
 
     The first page is fetched here, so that an early fault still gets its own status.
@@ -61,25 +62,31 @@ def stream_response(pages: Generator[list[Row]], columns: Columns) -> Response:
     """
     media_type = g.media_type
     chunks = format_streaming_response(pages, columns, media_type)
-    body = _body(next(chunks, b""), chunks, request.environ, request.url_rule)
+    body = _body(next(chunks, b""), chunks, request.environ, str(request.url_rule))
     content_type = f"{media_type}; charset=utf-8" if media_type == CSV else media_type
     return Response(body, content_type=content_type, direct_passthrough=True)
 
 
-def _body(first: bytes, chunks: Generator[bytes], environ: dict[str, Any], rule: object) -> Generator[bytes]:
+def _body(first: bytes, chunks: Generator[bytes], environ: dict[str, Any], rule: str) -> Generator[bytes]:
     """What the WSGI server writes out, and closes when it is done or the client is gone."""
     given = 0
+    outcome = "finished"
+    metrics.STREAMS_OPENED.labels(rule).inc()
     with closing(chunks), _reset_unless_whole(environ):
         try:
             for chunk in itertools.chain([first], chunks):
                 given += len(chunk)
                 yield chunk
         except GeneratorExit:
+            outcome = "left"
             log.info("stream %s: the client left within %d bytes", rule, given)
             raise
         except BaseException as error:
+            outcome = "cut"
             log.error("stream %s cut after %d bytes: %s", rule, given, error)
             raise
+        finally:
+            metrics.STREAMS_ENDED.labels(rule, outcome).inc()
 
 
 @contextmanager

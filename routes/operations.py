@@ -33,7 +33,7 @@ operations = APIBlueprint("operations", __name__, abp_tags=[Tag(name="service")]
 
 
 @operations.get("/", responses=answers(200, models.Home, html=True))
-@route_options(produces=(JSON, HTML), session=False)
+@route_options(produces=(JSON, HTML), session=False, bounded=False)
 def home() -> Answer:
     """Where to begin."""
     links = {
@@ -57,7 +57,7 @@ def home() -> Answer:
     "/health",
     responses=answers(200, models.Health, 504) | answers(503, models.Health),
 )
-@route_options(session=False)
+@route_options(session=False, bounded=False)
 def health() -> Answer:
     """Whether Cassandra can be queried. Answers within 2 seconds."""
     limit = time.monotonic() + _HEALTH_TIMEOUT
@@ -85,14 +85,14 @@ def _health(status: str, cassandra: str, nodes: db_io.ClusterStatus) -> dict[str
 
 
 @operations.get("/health/live", responses=answers(200, models.Live))
-@route_options(session=False)
+@route_options(session=False, bounded=False)
 def live() -> Answer:
     """Whether the process serves. Asks nobody else."""
     return {"status": "alive"}
 
 
 @operations.get("/openapi.json", responses={200: {"description": "This document", "content": {JSON: {}}}})
-@route_options(session=False)
+@route_options(session=False, bounded=False)
 def openapi_json() -> Response:
     """The contract, as OpenAPI 3.1."""
     return Response(_document(cast(Any, current_app)._get_current_object()), content_type=JSON)
@@ -104,14 +104,14 @@ def _document(app: OpenAPI) -> bytes:
 
 
 @operations.get("/docs", responses=answers(200, None, html=True))
-@route_options(produces=(HTML,), session=False)
+@route_options(produces=(HTML,), session=False, bounded=False)
 def docs() -> Response:
     """The contract, to read and to try out. Needs no internet."""
     return Response(render_template("docs.html"), content_type="text/html; charset=utf-8")
 
 
 @operations.get("/docs/<filename>", doc_ui=False)
-@route_options(produces=(), session=False)
+@route_options(produces=(), session=False, bounded=False)
 def docs_file(path: models.FilePath) -> Response:
     """The script and style of the page above, from the flask-swagger-ui package."""
     return send_from_directory(_SWAGGER_UI, path.filename, max_age=3600)

@@ -6,12 +6,19 @@ import atexit
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cassandra import ConsistencyLevel, DriverException, ProtocolVersion, UnresolvableContactPoints
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
-from cassandra.policies import DCAwareRoundRobinPolicy, ExponentialReconnectionPolicy, TokenAwarePolicy
+from cassandra.policies import (
+    ConstantSpeculativeExecutionPolicy,
+    DCAwareRoundRobinPolicy,
+    ExponentialReconnectionPolicy,
+    TokenAwarePolicy,
+)
 from cassandra.query import tuple_factory
 
 from settings import Settings, get_settings
@@ -24,11 +31,51 @@ class NotConnected(Exception):
     """There is no session; the message is a sentence that says why, for the log and for whoever runs a command."""
 
 
+@contextmanager
+def cluster_context(settings: Settings) -> Iterator[Cluster]:
+    """A cluster object of one's own, shut down at the end of the block, and with it what it has open.
+
+    :raises NotConnected: none of the hosts' names has an address.
+    """
+    cluster = make_cluster(settings)
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+@contextmanager
+def session_context(cluster: Cluster, settings: Settings, keyspace: str | None) -> Iterator[Session]:
+    """A session on the cluster, shut down at the end of the block; the cluster stays open.
+
+    :param keyspace: the session's keyspace, which must exist; None for a session without one.
+    :raises NotConnected: no node answers, or there is no such keyspace.
+    """
+    session = connect(cluster, settings, keyspace)
+    try:
+        yield session
+    finally:
+        session.shutdown()
+
+
 def open_session(settings: Settings, keyspace: str | None) -> Session:
-    """A new cluster object and its session; `session.cluster.shutdown()` closes both.
+    """A new cluster object and its session, to keep; `session.cluster.shutdown()` closes both.
 
     :param keyspace: the session's keyspace, which must exist; None for a session without one.
     :raises NotConnected: no node answers, or there is no such keyspace. Nothing is left open then.
+    """
+    cluster = make_cluster(settings)
+    try:
+        return connect(cluster, settings, keyspace)
+    except BaseException:
+        cluster.shutdown()
+        raise
+
+
+def make_cluster(settings: Settings) -> Cluster:
+    """A cluster object that is not connected yet.
+
+    :raises NotConnected: none of the hosts' names has an address.
     """
     try:
         cluster = Cluster(**_cluster_arguments(settings))
@@ -38,6 +85,14 @@ def open_session(settings: Settings, keyspace: str | None) -> Session:
         # The first to try; the driver goes down from here to what the server knows. Its own first try is
         # a version that only DataStax Enterprise has.
         cluster.protocol_version = ProtocolVersion.V5
+    return cluster
+
+
+def connect(cluster: Cluster, settings: Settings, keyspace: str | None) -> Session:
+    """A session on the cluster, which stays open also where this fails.
+
+    :raises NotConnected: no node answers, or there is no such keyspace.
+    """
     try:
         session = cluster.connect()
         if keyspace is not None:
@@ -46,14 +101,11 @@ def open_session(settings: Settings, keyspace: str | None) -> Session:
                 raise NotConnected(f"keyspace {keyspace} does not exist; run: python storage/db_initialize.py")
             session.set_keyspace(keyspace)
         return session
-    except BaseException as error:
+    except NoHostAvailable as error:
         centres = {host.datacenter for host in cluster.metadata.all_hosts() if host.datacenter}
-        cluster.shutdown()
-        if isinstance(error, NoHostAvailable):
-            raise NotConnected(_why_no_host(error, settings, centres)) from error
-        if isinstance(error, DriverException):
-            raise NotConnected(str(error)) from error
-        raise
+        raise NotConnected(_why_no_host(error, settings, centres)) from error
+    except DriverException as error:
+        raise NotConnected(str(error)) from error
 
 
 def _why_no_host(error: NoHostAvailable, settings: Settings, centres: set[str]) -> str:
@@ -70,6 +122,10 @@ def _cluster_arguments(settings: Settings) -> dict[str, Any]:
         consistency_level=ConsistencyLevel.name_to_value[settings.cassandra_consistency_level],
         serial_consistency_level=ConsistencyLevel.name_to_value[settings.cassandra_serial_consistency_level],
         request_timeout=settings.request_timeout,
+        # Only for statements that are marked idempotent, as the driver sees to.
+        speculative_execution_policy=ConstantSpeculativeExecutionPolicy(settings.cassandra_speculative_delay, 1)
+        if settings.cassandra_speculative_delay
+        else None,
         row_factory=tuple_factory,
     )
     arguments: dict[str, Any] = {

@@ -28,7 +28,7 @@ from cassandra.protocol import ConfigurationException, SyntaxException
 
 from settings import Settings, settings_or_exit
 from storage import sample_data
-from storage.db_connect import NotConnected, open_session
+from storage.db_connect import NotConnected, cluster_context, session_context
 
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 
@@ -83,18 +83,15 @@ def initialize(settings: Settings, samples: bool = True, say: Callable[[str], No
     :raises InitializeError: with what the user must do.
     """
     try:
-        session = open_session(settings, None)
+        with cluster_context(settings) as cluster, session_context(cluster, settings, None) as session:
+            create_keyspace(session, settings, say)
+            session.set_keyspace(settings.cassandra_keyspace)
+            migrate(session, say)
+            if samples:
+                insert_samples(session, say)
     except NotConnected as error:
         where = "Astra DB" if settings.astra else f"{','.join(settings.cassandra_hosts)}:{settings.cassandra_port}"
         raise InitializeError(f"Cassandra at {where} can't be reached: {error}.") from error
-    try:
-        create_keyspace(session, settings, say)
-        session.set_keyspace(settings.cassandra_keyspace)
-        migrate(session, say)
-        if samples:
-            insert_samples(session, say)
-    finally:
-        session.cluster.shutdown()
 
 
 def create_keyspace(session: Session, settings: Settings, say: Callable[[str], None]) -> None:

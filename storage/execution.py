@@ -6,14 +6,17 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 from cassandra import ConsistencyLevel
 from cassandra.cluster import ResponseFuture, Session
 from cassandra.policies import FallthroughRetryPolicy
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement, Statement
 
-from storage.errors import ConsistencyRefused, Kind, StorageError, StorageTimeout, translate
+import metrics
+from storage.errors import ConsistencyRefused, Kind, StorageTimeout, translate
 
 Row = tuple[Any, ...]
 
@@ -56,6 +59,34 @@ class QueryOptions:
         if left <= 0:
             raise StorageTimeout("The deadline has passed.")
         return left
+
+
+class Stream(Iterator[list[Row]]):
+    """Pages of rows, fetched as they are asked for, in a context that ends the fetching.
+
+    :ivar closed: it has been closed; what is asked for then is not fetched.
+    """
+
+    def __init__(self, pages: Generator[list[Row]]) -> None:
+        self._pages = pages
+        self.closed = False
+
+    def __next__(self) -> list[Row]:
+        """:raises StorageError: a page can't be had, also after others could."""
+        return next(self._pages)
+
+    def close(self) -> None:
+        """Fetches no more: the page that is on its way is the last."""
+        self.closed = True
+        self._pages.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class Page(NamedTuple):
@@ -102,20 +133,23 @@ def execute(
     statement: Statement,
     options: QueryOptions,
     *,
+    name: str,
     kind: Kind = "read",
     paging_state: bytes | None = None,
 ) -> Page:
     """Executes and waits.
 
+    :param name: of the statement, for the metrics.
     :returns: the first page, or the page at `paging_state`; of a write, an empty one or the `[applied]` row.
     :raises StorageError: a subclass that says what happened.
     """
+    timeout = options.remaining()
     started = time.monotonic()
     try:
-        with _translating(statement, kind):
-            return _page(session.execute_async(statement, timeout=options.remaining(), paging_state=paging_state))
+        with translating(kind, statement.is_idempotent):
+            return _page(session.execute_async(statement, timeout=timeout, paging_state=paging_state))
     finally:
-        options.database.seconds += time.monotonic() - started
+        options.database.seconds += metrics.observe_query(name, started)
 
 
 def logged_batch(statements: Sequence[BoundStatement]) -> BatchStatement:
@@ -128,13 +162,20 @@ def logged_batch(statements: Sequence[BoundStatement]) -> BatchStatement:
 
 
 def pages(
-    session: Session, statement: BoundStatement, options: QueryOptions, *, limit: int | None, fetch_size: int
+    session: Session,
+    statement: BoundStatement,
+    options: QueryOptions,
+    *,
+    name: str,
+    limit: int | None,
+    fetch_size: int,
 ) -> Generator[list[Row]]:
     """All rows in pages of `fetch_size`, the next one on its way while the caller deals with this one.
 
     Never more than two pages are in memory. Closing the generator stops the fetching: what is on its way
     by then is the last.
 
+    :param name: of the statement, for the metrics.
     :param limit: rows in all; None for no limit.
     :raises StorageError: from `next()`, also after pages were given out.
     """
@@ -142,7 +183,7 @@ def pages(
     if left == 0:
         return
     statement.fetch_size = fetch_size if left is None else min(fetch_size, left)
-    page = execute(session, statement, options)
+    page = execute(session, statement, options, name=name)
     while True:
         rows = page.rows if left is None else page.rows[:left]
         if left is not None:
@@ -150,25 +191,36 @@ def pages(
         future = None
         if page.paging_state is not None and left != 0:
             statement.fetch_size = fetch_size if left is None else min(fetch_size, left)
-            with _translating(statement):
-                future = session.execute_async(statement, timeout=options.remaining(), paging_state=page.paging_state)
+            timeout = options.remaining()
+            with translating():
+                future = session.execute_async(statement, timeout=timeout, paging_state=page.paging_state)
+                # Its time ends when it comes, and not when the caller has dealt with the page before.
+                answered = partial(_observe_page, name, time.monotonic())
+                future.add_callbacks(answered, answered)
         if rows:
             # A page may be empty with more to come: a filter or tombstones left nothing of it.
             yield rows
         if future is None:
             return
-        with _translating(statement):
+        with translating():
             page = _page(future)
 
 
+def _observe_page(name: str, started: float, result: object) -> None:
+    metrics.observe_query(name, started)
+
+
 @contextmanager
-def _translating(statement: Statement, kind: Kind = "read") -> Iterator[None]:
+def translating(kind: Kind = "read", idempotent: bool = True) -> Iterator[None]:
+    """What the driver raises within becomes a storage error, and is counted.
+
+    :param idempotent: the driver was allowed to send the statement to another node after a failure.
+    """
     try:
         yield
-    except StorageError:
-        raise
     except Exception as error:
-        raise translate(error, kind, statement.is_idempotent) from error
+        metrics.DRIVER_ERRORS.labels(type(error).__name__).inc()
+        raise translate(error, kind, idempotent) from error
 
 
 def _page(future: ResponseFuture) -> Page:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cassandra.cluster import Session
 
 from storage.db_io.statements import Statement, run, stream
-from storage.execution import QueryOptions, Row
+from storage.execution import QueryOptions, Row, Stream
 
 ANIMAL_COLUMNS = ("genus", "species", "image_url", "size_cm", "sightings", "taxonomy")
 
 INSERT_ANIMAL = Statement(
+    "insert_animal",
     "INSERT INTO {keyspace}.animals (genus, species, image_url, size_cm, sightings, taxonomy) "
     "VALUES (?, ?, ?, ?, ?, ?)",
     "write",
 )
 SELECT_ANIMAL = Statement(
+    "select_animal",
     "SELECT genus, species, image_url, size_cm, sightings, taxonomy FROM {keyspace}.animals "
-    "WHERE genus = ? AND species = ?"
+    "WHERE genus = ? AND species = ?",
 )
 SELECT_ANIMALS_BY_GENUS = Statement(
-    "SELECT genus, species, image_url, size_cm, sightings, taxonomy FROM {keyspace}.animals WHERE genus = ?"
+    "select_animals_by_genus",
+    "SELECT genus, species, image_url, size_cm, sightings, taxonomy FROM {keyspace}.animals WHERE genus = ?",
 )
-DELETE_ANIMAL = Statement("DELETE FROM {keyspace}.animals WHERE genus = ? AND species = ?", "write")
+DELETE_ANIMAL = Statement("delete_animal", "DELETE FROM {keyspace}.animals WHERE genus = ? AND species = ?", "write")
 
 
 def store_animal(session: Session, animal: Sequence[Any], options: QueryOptions | None = None) -> None:
@@ -37,9 +40,7 @@ def retrieve_animal(session: Session, genus: str, species: str, options: QueryOp
     return next(iter(run(session, SELECT_ANIMAL, (genus, species), options or QueryOptions()).rows), None)
 
 
-def retrieve_animals_by_genus(
-    session: Session, genus: str, options: QueryOptions | None = None
-) -> Generator[list[Row]]:
+def retrieve_animals_by_genus(session: Session, genus: str, options: QueryOptions | None = None) -> Stream:
     """Pages of the animals of a genus, by species, in the order of `ANIMAL_COLUMNS`."""
     return stream(session, SELECT_ANIMALS_BY_GENUS, (genus,), options or QueryOptions())
 

@@ -9,7 +9,7 @@ from cassandra.cluster import Session
 from storage.db_io.statements import Statement, run
 from storage.execution import QueryOptions
 
-SELECT_RELEASE = Statement("SELECT release_version FROM system.local")
+SELECT_RELEASE = Statement("select_release", "SELECT release_version FROM system.local")
 
 
 class ClusterStatus(NamedTuple):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cassandra.cluster import Session
 
 from storage.db_io.statements import Statement, run, stream
-from storage.execution import QueryOptions, Row
+from storage.execution import QueryOptions, Row, Stream
 
 PLANT_COLUMNS = ("genus", "species", "sightings")
 
-INSERT_PLANT = Statement("INSERT INTO {keyspace}.plants (genus, species, sightings) VALUES (?, ?, ?)", "write")
-SELECT_PLANT = Statement("SELECT genus, species, sightings FROM {keyspace}.plants WHERE genus = ? AND species = ?")
-SELECT_PLANTS_BY_GENUS = Statement("SELECT genus, species, sightings FROM {keyspace}.plants WHERE genus = ?")
-DELETE_PLANT = Statement("DELETE FROM {keyspace}.plants WHERE genus = ? AND species = ?", "write")
+INSERT_PLANT = Statement(
+    "insert_plant", "INSERT INTO {keyspace}.plants (genus, species, sightings) VALUES (?, ?, ?)", "write"
+)
+SELECT_PLANT = Statement(
+    "select_plant", "SELECT genus, species, sightings FROM {keyspace}.plants WHERE genus = ? AND species = ?"
+)
+SELECT_PLANTS_BY_GENUS = Statement(
+    "select_plants_by_genus", "SELECT genus, species, sightings FROM {keyspace}.plants WHERE genus = ?"
+)
+DELETE_PLANT = Statement("delete_plant", "DELETE FROM {keyspace}.plants WHERE genus = ? AND species = ?", "write")
 
 
 def store_plant(session: Session, plant: Sequence[Any], options: QueryOptions | None = None) -> None:
@@ -28,7 +34,7 @@ def retrieve_plant(session: Session, genus: str, species: str, options: QueryOpt
     return next(iter(run(session, SELECT_PLANT, (genus, species), options or QueryOptions()).rows), None)
 
 
-def retrieve_plants_by_genus(session: Session, genus: str, options: QueryOptions | None = None) -> Generator[list[Row]]:
+def retrieve_plants_by_genus(session: Session, genus: str, options: QueryOptions | None = None) -> Stream:
     """Pages of the plants of a genus, by species, in the order of `PLANT_COLUMNS`."""
     return stream(session, SELECT_PLANTS_BY_GENUS, (genus,), options or QueryOptions())
 

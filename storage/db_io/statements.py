@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from contextvars import copy_context
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -18,17 +18,19 @@ from cassandra.cluster import Session
 from cassandra.query import BoundStatement, PreparedStatement
 
 from settings import get_settings
-from storage.errors import Kind, StorageError, StorageTimeout, translate
-from storage.execution import Page, QueryOptions, Row, bind, execute, pages
+from storage.errors import Kind, StorageTimeout
+from storage.execution import Page, QueryOptions, Stream, bind, execute, pages, translating
 
 
 class Statement(NamedTuple):
     """CQL, and what the driver and the error translation must know of it.
 
+    :ivar name: for the metrics: what it does, in lower case.
     :ivar cql: with `{keyspace}` where the keyspace's name goes.
     :ivar idempotent: the caller's wish is fulfilled once, however often this is sent.
     """
 
+    name: str
     cql: str
     kind: Kind = "read"
     idempotent: bool = True
@@ -63,13 +65,10 @@ class PreparedCache:
             return future.result()
         started = time.monotonic()
         try:
-            return future.result(timeout=options.remaining())
-        except StorageError:
-            raise
-        except TimeoutError as error:
-            raise StorageTimeout("Cassandra did not answer before the deadline.") from error
-        except Exception as error:
-            raise translate(error) from error
+            if not wait([future], timeout=options.remaining()).done:
+                raise StorageTimeout("Cassandra did not answer before the deadline.")
+            with translating():
+                return future.result()
         finally:
             options.database.seconds += time.monotonic() - started
 
@@ -118,7 +117,7 @@ def run(
     ready = bound(session, statement, values, options)
     if fetch_size is not None:
         ready.fetch_size = fetch_size
-    return execute(session, ready, options, kind=statement.kind, paging_state=paging_state)
+    return execute(session, ready, options, name=statement.name, kind=statement.kind, paging_state=paging_state)
 
 
 def stream(
@@ -128,9 +127,10 @@ def stream(
     options: QueryOptions,
     limit: int | None = None,
     fetch_size: int = 1000,
-) -> Generator[list[Row]]:
+) -> Stream:
     """Pages of all rows, or of `limit`, each of `fetch_size` rows at the most.
 
     :raises StorageError: from `next()`, also after pages were given out.
     """
-    return pages(session, bound(session, statement, values, options), options, limit=limit, fetch_size=fetch_size)
+    ready = bound(session, statement, values, options)
+    return Stream(pages(session, ready, options, name=statement.name, limit=limit, fetch_size=fetch_size))

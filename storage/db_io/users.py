@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,33 +17,38 @@ from cassandra.cluster import Session
 from settings import get_settings
 from storage.db_io.statements import Statement, bound, run, stream
 from storage.errors import StorageError, StorageTimeout, UserNotFound, VersionConflict
-from storage.execution import Page, QueryOptions, Row, execute, logged_batch
+from storage.execution import Page, QueryOptions, Stream, execute, logged_batch
 
 USER_COLUMNS = ("id", "name", "email", "age", "created_at", "updated_at")
 
 # A new user is written at the first microsecond of 1970, so that no clock can put it after a later transaction.
 # It is not idempotent for the caller: repeating the request makes another user.
 INSERT_USER = Statement(
+    "insert_user",
     "INSERT INTO {keyspace}.users (id, name, email, age, created_at, updated_at, version) "
     "VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP 1",
     "write",
     idempotent=False,
 )
 SELECT_USER = Statement(
-    "SELECT id, name, email, age, created_at, updated_at, version FROM {keyspace}.users WHERE id = ?"
+    "select_user", "SELECT id, name, email, age, created_at, updated_at, version FROM {keyspace}.users WHERE id = ?"
 )
-SELECT_USERS = Statement("SELECT id, name, email, age, created_at, updated_at FROM {keyspace}.users")
+SELECT_USERS = Statement("select_users", "SELECT id, name, email, age, created_at, updated_at FROM {keyspace}.users")
 # With a storage-attached index on age the server uses it; ALLOW FILTERING is for servers that have none.
 SELECT_USERS_BY_AGE = Statement(
-    "SELECT id, name, email, age, created_at, updated_at FROM {keyspace}.users WHERE age >= ? ALLOW FILTERING"
+    "select_users_by_age",
+    "SELECT id, name, email, age, created_at, updated_at FROM {keyspace}.users WHERE age >= ? ALLOW FILTERING",
 )
 UPDATE_USER = Statement(
+    "update_user",
     "UPDATE {keyspace}.users SET name = ?, email = ?, age = ?, updated_at = ?, version = ? WHERE id = ? IF version = ?",
     "lwt",
     idempotent=False,
 )
-DELETE_USER = Statement("DELETE FROM {keyspace}.users WHERE id = ? IF EXISTS", "lwt")
-DELETE_USER_AT_VERSION = Statement("DELETE FROM {keyspace}.users WHERE id = ? IF version = ?", "lwt", idempotent=False)
+DELETE_USER = Statement("delete_user", "DELETE FROM {keyspace}.users WHERE id = ? IF EXISTS", "lwt")
+DELETE_USER_AT_VERSION = Statement(
+    "delete_user_at_version", "DELETE FROM {keyspace}.users WHERE id = ? IF version = ?", "lwt", idempotent=False
+)
 
 
 class User(NamedTuple):
@@ -75,7 +80,7 @@ def create_users(session: Session, users: Iterable[User], options: QueryOptions)
     :raises BatchTooLarge: over the server's limit; nothing is stored.
     """
     inserts = [bound(session, INSERT_USER, user, options) for user in users]
-    execute(session, logged_batch(inserts), options, kind="write")
+    execute(session, logged_batch(inserts), options, name="insert_users", kind="write")
 
 
 def retrieve_user(session: Session, user_id: UUID, options: QueryOptions) -> User | None:
@@ -95,9 +100,7 @@ def retrieve_users_page(
     return run(session, statement, values, options, fetch_size=fetch_size, paging_state=paging_state)
 
 
-def stream_users(
-    session: Session, limit: int, fetch_size: int, min_age: int | None, options: QueryOptions
-) -> Generator[list[Row]]:
+def stream_users(session: Session, limit: int, fetch_size: int, min_age: int | None, options: QueryOptions) -> Stream:
     """Pages of at most `limit` users in all, in the order of `USER_COLUMNS`."""
     statement, values = _users_from_age(min_age)
     return stream(session, statement, values, options, limit=limit, fetch_size=fetch_size)

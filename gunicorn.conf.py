@@ -1,12 +1,32 @@
-"""gunicorn's configuration, from the same settings as the service."""
+"""gunicorn's configuration, from the same settings as the service.
+
+The master imports as little of the service as it can: what it has imported, a worker that is started after SIGHUP
+would have as it was. For the same reason this file, which gunicorn then runs again, takes the settings anew.
+"""
 
 from __future__ import annotations
 
-import logs
-from settings import settings_or_exit
-from storage import db_connect
+import shutil
+import socket
+import struct
+import sys
 
-_settings = settings_or_exit()
+import drain
+
+_before = {name: sys.modules.pop(name, None) for name in ("logs", "settings")}
+
+import logs  # noqa: E402
+import settings  # noqa: E402
+
+try:
+    _settings = settings.get_settings()
+except settings.SettingsError as error:
+    print(error, file=sys.stderr)
+    if _before["settings"] is None:
+        raise SystemExit(2) from None
+    print("The settings stay as they were.", file=sys.stderr)
+    sys.modules["settings"] = settings = _before["settings"]
+    _settings = settings.get_settings()
 
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_host}:{_settings.port}"
@@ -24,20 +44,52 @@ forwarded_allow_ips = ""
 control_socket_disable = True
 logconfig_dict = logs.config(_settings.log_level)
 
+# Before anything imports prometheus-client, which looks for it then.
+_metrics_directory = settings.make_metrics_directory()
+
+
+def when_ready(server):  # type: ignore[no-untyped-def]
+    """Before the first fork."""
+    drain.install(server, _settings.drain_time)
+    for listener in server.LISTENERS:
+        _limit_idle_clients(listener.sock, _settings.client_idle_timeout)
+
+
+def _limit_idle_clients(listener, seconds):  # type: ignore[no-untyped-def]
+    """What is accepted has the listener's time-outs, so that no silent client keeps a thread for ever."""
+    timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+    if listener.family != socket.AF_UNIX and hasattr(socket, "TCP_DEFER_ACCEPT"):
+        # A connection without a first byte takes no thread.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, max(1, int(seconds)))
+
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
     """After the fork, so that each worker has a session of its own; in the background, so that it serves at once."""
+    from metrics import sampler
+    from storage import db_connect
+
     db_connect.start_connecting()
+    sampler.start()
 
 
 def worker_exit(server, worker):  # type: ignore[no-untyped-def]
     """Requests are done by now."""
-    db_connect.shutdown()
+    # Not imported here: gunicorn calls this in the master too, for a worker that it does not find any more.
+    if "storage.db_connect" in sys.modules:
+        sys.modules["storage.db_connect"].shutdown()
 
 
-def post_request(worker, req, environ, resp):  # type: ignore[no-untyped-def]
-    """What this thread logs next is not of this request."""
-    logs.request_id.set("-")
+def child_exit(server, worker):  # type: ignore[no-untyped-def]
+    """In the master: a worker that is gone, however it went, counts in no gauge any more."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)
+
+
+def on_exit(server):  # type: ignore[no-untyped-def]
+    shutil.rmtree(_metrics_directory, ignore_errors=True)
 
 
 def pre_request(worker, req):  # type: ignore[no-untyped-def]
@@ -46,3 +98,8 @@ def pre_request(worker, req):  # type: ignore[no-untyped-def]
     chunked = any(name == "TRANSFER-ENCODING" for name, _ in req.headers)
     if length > _settings.max_body_bytes or chunked:
         req.must_close = True
+
+
+def post_request(worker, req, environ, resp):  # type: ignore[no-untyped-def]
+    """What this thread logs next is not of this request."""
+    logs.request_id.set("-")

@@ -17,6 +17,17 @@ class _RequestId(logging.Filter):
         return True
 
 
+class _IdleClients(logging.Filter):
+    """The socket time-outs of gunicorn.conf.py are an error and a traceback to gunicorn; it is the client's doing."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name == "gunicorn.error" and record.exc_info and isinstance(record.exc_info[1], BlockingIOError):
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            record.msg, record.args = "A client sent or took nothing for too long: its connection is closed.", ()
+            record.exc_info = None
+        return True
+
+
 class _UtcFormatter(logging.Formatter):
     converter = staticmethod(time.gmtime)
     default_msec_format = "%s.%03dZ"
@@ -28,12 +39,16 @@ def config(level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "filters": {"request_id": {"()": _RequestId}},
+        "filters": {"request_id": {"()": _RequestId}, "idle_clients": {"()": _IdleClients}},
         "formatters": {
             "line": {"()": _UtcFormatter, "format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}
         },
         "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]},
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "line",
+                "filters": ["request_id", "idle_clients"],
+            },
         },
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {

@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, exposition
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.openmetrics import exposition as openmetrics
 
 from settings import metrics_directory
 
@@ -30,7 +30,7 @@ _INTERVAL = 1.0
 _registry = CollectorRegistry()
 
 
-def _gauge(name: str, text: str, mode: Literal["livesum", "livemin"] = "livesum") -> Gauge:
+def _gauge(name: str, text: str, mode: Literal["livesum", "livemin", "livemax"] = "livesum") -> Gauge:
     return Gauge(name, text, registry=_registry, multiprocess_mode=mode)
 
 
@@ -57,8 +57,8 @@ QUERY_SECONDS = Histogram(
 DRIVER_ERRORS = Counter("fieldbook_driver_errors", "Exceptions of the Cassandra driver.", ["kind"], registry=_registry)
 DRIVER_CONNECTIONS = _gauge("fieldbook_driver_connections", "Open connections to nodes.")
 DRIVER_IN_FLIGHT = _gauge("fieldbook_driver_requests_in_flight", "Requests on the way on these connections.")
-NODES_UP = _gauge("fieldbook_nodes_up", "Nodes that the driver sees up; of the workers, the lowest.", "livemin")
-NODES_DOWN = _gauge("fieldbook_nodes_down", "Nodes that the driver sees down, summed over the workers.")
+NODES_UP = _gauge("fieldbook_nodes_up", "Nodes seen up, by the worker that sees the fewest.", "livemin")
+NODES_DOWN = _gauge("fieldbook_nodes_down", "Nodes seen down, by the worker that sees the most.", "livemax")
 QUERIES_PER_SECOND = _gauge("fieldbook_queries_per_second", "Over the last 60 seconds.")
 
 STREAMS_OPENED = Counter("fieldbook_streams_opened", "Streams whose first page was had.", ["route"], registry=_registry)
@@ -143,14 +143,10 @@ def collect() -> CollectorRegistry:
     return registry
 
 
-def exposition_text() -> bytes:
-    """In the text format of Prometheus."""
-    return exposition.generate_latest(collect())
-
-
-def openmetrics_text() -> bytes:
-    """In the format of OpenMetrics."""
-    return bytes(openmetrics.generate_latest(collect()))  # type: ignore[no-untyped-call]
+def exposition(media_type: str) -> tuple[str, bytes]:
+    """All of it, with its content type, in the format of Prometheus (`text/plain`) or of OpenMetrics."""
+    generate, content_type = choose_encoder(media_type)
+    return content_type, generate(collect())
 
 
 def summary() -> dict[str, Any]:

@@ -266,6 +266,7 @@ class Home(BaseModel):
     docs: str
     openapi: str
     health: str
+    metrics: str
     resources: dict[str, str]
 
 
@@ -284,6 +285,32 @@ class Health(BaseModel):
 
 class Live(BaseModel):
     status: str
+
+
+class Message(BaseModel):
+    message: str
+
+
+class Latency(BaseModel):
+    """Milliseconds, estimated from a histogram; null before the first."""
+
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+
+
+class Metrics(BaseModel):
+    total_queries: int
+    active_connections: int = Field(description="Open connections to nodes.")
+    queries_per_second: float = Field(description="Over the last 60 seconds.")
+    average_query_time_ms: float
+    errors_count: int = Field(description="Exceptions of the Cassandra driver.")
+    total_requests: int
+    requests_in_flight: int
+    request_latency_ms: Latency
+    query_latency_ms: Latency
+    workers: int
 
 
 class FieldError(BaseModel):

@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from models import Problem
 from problems import PROBLEM_TYPE
-from request_hooks import CONSISTENCY_LEVELS, CSV, JSON, MAX_TIMEOUT, NDJSON, RouteOptions, options_of
+from request_hooks import CONSISTENCY_LEVELS, CSV, HTML, JSON, MAX_TIMEOUT, NDJSON, RouteOptions, options_of
 from settings import get_settings
 
 _REF = "#/components/schemas/{model}"
@@ -28,6 +28,7 @@ _ERRORS = {
     415: "The body is not JSON",
     422: "A value breaks a rule; `errors` names each",
     500: "A fault of the service; its log has the request_id",
+    501: "The server that runs the service can't be stopped from here",
     503: "Cassandra can't be reached, or too many requests are in flight",
     504: "Cassandra did not answer in time. A write may have been applied",
 }
@@ -76,6 +77,7 @@ def answers(
     many: bool = False,
     stream: bool = False,
     headers: tuple[str, ...] = (),
+    text: tuple[str, ...] = (),
     html: bool = False,
 ) -> dict[int | str, Any]:
     """The `responses` of a route. Those that every route has are added by :func:`document`.
@@ -84,6 +86,7 @@ def answers(
     :param many: the body is an array of `model`.
     :param stream: it is to be had as NDJSON and CSV too.
     :param headers: of the success response, by their names in this module.
+    :param text: media types as which it is to be had besides.
     :param html: it is to be had as a page too.
     """
     success: dict[str, Any] = {"description": "Done", "headers": {name: _RESPONSE_HEADERS[name] for name in headers}}
@@ -93,10 +96,9 @@ def answers(
         if many:
             schema = {"type": "array", "items": schema}
         success["content"] = {JSON: {"schema": schema}}
-    if stream:
-        success["content"] |= {media_type: {"schema": {"type": "string"}} for media_type in (NDJSON, CSV)}
-    if html:
-        success.setdefault("content", {})["text/html"] = {"schema": {"type": "string"}}
+    more = (*text, *((NDJSON, CSV) if stream else ()), *((HTML,) if html else ()))
+    for media_type in more:
+        success.setdefault("content", {})[media_type] = {"schema": {"type": "string"}}
     return {status: success, **{error: _error(error) for error in errors}}
 
 

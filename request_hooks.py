@@ -17,6 +17,7 @@ from werkzeug.exceptions import NotAcceptable, ServiceUnavailable
 from werkzeug.http import parse_accept_header
 
 import logs
+import metrics
 from operators import require_operator
 from overload import InFlight
 from problems import RETRY_AFTER, InvalidInput
@@ -31,6 +32,8 @@ NDJSON = "application/x-ndjson"
 CSV = "text/csv"
 HTML = "text/html"
 STREAM_TYPES = (JSON, NDJSON, CSV)
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 CONSISTENCY_LEVELS = ("ONE", "TWO", "THREE", "QUORUM", "ALL", "LOCAL_QUORUM", "EACH_QUORUM", "LOCAL_ONE")
 MAX_TIMEOUT = 60.0
@@ -90,6 +93,8 @@ def register(app: Flask, settings: Settings) -> None:
     """Adds the hooks to `app`."""
     in_flight = InFlight(app.wsgi_app, settings.in_flight_limit)
     app.wsgi_app = in_flight  # type: ignore[method-assign]
+    metrics.sampler.add(metrics.IN_FLIGHT, lambda: in_flight.count)
+    metrics.sampler.add(metrics.IN_FLIGHT_LIMIT, lambda: in_flight.limit)
 
     def before() -> None:
         _identify()
@@ -101,6 +106,7 @@ def register(app: Flask, settings: Settings) -> None:
         if route.operators_only(settings):
             require_operator()
         if route.bounded and not in_flight.enter(request.environ):
+            metrics.REFUSED.inc()
             raise ServiceUnavailable("Too many requests are in flight.", retry_after=RETRY_AFTER)
         g.options = _options(settings, route)
         if route.produces and request.method != "DELETE":
@@ -163,6 +169,11 @@ def _after(response: Response) -> Response:
     if "produces" in g and len(g.produces) > 1:
         response.vary.add("Accept")
     response.headers["Server-Timing"] = f"db;dur={database * 1000:.2f}, app;dur={(elapsed - database) * 1000:.2f}"
+    # Whoever makes up methods and paths makes up no new time series.
+    method = request.method if request.method in _METHODS else "other"
+    route = request.url_rule.rule if request.url_rule else "none"
+    metrics.REQUESTS.labels(route, method, response.status_code).inc()
+    metrics.REQUEST_SECONDS.labels(route, method).observe(elapsed)
     # Quoted, so that a line break in a URL makes no second log line; without the query, which may hold secrets.
     path = quote(request.path, safe="/@:+,")
     log.info("%s %s %d %.1f ms", request.method, path, response.status_code, elapsed * 1000)

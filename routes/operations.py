@@ -12,9 +12,12 @@ from typing import Any, cast
 import orjson
 from flask import Response, current_app, g, render_template, request, send_from_directory, url_for
 from flask_openapi3 import APIBlueprint, OpenAPI, Tag
+from werkzeug.exceptions import NotImplemented as NotImplementedByServer
 
+import metrics
 import models
 import openapi
+from drain import can_stop, draining, stop
 from openapi import answers
 from request_hooks import HTML, JSON, route_options
 from routes.answers import Answer
@@ -26,6 +29,8 @@ VERSION = "0.1.0"
 
 # Seconds in which /health answers in any case.
 _HEALTH_TIMEOUT = 1.5
+
+METRICS_TYPES = (JSON, "text/plain", "application/openmetrics-text")
 
 _SWAGGER_UI = str(files("flask_swagger_ui") / "dist")
 
@@ -42,6 +47,7 @@ def home() -> Answer:
         "docs": url_for("operations.docs"),
         "openapi": url_for("operations.openapi_json"),
         "health": url_for("operations.health"),
+        "metrics": url_for("operations.get_metrics"),
         "resources": {
             "animals": url_for("animals.list_animals", genus="Vulpes"),
             "plants": url_for("plants.list_plants", genus="Quercus"),
@@ -59,7 +65,7 @@ def home() -> Answer:
 )
 @route_options(session=False, bounded=False)
 def health() -> Answer:
-    """Whether Cassandra can be queried. Answers within 2 seconds."""
+    """Whether Cassandra can be queried, and the instance is not about to stop. Answers within 2 seconds."""
     limit = time.monotonic() + _HEALTH_TIMEOUT
     # Whether Cassandra works, and not whether this request's level does.
     options = replace(g.options, deadline=min(g.options.deadline, limit), consistency_level=None)
@@ -67,7 +73,10 @@ def health() -> Answer:
     try:
         session = db_connect.get_session(options.remaining())
         nodes = db_io.count_nodes(session)
-        return _health("healthy", "connected", db_io.retrieve_cluster_status(session, options)), 200
+        nodes = db_io.retrieve_cluster_status(session, options)
+        if draining():
+            return _health("draining", "connected", nodes), 503
+        return _health("healthy", "connected", nodes), 200
     except StorageError as error:
         if isinstance(error, StorageTimeout) and g.options.deadline < limit and "X-Request-Timeout" in request.headers:
             raise
@@ -89,6 +98,26 @@ def _health(status: str, cassandra: str, nodes: db_io.ClusterStatus) -> dict[str
 def live() -> Answer:
     """Whether the process serves. Asks nobody else."""
     return {"status": "alive"}
+
+
+@operations.get("/metrics", responses=answers(200, models.Metrics, text=METRICS_TYPES[1:]))
+@route_options(produces=METRICS_TYPES, session=False, bounded=False)
+def get_metrics() -> Answer:
+    """What was counted, over all workers: a summary in JSON, or all of it for Prometheus."""
+    if g.media_type == JSON:
+        return metrics.summary()
+    content_type, text = metrics.exposition(g.media_type)
+    return Response(text, content_type=content_type)
+
+
+@operations.post("/shutdown", responses=answers(202, models.Message, 501))
+@route_options(session=False, bounded=False, operators="everywhere")
+def shutdown() -> Answer:
+    """Drain and stop this instance, all its workers. For operators."""
+    if not can_stop():
+        raise NotImplementedByServer("The server that runs this service can't be stopped from here.")
+    stop()
+    return {"message": "Shutdown initiated: /health says 503 now; what is in flight is finished."}, 202
 
 
 @operations.get("/openapi.json", responses={200: {"description": "This document", "content": {JSON: {}}}})

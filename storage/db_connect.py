@@ -21,6 +21,7 @@ from cassandra.policies import (
 )
 from cassandra.query import tuple_factory
 
+import metrics
 from settings import Settings, get_settings
 from storage.errors import StorageUnavailable
 
@@ -211,6 +212,16 @@ class _Connector:
                 session.cluster.shutdown()
                 return
 
+    def pools(self) -> list[dict[str, Any]]:
+        """What the driver tells of its connections, a node each."""
+        session = self.session
+        return list(session.get_pool_state().values()) if session else []
+
+    def hosts(self, *, up: bool) -> int:
+        """Nodes that the driver sees up, or down."""
+        session = self.session
+        return sum(1 for host in session.cluster.metadata.all_hosts() if bool(host.is_up) is up) if session else 0
+
     def stop(self) -> None:
         with self._changed:
             self._stopped = True
@@ -258,5 +269,9 @@ def _after_fork_in_child() -> None:
     _connector = _Connector()
 
 
+metrics.sampler.add(metrics.DRIVER_CONNECTIONS, lambda: sum(pool["open_count"] for pool in _connector.pools()))
+metrics.sampler.add(metrics.DRIVER_IN_FLIGHT, lambda: sum(sum(pool["in_flights"]) for pool in _connector.pools()))
+metrics.sampler.add(metrics.NODES_UP, lambda: _connector.hosts(up=True))
+metrics.sampler.add(metrics.NODES_DOWN, lambda: _connector.hosts(up=False))
 os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(shutdown)

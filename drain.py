@@ -1,0 +1,58 @@
+"""The end of an instance, in two phases: first it only says that it will end, then it finishes what is in flight.
+
+gunicorn's master closes its listeners as soon as it handles SIGTERM. A load balancer that has not looked at /health
+since would send requests to nobody, so the handling is put off for the first phase.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import signal
+from typing import Any
+
+log = logging.getLogger("fieldbook.drain")
+
+# One byte of memory that the master shares with every worker that it forks: 1 while the instance drains.
+_shared = mmap.mmap(-1, 1)
+_master: int | None = None
+
+
+def draining() -> bool:
+    """Whether the instance has been asked to stop."""
+    return _shared[0] == 1
+
+
+def can_stop() -> bool:
+    """Whether this process is a worker of a gunicorn that drains."""
+    return _master is not None and os.getppid() == _master
+
+
+def stop() -> None:
+    """Asks the master of this worker to drain and stop, all its workers with it."""
+    os.kill(os.getppid(), signal.SIGTERM)
+
+
+def install(arbiter: Any, seconds: float) -> None:
+    """In gunicorn's master, before it forks: puts the handling of the first SIGTERM off. A second one ends the wait.
+
+    :param arbiter: gunicorn's `Arbiter`, whose main loop calls `handle_term`.
+    :param seconds: of the first phase; 0 for none.
+    """
+    global _master
+    _master = os.getpid()
+    stop_now = arbiter.handle_term
+
+    def handle_term() -> None:
+        first = not draining()
+        _shared[0] = 1
+        if not first or not seconds:
+            stop_now()
+            return
+        log.info("Draining: /health says 503 from now on; the stop is in %g s, or with the next SIGTERM.", seconds)
+        # Through the queue of signals, for only the main loop may stop the workers.
+        signal.signal(signal.SIGALRM, lambda number, frame: arbiter.signal(signal.SIGTERM, frame))
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    arbiter.handle_term = handle_term

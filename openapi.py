@@ -21,6 +21,7 @@ _ERRORS = {
     401: "No token, or another than the operator's",
     403: "Not an operator",
     404: "There is none",
+    409: "The first request with this Idempotency-Key is still at work",
     406: "None of the media types that the client accepts",
     408: "The body stopped coming",
     412: "It has changed since, or is gone",
@@ -62,6 +63,10 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "X-Consistency-Level-of-writes": {
         "description": "Instead of the default. Of a lightweight transaction, the level of the commit.",
         "schema": {"type": "string", "enum": [*CONSISTENCY_LEVELS, "ANY"]},
+    },
+    "Idempotency-Key": {
+        "description": "Your name for what is created. A repeat within 24 hours gets the first answer again.",
+        "schema": {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$"},
     },
     "If-Match": {"description": "Only if it is at this version (an `ETag`).", "schema": {"type": "string"}},
     "If-None-Match": {"description": "Only if it is at another version.", "schema": {"type": "string"}},
@@ -105,7 +110,7 @@ def answers(
 def _error(status: int) -> dict[str, Any]:
     if status == 304:
         return {"description": _ERRORS[304], "headers": {"ETag": _RESPONSE_HEADERS["ETag"]}}
-    names = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}.get(status, ())
+    names = {401: ("WWW-Authenticate",), 409: ("Retry-After",), 503: ("Retry-After",)}.get(status, ())
     headers = {name: _RESPONSE_HEADERS[name] for name in names}
     content = {PROBLEM_TYPE: {"schema": {"$ref": _REF.format(model=Problem.__name__)}}}
     return {"description": _ERRORS[status], "headers": headers, "content": content}
@@ -158,6 +163,8 @@ def _complete(operation: dict[str, Any], method: str, route: RouteOptions) -> No
         headers[2] = "X-Consistency-Level-of-writes"
     if "412" in responses:
         headers.append("If-Match")
+    if "409" in responses:
+        headers.append("Idempotency-Key")
     if "304" in responses:
         headers.append("If-None-Match")
     parameters = operation.setdefault("parameters", [])

@@ -16,6 +16,8 @@ from werkzeug.http import HTTP_STATUS_CODES
 from storage.errors import (
     BatchTooLarge,
     ConsistencyRefused,
+    KeyBusy,
+    KeyReused,
     PagingStateRefused,
     StorageError,
     StorageTimeout,
@@ -118,7 +120,8 @@ def _storage(error: StorageError) -> Response:
     match error:
         case StorageUnavailable():
             log.warning("503: %s%s", error, _cause(error))
-            return problem(503, str(error), {"Retry-After": str(RETRY_AFTER)} if error.safe_to_retry else None)
+            safe = error.safe_to_retry or "idempotency_key" in g
+            return problem(503, str(error), {"Retry-After": str(RETRY_AFTER)} if safe else None)
         case StorageTimeout():
             log.warning("504: %s%s", error, _cause(error))
             detail = str(error)
@@ -129,6 +132,10 @@ def _storage(error: StorageError) -> Response:
             return _invalid(InvalidInput.at("header", "X-Consistency-Level", str(error)))
         case BatchTooLarge():
             return problem(413, str(error))
+        case KeyBusy():
+            return problem(409, str(error), {"Retry-After": str(RETRY_AFTER)})
+        case KeyReused():
+            return _invalid(InvalidInput.at("header", "Idempotency-Key", str(error)))
         case PagingStateRefused():
             return problem(400, str(error))
         case UserNotFound():

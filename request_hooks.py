@@ -122,6 +122,8 @@ def register(app: Flask, settings: Settings) -> None:
 def _identify() -> None:
     g.started = time.monotonic()
     given = request.headers.get("X-Request-ID", "")
+    # Until there is sign-in, all are one caller.
+    g.caller = "anonymous"
     g.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4())
     logs.request_id.set(g.request_id)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Callable, Container, Sequence
+from hashlib import sha256
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
+import orjson
 from flask import Response, g, request
 from flask_openapi3 import APIBlueprint, Tag
 from werkzeug.datastructures import ETags
@@ -17,6 +19,7 @@ import models
 import paging
 from models import NewUser, UserBatch, UserChanges, UserListQuery, UserPageQuery, UserPath, UserStreamQuery
 from openapi import answers
+from problems import InvalidInput
 from request_hooks import STREAM_TYPES, route_options
 from routes.answers import Answer, location
 from storage import db_io
@@ -27,15 +30,16 @@ users = APIBlueprint("users", __name__, abp_tags=[Tag(name="users")])
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
 # What a compressing proxy adds to an ETag: nginx a W/ before it (which ETags leaves out), Apache and others a suffix.
 _PROXY_SUFFIX = re.compile(r"[-;:](gzip|br|zstd|deflate)$")
 
 
-@users.post("/users", responses=answers(201, models.User, headers=("Location", "ETag")))
+@users.post("/users", responses=answers(201, models.User, 409, headers=("Location", "ETag")))
 def post_user(body: NewUser) -> Answer:
-    """Create a user."""
-    user = db_io.new_user(body.model_dump())
-    db_io.create_user(g.session, user, g.options)
+    """Create a user; with an `Idempotency-Key`, once for all repeats within 24 hours."""
+    (user,) = _create([body], lambda users: db_io.create_user(g.session, users[0], g.options))
     return _document(user), 201, {**location("users.get_user", id=str(user.id)), **_etag(user)}
 
 
@@ -74,11 +78,10 @@ def page_users(query: UserPageQuery) -> Answer:
     }
 
 
-@users.post("/users/batch", responses=answers(201, models.UsersCreated))
+@users.post("/users/batch", responses=answers(201, models.UsersCreated, 409))
 def post_users(body: UserBatch) -> Answer:
     """Create 1 to 100 users, all or none. Not isolated: a reader may see a part of them meanwhile."""
-    created = [db_io.new_user(user.model_dump()) for user in body.root]
-    db_io.create_users(g.session, created, g.options)
+    created = _create(body.root, lambda users: db_io.create_users(g.session, users, g.options))
     return {"created": len(created), "users": [_document(user) for user in created]}, 201
 
 
@@ -111,6 +114,21 @@ def delete_user(path: UserPath) -> Answer:
     """Delete a user, if there is one; with `If-Match`, only at that version."""
     db_io.delete_user(g.session, _uuid(path.id), _versions("If-Match", request.if_match), g.options)
     return "", 204
+
+
+def _create(bodies: list[NewUser], create: Callable[[Sequence[db_io.User]], None]) -> Sequence[db_io.User]:
+    created = [db_io.new_user(body.model_dump()) for body in bodies]
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        create(created)
+        return created
+    if not _KEY.fullmatch(key):
+        raise InvalidInput.at("header", "Idempotency-Key", "Input should be 1 to 255 visible ASCII characters")
+    # What was understood and not how it was written: the same users in other spacing are the same request.
+    body = orjson.dumps([user.model_dump() for user in bodies], option=orjson.OPT_SORT_KEYS)
+    scope = f"{g.caller} {request.method} {request.url_rule}"
+    g.idempotency_key = db_io.IdempotencyKey(scope, key, sha256(body).digest())
+    return db_io.create_users_once(g.session, g.idempotency_key, created, create, g.options)
 
 
 def _update(user_id: str, changes: dict[str, Any]) -> Answer:

@@ -71,6 +71,14 @@ class VersionConflict(StorageError):
     """The user is not, or no longer, at a version that the caller named."""
 
 
+class KeyBusy(StorageError):
+    """The first request with this idempotency key is still at work."""
+
+
+class KeyReused(StorageError):
+    """This idempotency key was used for something else."""
+
+
 # Source: native_protocol_v5.spec, section 8. The driver has no class for it.
 CAS_WRITE_UNKNOWN = 0x1700
 

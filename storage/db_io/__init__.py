@@ -8,6 +8,7 @@ from storage.db_io.animals import (
     store_animal,
 )
 from storage.db_io.cluster import ClusterStatus, count_nodes, paging_scope, retrieve_cluster_status
+from storage.db_io.idempotency import IdempotencyKey
 from storage.db_io.plants import PLANT_COLUMNS, delete_plant, retrieve_plant, retrieve_plants_by_genus, store_plant
 from storage.db_io.statements import prepared_cache
 from storage.db_io.users import (
@@ -15,6 +16,7 @@ from storage.db_io.users import (
     User,
     create_user,
     create_users,
+    create_users_once,
     delete_user,
     new_user,
     retrieve_user,

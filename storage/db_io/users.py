@@ -12,9 +12,11 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
+import orjson
 from cassandra.cluster import Session
 
 from settings import get_settings
+from storage.db_io.idempotency import IdempotencyKey, claim_key, finish_key, release_key
 from storage.db_io.statements import Statement, bound, run, stream
 from storage.errors import StorageError, StorageTimeout, UserNotFound, VersionConflict
 from storage.execution import Page, QueryOptions, Stream, execute, logged_batch
@@ -81,6 +83,48 @@ def create_users(session: Session, users: Iterable[User], options: QueryOptions)
     """
     inserts = [bound(session, INSERT_USER, user, options) for user in users]
     execute(session, logged_batch(inserts), options, name="insert_users", kind="write")
+
+
+def create_users_once(
+    session: Session,
+    key: IdempotencyKey,
+    users: Sequence[User],
+    create: Callable[[Sequence[User]], None],
+    options: QueryOptions,
+) -> Sequence[User]:
+    """Stores users under an idempotency key.
+
+    They are written with their ids, versions and times at the first microsecond of 1970, as every new user is: a
+    second time changes nothing, also where they were changed or deleted since.
+
+    :param create: stores users.
+    :returns: the users, or those of the first request with this key.
+    :raises KeyBusy: that one is still at work.
+    :raises KeyReused: it had another body.
+    """
+    claim = claim_key(session, key, orjson.dumps([list(user) for user in users]).decode(), options)
+    promised = [_from_json(fields) for fields in orjson.loads(claim.answer)]
+    if claim.finished:
+        return promised
+    try:
+        create(promised)
+    except StorageError:
+        with suppress(StorageError):
+            release_key(session, key, claim, options)
+        raise
+    with suppress(StorageError):
+        finish_key(session, key, claim, options)
+    return promised
+
+
+def _from_json(fields: list[Any]) -> User:
+    user = User(*fields)
+    return user._replace(
+        id=UUID(fields[0]),
+        created_at=datetime.fromisoformat(fields[4]),
+        updated_at=datetime.fromisoformat(fields[5]),
+        version=UUID(fields[6]),
+    )
 
 
 def retrieve_user(session: Session, user_id: UUID, options: QueryOptions) -> User | None:

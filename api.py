@@ -6,59 +6,20 @@ import logging.config
 from typing import Any
 
 import orjson
-from flask import Request, Response
+from flask import Response
 from flask.json.provider import JSONProvider
 from flask_openapi3 import Info, OpenAPI
-from werkzeug.exceptions import (
-    BadRequest,
-    ClientDisconnected,
-    HTTPException,
-    RequestEntityTooLarge,
-    RequestTimeout,
-    UnsupportedMediaType,
-)
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import logs
 import paging
 import problems
 import request_hooks
+from request_body import FieldbookRequest
 from routes import BLUEPRINTS
 from routes.operations import VERSION
 from settings import get_settings
 from streaming import JSON_OPTIONS
-
-
-class FieldbookRequest(Request):
-    """A request whose body is JSON or an error."""
-
-    def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
-        """:raises UnsupportedMediaType: another content type (415).
-        :raises RequestTimeout: it stopped coming (408).
-        :raises RequestEntityTooLarge: over the limit (413).
-        :raises BadRequest: broken JSON (400); NaN and lone surrogates are no JSON.
-        """
-        if self.mimetype != "application/json":
-            raise UnsupportedMediaType("The body must be application/json.")
-        try:
-            data = self.get_data(cache=cache)
-        except ClientDisconnected as error:
-            if isinstance(error.__context__, BlockingIOError):
-                # The socket's time-out, which gunicorn.conf.py has set.
-                raise RequestTimeout("The body stopped coming.") from error
-            raise
-        except HTTPException:
-            raise
-        except Exception as error:
-            # Whatever the server raises when the body is not framed as it should be.
-            raise BadRequest("The body could not be read.") from error
-        # Werkzeug reads a body without a length up to the limit, and says nothing of the rest.
-        if self.max_content_length is not None and len(data) >= self.max_content_length:
-            raise RequestEntityTooLarge("The body is too large.")
-        try:
-            return orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise BadRequest(f"The body is not JSON: {error}") from None
 
 
 class OrjsonProvider(JSONProvider):

@@ -114,6 +114,13 @@ def service(environment: dict[str, str], log: Path, *arguments: str, healthy: bo
             process.wait()
 
 
+def raw_request(port: int, version: str, path: str) -> socket.socket:
+    """A connection on which a GET was sent, for tests that read its answer in their own way, or not."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.sendall(f"GET {path} HTTP/{version}\r\nHost: localhost\r\n\r\n".encode())
+    return connection
+
+
 class Wire:
     """A TCP relay to Cassandra: the server behind it is real, the network between can fail.
 

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import signal
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from settings import Settings
 from storage import db_connect, db_initialize, db_io
 from storage.db_io.users import SELECT_USERS_BY_AGE
 from storage.execution import QueryOptions
-from tests.support import Service, Wire, wait_for
+from tests.support import Service, Wire, raw_request, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -196,12 +195,6 @@ def test_a_fault_midway_cuts_the_connection(wired: Service, wire: Wire, accept: 
     assert body
     assert not body.endswith(b"]")
     assert "stream /users/stream cut after" in wired.log_text()
-
-
-def raw_request(port: int, version: str, path: str) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
-    connection.sendall(f"GET {path} HTTP/{version}\r\nHost: localhost\r\n\r\n".encode())
-    return connection
 
 
 def test_http_1_0_gets_a_whole_body_or_a_reset(wired: Service, wire: Wire) -> None:

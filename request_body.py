@@ -1,0 +1,103 @@
+"""A request's body: JSON within its size, its deadline and the client's idle time, or an error that says which."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import orjson
+from flask import Request, g
+from werkzeug.exceptions import (
+    BadRequest,
+    ClientDisconnected,
+    HTTPException,
+    RequestEntityTooLarge,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
+
+# Seconds between two looks for bodies that are late.
+_INTERVAL = 0.2
+
+
+class FieldbookRequest(Request):
+    """A request whose body is JSON or an error."""
+
+    def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
+        """:raises UnsupportedMediaType: another content type (415).
+        :raises RequestTimeout: it stopped coming, or is not there at the deadline (408).
+        :raises RequestEntityTooLarge: over the limit (413).
+        :raises BadRequest: broken JSON (400); NaN and lone surrogates are no JSON.
+        """
+        if self.mimetype != "application/json":
+            raise UnsupportedMediaType("The body must be application/json.")
+        deadline = g.options.deadline
+        try:
+            with _late_bodies.ended(self.environ.get("gunicorn.socket"), deadline):
+                data = self.get_data(cache=cache)
+        except ClientDisconnected as error:
+            # The socket's time-out, which gunicorn.conf.py has set, is a BlockingIOError.
+            if isinstance(error.__context__, BlockingIOError) or (deadline and time.monotonic() >= deadline):
+                raise RequestTimeout("The body did not come in time.") from error
+            raise
+        except HTTPException:
+            raise
+        except Exception as error:
+            # Whatever the server raises when the body is not framed as it should be.
+            raise BadRequest("The body could not be read.") from error
+        # Werkzeug reads a body without a length up to the limit, and says nothing of the rest.
+        if self.max_content_length is not None and len(data) >= self.max_content_length:
+            raise RequestEntityTooLarge("The body is too large.")
+        try:
+            return orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise BadRequest(f"The body is not JSON: {error}") from None
+
+
+class _LateBodies:
+    """Ends bodies that are still coming at their deadline.
+
+    A socket's own time-out begins anew with each byte, so a client that sends one now and then would never be late.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._expected: dict[int, tuple[float, socket.socket]] = {}
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def ended(self, connection: socket.socket | None, deadline: float | None) -> Iterator[None]:
+        """What the block reads from the connection has an end at the deadline (of `time.monotonic()`)."""
+        if connection is None or deadline is None:
+            yield
+            return
+        number = id(connection)
+        with self._lock:
+            self._expected[number] = (deadline, connection)
+            if self._thread is None:
+                # Made with the first body, and so after the fork.
+                self._thread = threading.Thread(target=self._run, name="late-bodies", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._expected.pop(number, None)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_INTERVAL)
+            now = time.monotonic()
+            with self._lock:
+                late = [connection for deadline, connection in self._expected.values() if deadline <= now]
+                # Within the lock, for after it the connection may be another request's.
+                for connection in late:
+                    with suppress(OSError):
+                        connection.shutdown(socket.SHUT_RD)
+
+
+_late_bodies = _LateBodies()

@@ -1,0 +1,197 @@
+"""Metrics: what all workers did, whichever of them is asked."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from tests.support import USER, Service, Wire, raw_request, wait_for
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def samples(running: Service) -> Samples:
+    text = running.client.get("/metrics", headers={"Accept": "text/plain"}).text
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in parse(text)
+        for sample in family.samples
+    }
+
+
+def value(running: Service, name: str, **labels: str) -> float:
+    """The sum of all samples of that name that have these labels."""
+    return sum(
+        number
+        for (found, has), number in samples(running).items()
+        if found == name and labels.items() <= dict(has).items()
+    )
+
+
+def requests_by_new_connections(running: Service, count: int, path: str) -> None:
+    """Each on a connection of its own, so that every worker gets some."""
+
+    def one(_: int) -> None:
+        assert httpx.get(f"{running.client.base_url}{path}", timeout=30).status_code == 200
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(count)))
+
+
+def test_all_workers_are_counted(start: Callable[..., Service]) -> None:
+    """Requests and queries of both workers add up exactly, in the summary and for Prometheus."""
+    running = start({"WEB_CONCURRENCY": "2"})
+    before = running.client.get("/metrics").json()
+    requests_by_new_connections(running, 60, "/plant/Quercus/robur")
+    busy = [line for line in running.log_text().splitlines() if "GET /plant/Quercus/robur 200" in line]
+    assert len(busy) == 60
+    after = running.client.get("/metrics").json()
+    assert after["total_queries"] - before["total_queries"] == 60
+    labels = {"route": "/plant/<genus>/<species>", "method": "GET", "status": "200"}
+    assert value(running, "fieldbook_requests_total", **labels) == 60
+    assert value(running, "fieldbook_query_duration_seconds_count", statement="select_plant") == 60
+    assert after["workers"] == value(running, "fieldbook_workers") == 2
+    assert after["active_connections"] == 2
+    assert value(running, "fieldbook_nodes_up") == 1
+    assert value(running, "fieldbook_requests_in_flight_limit") == 24
+
+
+def test_the_summary(live: Service) -> None:
+    """Every field of the contract, with values that fit each other."""
+    for _ in range(20):
+        live.client.get("/plant/Quercus/robur")
+    summary = live.client.get("/metrics").json()
+    assert summary["total_queries"] >= 20
+    assert summary["average_query_time_ms"] > 0
+    assert summary["errors_count"] >= 0
+    for latencies in (summary["request_latency_ms"], summary["query_latency_ms"]):
+        assert 0 < latencies["p50"] <= latencies["p90"] <= latencies["p95"] <= latencies["p99"]
+
+
+def test_queries_per_second(start: Callable[..., Service]) -> None:
+    """The rate is the number of queries over the time that the service has run, up to a minute."""
+    began = time.monotonic()
+    running = start({"WEB_CONCURRENCY": "1"})
+    started = time.monotonic()
+    for _ in range(100):
+        running.client.get("/plant/Quercus/robur")
+    at_least = 100 / (time.monotonic() - began)
+    rate = running.client.get("/metrics").json()["queries_per_second"]
+    # A look at the gauges may lie between the start and the first query.
+    assert at_least * 0.8 <= rate <= 110 / (time.monotonic() - started) * 2
+
+
+def test_formats(live: Service) -> None:
+    """JSON unless the client asks for one of Prometheus' two formats, each parsed by its own parser."""
+    assert live.client.get("/metrics").headers["Content-Type"] == "application/json"
+    text = live.client.get("/metrics", headers={"Accept": "text/plain"})
+    assert text.headers["Content-Type"].startswith("text/plain; version=")
+    names = {family.name for family in parse(text.text)}
+    prometheus = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.2"
+    openmetrics = live.client.get("/metrics", headers={"Accept": prometheus})
+    assert openmetrics.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert {family.name for family in parse_openmetrics(openmetrics.text)} <= names
+    assert live.client.get("/metrics", headers={"Accept": "image/png"}).status_code == 406
+
+
+def test_made_up_paths_and_methods_make_no_series(live: Service) -> None:
+    """Nobody can fill the memory of a Prometheus by asking for what is not there."""
+    for number in range(5):
+        live.client.request(f"M{number}", f"/nowhere/{number}")
+        live.client.get(f"/plant/Genus{number}/x")
+    routes = {dict(labels).get("route", "") for _, labels in samples(live)}
+    methods = {dict(labels).get("method", "GET") for _, labels in samples(live)}
+    assert not [route for route in routes if re.search(r"nowhere|Genus", route)]
+    assert methods <= {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
+
+
+def test_a_dead_worker_leaves_the_gauges_and_stays_in_the_counters(start: Callable[..., Service]) -> None:
+    """What a killed worker did was done; what it had open is not open any more."""
+    running = start({"WEB_CONCURRENCY": "2"})
+    requests_by_new_connections(running, 40, "/plant/Quercus/robur")
+    killed = running.workers()[0]
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: len(set(running.workers()) - {killed}) == 2, what="a new worker")
+    running.client.close()
+    running.client = httpx.Client(base_url=running.client.base_url, timeout=30)
+    wait_for(lambda: value(running, "fieldbook_workers") == 2, what="two workers")
+    assert wait_for(lambda: running.client.get("/metrics").json()["active_connections"] == 2, what="two connections")
+    assert value(running, "fieldbook_requests_total", route="/plant/<genus>/<species>") == 40
+
+
+def test_streams(
+    start: Callable[..., Service], wire: Wire, keyspace: str, add_users: Callable[[str, int], None]
+) -> None:
+    """Each stream is counted when it opens, and by how it ended: finished, cut, or left by its client."""
+    add_users(keyspace, 30_000)
+    running = start({"CASSANDRA_KEYSPACE": keyspace, "CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1"})
+    path = "/users/stream?limit=30000"
+
+    def ended(outcome: str) -> float:
+        return value(running, "fieldbook_streams_ended_total", route="/users/stream", outcome=outcome)
+
+    assert len(running.client.get(path).json()) == 30_000
+    assert ended("finished") == 1
+    with raw_request(running.port, "1.1", path) as connection:
+        connection.recv(1000)
+    wait_for(lambda: ended("left") == 1, what="a stream that was left")
+    errors = running.client.get("/metrics").json()["errors_count"]
+    with pytest.raises(httpx.RemoteProtocolError), running.client.stream("GET", path) as response:
+        for number, _ in enumerate(response.iter_raw()):
+            if number == 0:
+                wire.cut()
+    wait_for(lambda: ended("cut") == 1, what="a stream that was cut")
+    assert value(running, "fieldbook_streams_opened_total", route="/users/stream") == 3
+    assert running.client.get("/metrics").json()["errors_count"] > errors
+    assert value(running, "fieldbook_driver_errors_total") > errors
+
+
+def test_errors_are_counted_by_kind(start: Callable[..., Service], wire: Wire) -> None:
+    """The kind is the driver's own name for what went wrong."""
+    running = start({"CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1"})
+    assert running.client.get("/plant/Quercus/robur").status_code == 200
+    wire.hold(1.0)
+    late = running.client.get("/plant/Quercus/robur", headers={"X-Request-Timeout": "0.3"})
+    assert late.status_code == 504
+    assert value(running, "fieldbook_driver_errors_total", kind="OperationTimedOut") == 1
+
+
+def test_in_flight_is_seen_while_it_lasts(start: Callable[..., Service], wire: Wire) -> None:
+    """The gauge shows requests that wait for Cassandra, and goes back when they are answered."""
+    running = start({"CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1"})
+    assert running.client.post("/users", json=USER).status_code == 201
+    wire.hold()
+    with ThreadPoolExecutor(5) as pool:
+        url = f"{running.client.base_url}/users"
+        waiting = [pool.submit(httpx.post, url, json=USER, timeout=30) for _ in range(5)]
+        wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 5, what="five in flight")
+        wire.release()
+        assert [request.result().status_code for request in waiting] == [201] * 5
+    wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 0, what="none in flight")
+
+
+def test_the_directory_goes_with_the_master(start: Callable[..., Service], tmp_path: Path) -> None:
+    """It is made by the master, for itself, kept over SIGHUP, and removed at the end."""
+    running = start({"TMPDIR": str(tmp_path)})
+    (directory,) = tmp_path.glob("fieldbook-metrics-*")
+    requests_by_new_connections(running, 10, "/plant/Quercus/robur")
+    old = set(running.workers())
+    running.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: not old & set(running.workers()), what="new workers")
+    assert list(tmp_path.glob("fieldbook-metrics-*")) == [directory]
+    running.client.close()
+    running.client = httpx.Client(base_url=running.client.base_url, timeout=30)
+    assert value(running, "fieldbook_requests_total", route="/plant/<genus>/<species>") == 10
+    running.process.terminate()
+    assert running.process.wait(timeout=40) == 0
+    assert not directory.exists()

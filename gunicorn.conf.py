@@ -31,7 +31,7 @@ except settings.SettingsError as error:
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_host}:{_settings.port}"
 workers = _settings.web_concurrency
-worker_class = "gthread"
+worker_class = "gunicorn_worker.Worker"
 threads = _settings.gunicorn_threads
 keepalive = 75
 graceful_timeout = 30

@@ -36,12 +36,16 @@ class FieldbookRequest(Request):
         if self.mimetype != "application/json":
             raise UnsupportedMediaType("The body must be application/json.")
         deadline = g.options.deadline
+
+        def late() -> bool:
+            return deadline is not None and time.monotonic() >= deadline
+
         try:
             with _late_bodies.ended(self.environ.get("gunicorn.socket"), deadline):
                 data = self.get_data(cache=cache)
         except ClientDisconnected as error:
             # The socket's time-out, which gunicorn.conf.py has set, is a BlockingIOError.
-            if isinstance(error.__context__, BlockingIOError) or (deadline and time.monotonic() >= deadline):
+            if isinstance(error.__context__, BlockingIOError) or late():
                 raise RequestTimeout("The body did not come in time.") from error
             raise
         except HTTPException:
@@ -49,6 +53,8 @@ class FieldbookRequest(Request):
         except Exception as error:
             # Whatever the server raises when the body is not framed as it should be.
             raise BadRequest("The body could not be read.") from error
+        if late() and len(data) < (self.content_length or 0):
+            raise RequestTimeout("The body did not come in time.")
         # Werkzeug reads a body without a length up to the limit, and says nothing of the rest.
         if self.max_content_length is not None and len(data) >= self.max_content_length:
             raise RequestEntityTooLarge("The body is too large.")

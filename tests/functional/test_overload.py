@@ -99,11 +99,11 @@ def test_a_stream_holds_its_slot_to_the_end(
     start: Callable[..., Service], keyspace: str, add_users: Callable[[str, int], None]
 ) -> None:
     """A stream is in flight until its last byte is sent or its client is gone, not only until its first page."""
-    add_users(keyspace, 60_000)
+    add_users(keyspace, 40_000)
     running = start(
         {"WEB_CONCURRENCY": "1", "GUNICORN_THREADS": "4", "MAX_REQUESTS_IN_FLIGHT": "1", "CASSANDRA_KEYSPACE": keyspace}
     )
-    with raw_request(running.port, "1.1", "/users/stream?limit=60000") as connection:
+    with raw_request(running.port, "1.1", "/users/stream?limit=40000") as connection:
         connection.recv(1000)
         assert get(running, "/users").status_code == 503
     wait_for(lambda: get(running, "/users").status_code == 200, what="a free slot")
@@ -222,9 +222,9 @@ def test_a_client_that_takes_nothing(
     start: Callable[..., Service], keyspace: str, add_users: Callable[[str, int], None]
 ) -> None:
     """A stream whose client stops reading is cut; its slot is free again, and it counts as left by the client."""
-    add_users(keyspace, 60_000)
+    add_users(keyspace, 40_000)
     running = start(IDLE | {"CASSANDRA_KEYSPACE": keyspace})
-    with raw_request(running.port, "1.1", "/users/stream?limit=60000") as connection:
+    with raw_request(running.port, "1.1", "/users/stream?limit=40000") as connection:
         connection.recv(1000)
         wait_for(lambda: in_flight(running) == 0, what="the end of the stream")
         assert "the client left" in running.log_text()

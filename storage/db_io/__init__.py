@@ -8,6 +8,15 @@ from storage.db_io.animals import (
     store_animal,
 )
 from storage.db_io.cluster import ClusterStatus, count_nodes, paging_scope, retrieve_cluster_status
+from storage.db_io.diagnostics import (
+    MISSING_TABLE,
+    DiagnosticRow,
+    diagnostic_rows,
+    query_missing_table,
+    stream_diagnostics,
+    stream_diagnostics_by_age,
+    stream_diagnostics_failing,
+)
 from storage.db_io.plants import PLANT_COLUMNS, delete_plant, retrieve_plant, retrieve_plants_by_genus, store_plant
 from storage.db_io.statements import prepared_cache
 from storage.db_io.users import (
@@ -18,6 +27,7 @@ from storage.db_io.users import (
     delete_user,
     new_user,
     retrieve_user,
+    retrieve_users_concurrently,
     retrieve_users_page,
     stream_users,
     update_user,

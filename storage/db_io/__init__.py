@@ -7,12 +7,19 @@ from storage.db_io.animals import (
     retrieve_animals_by_genus,
     store_animal,
 )
-from storage.db_io.cluster import ClusterStatus, count_nodes, paging_scope, retrieve_cluster_status
+from storage.db_io.cluster import (
+    ClusterStatus,
+    count_nodes,
+    paging_scope,
+    retrieve_cluster_status,
+    retrieve_release_version,
+)
 from storage.db_io.diagnostics import (
     MISSING_TABLE,
     DiagnosticRow,
     diagnostic_rows,
     query_missing_table,
+    retrieve_users_concurrently,
     stream_diagnostics,
     stream_diagnostics_by_age,
     stream_diagnostics_failing,
@@ -27,7 +34,6 @@ from storage.db_io.users import (
     delete_user,
     new_user,
     retrieve_user,
-    retrieve_users_concurrently,
     retrieve_users_page,
     stream_users,
     update_user,

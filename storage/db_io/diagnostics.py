@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
@@ -13,8 +14,9 @@ from cassandra.query import SimpleStatement
 
 from settings import get_settings
 from storage.db_io.statements import Statement, bound, stream
+from storage.db_io.users import SELECT_USER
 from storage.errors import StorageError
-from storage.execution import QueryOptions, Stream, execute, logged_batch, translating
+from storage.execution import Page, QueryOptions, Stream, execute, execute_concurrently, logged_batch
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +70,14 @@ def diagnostic_rows(session: Session, rows: Sequence[DiagnosticRow], options: Qu
         yield run_id
     except BaseException:
         # What failed may be the deadline: nobody waits for this.
-        try:
-            with translating("write"):
-                session.execute_async(delete)
-        except StorageError as error:
-            log.warning("The rows of run %s stay until their time is over: %s", run_id, error)
+        session.execute_async(delete).add_errback(partial(_stay, run_id))
         raise
     if not session.is_shutdown:
         execute(session, delete, options, name=DELETE_DIAGNOSTICS.name, kind="write")
+
+
+def _stay(run_id: UUID, error: Exception) -> None:
+    log.warning("The rows of run %s stay until their time is over: %s", run_id, error)
 
 
 def stream_diagnostics(session: Session, run_id: UUID, fetch_size: int, options: QueryOptions) -> Stream:
@@ -96,6 +98,17 @@ def stream_diagnostics_failing(session: Session, run_id: UUID, fetch_size: int, 
     :raises StorageError: at once, where the server knows no arithmetic.
     """
     return stream(session, SELECT_DIAGNOSTICS_FAILING, (run_id,), options, fetch_size=fetch_size)
+
+
+def retrieve_users_concurrently(
+    session: Session, user_ids: Sequence[UUID], options: QueryOptions
+) -> list[Page | StorageError]:
+    """For each id the page with its user, if there is one, or what went wrong; all are asked for at once.
+
+    :raises StorageTimeout: the deadline has passed.
+    """
+    queries = [bound(session, SELECT_USER, (user_id,), options) for user_id in user_ids]
+    return execute_concurrently(session, queries, options, name=SELECT_USER.name)
 
 
 def query_missing_table(session: Session, options: QueryOptions) -> None:

@@ -17,7 +17,7 @@ from cassandra.cluster import Session
 from settings import get_settings
 from storage.db_io.statements import Statement, bound, run, stream
 from storage.errors import StorageError, StorageTimeout, UserNotFound, VersionConflict
-from storage.execution import Page, QueryOptions, Stream, execute, execute_concurrently, logged_batch
+from storage.execution import Page, QueryOptions, Stream, execute, logged_batch
 
 USER_COLUMNS = ("id", "name", "email", "age", "created_at", "updated_at")
 
@@ -87,17 +87,6 @@ def retrieve_user(session: Session, user_id: UUID, options: QueryOptions) -> Use
     """The user, or None."""
     rows = run(session, SELECT_USER, (user_id,), options).rows
     return User(*rows[0]) if rows else None
-
-
-def retrieve_users_concurrently(
-    session: Session, user_ids: Sequence[UUID], options: QueryOptions
-) -> list[Page | StorageError]:
-    """For each id the page with its user, if there is one, or what went wrong; all are asked for at once.
-
-    :raises StorageTimeout: the deadline has passed.
-    """
-    queries = [bound(session, SELECT_USER, (user_id,), options) for user_id in user_ids]
-    return execute_concurrently(session, queries, options, name=SELECT_USER.name)
 
 
 def retrieve_users_page(

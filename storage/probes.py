@@ -1,7 +1,8 @@
 """The diagnostics: probes of the session, streams and cluster that this process works with.
 
-Each does what it is named by for real, and then looks: whatever it says of the session it has asked the session. Cassandra
-not answering is no finding but an error, as in every other request; a session that can no longer be used is a finding.
+Each does what it is named by for real, and then looks: whatever it says of the session it has asked the session.
+That Cassandra does not answer is no finding but an error, as in every other request; that the session can no longer be
+used is a finding.
 """
 
 from __future__ import annotations

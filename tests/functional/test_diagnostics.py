@@ -87,7 +87,7 @@ def test_queries_are_sent_at_once_or_one_by_one(client: FlaskClient, running: Se
     assert client.get("/performance/sync?requests=50").status_code == 200
     assert most == 1
     assert client.get("/performance/async?requests=500").status_code == 200
-    assert most > 50
+    assert most > 10
 
 
 @pytest.mark.parametrize("path", ["/performance/async", "/performance/sync"])
@@ -147,7 +147,7 @@ def test_slow_query_ends_at_the_deadline(live: Service) -> None:
     """A deadline within the five seconds is answered 504, when it comes."""
     started = time.monotonic()
     assert_problem(live.client.get("/slow_query", headers={"X-Request-Timeout": "1"}), 504)
-    assert 1 <= time.monotonic() - started < 1.5
+    assert 1 <= time.monotonic() - started < 2
 
 
 def test_long_running_query(start: Callable[..., Service]) -> None:
@@ -233,7 +233,7 @@ def test_cassandra_hangs(behind: Service, wire: Wire) -> None:
             started = time.monotonic()
             response = behind.client.request(method, path, headers={"X-Request-Timeout": "0.3"})
             assert_problem(response, 504)
-            assert 0.3 <= time.monotonic() - started < 0.8, path
+            assert 0.3 <= time.monotonic() - started < 1.3, path
         assert behind.client.get(STATUS).json()["session_open"]
         wire.release()
         wait_for(behind.healthy, what="health")

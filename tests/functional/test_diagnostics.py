@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +17,11 @@ from flask.testing import FlaskClient
 
 from local_cassandra.node import free_port
 from settings import Settings
-from storage import db_connect
+from storage import db_connect, execution
 from storage.db_io import DiagnosticRow, diagnostic_rows, diagnostics
 from storage.db_io.statements import Statement, bound
+from storage.db_io.users import SELECT_USER
+from storage.errors import StorageTimeout
 from storage.execution import QueryOptions
 from tests.functional.test_errors import assert_problem
 from tests.support import Service, Wire, rows_left, wait_for
@@ -128,6 +131,42 @@ def test_sync_counts_errors(behind: Service, wire: Wire) -> None:
     assert response.status_code == 200, response.text
     assert response.json()["requests"] == 1000
     assert 0 < response.json()["errors"] < 1000
+
+
+def test_sync_past_the_deadline(behind: Service, wire: Wire) -> None:
+    """Queries that time out at the deadline are no errors of theirs: the request is answered 504."""
+    assert behind.client.get("/performance/sync?requests=1").status_code == 200
+    before = wire.bytes_to_client
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(behind.client.get, "/performance/sync?requests=1000", headers={"X-Request-Timeout": "3"})
+        wait_for(lambda: wire.bytes_to_client > before + 1000, what="the first answers")
+        wire.hold()
+        assert_problem(asked.result(), 504)
+
+
+class Alternating:
+    """Sends every second statement by another session."""
+
+    def __init__(self, *sessions: Session) -> None:
+        self._sessions = itertools.cycle(sessions)
+
+    def execute_async(self, *arguments: Any, **options: Any) -> Any:
+        return next(self._sessions).execute_async(*arguments, **options)
+
+
+def test_async_past_the_deadline(running: Session, settings: Settings, wire: Wire) -> None:
+    """The same holds where half of the queries, all sent at once, were answered in time."""
+    options = QueryOptions(deadline=time.monotonic() + 10)
+    queries = [bound(running, SELECT_USER, (uuid4(),), options) for _ in range(20)]
+    other = settings.model_copy(update={"cassandra_port": wire.port})
+    with db_connect.cluster_context(other) as cluster, db_connect.session_context(cluster, other, None) as held:
+        both = Alternating(running, held)
+        assert len(execution.execute_concurrently(both, queries, options, name="probe")) == 20
+        wire.hold()
+        options.deadline = time.monotonic() + 0.5
+        with pytest.raises(StorageTimeout, match="deadline has passed"):
+            execution.execute_concurrently(both, queries, options, name="probe")
+        wire.release()
 
 
 # --- slow queries ------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from flask.testing import FlaskClient
 
 from local_cassandra.node import free_port
 from settings import Settings
-from storage import db_connect, execution
+from storage import db_connect, execution, probes
 from storage.db_io import DiagnosticRow, diagnostic_rows, diagnostics
 from storage.db_io.statements import Statement, bound
 from storage.db_io.users import SELECT_USER
@@ -186,6 +186,14 @@ def test_slow_query_ends_at_the_deadline(live: Service) -> None:
     """A deadline within the five seconds is answered 504, when it comes."""
     started = time.monotonic()
     assert_problem(live.client.get("/slow_query", headers={"X-Request-Timeout": "1"}), 504)
+    assert 1 <= time.monotonic() - started < 2
+
+
+def test_a_pause_ends_at_the_deadline(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also between two reads nobody waits beyond the deadline."""
+    monkeypatch.setattr(probes, "_PACE", 4)
+    started = time.monotonic()
+    assert client.get("/slow_query", headers={"X-Request-Timeout": "1"}).status_code == 504
     assert 1 <= time.monotonic() - started < 2
 
 

@@ -17,6 +17,7 @@ import problems
 import request_hooks
 from request_body import FieldbookRequest
 from routes import BLUEPRINTS
+from routes.diagnostics import diagnostics
 from routes.operations import VERSION
 from settings import get_settings
 from streaming import JSON_OPTIONS
@@ -54,7 +55,8 @@ def create_app() -> OpenAPI:
     problems.register(app)
     request_hooks.register(app, settings)
     for blueprint in BLUEPRINTS:
-        app.register_api(blueprint)
+        if blueprint is not diagnostics or settings.has_diagnostics:
+            app.register_api(blueprint)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, hops, hops, hops, x_prefix=hops)  # type: ignore[method-assign]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 from flask_openapi3 import OpenAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -122,7 +123,10 @@ def document(app: OpenAPI) -> dict[str, Any]:
     for path, operations in spec["paths"].items():
         for method, operation in operations.items():
             _complete(operation, method, options_of(_view(app, path, method)))
-    _, definitions = models_json_schema([(model, "serialization") for model in _models], ref_template=_REF)
+    # Not those of routes that are not registered.
+    paths = orjson.dumps(spec["paths"]).decode()
+    used = [model for model in _models if f'"{_REF.format(model=model.__name__)}"' in paths]
+    _, definitions = models_json_schema([(model, "serialization") for model in used], ref_template=_REF)
     # Bodies were put there by flask-openapi3, as they come in.
     spec["components"]["schemas"] = definitions["$defs"] | spec["components"]["schemas"]
     spec["components"]["schemas"].pop("ValidationErrorModel", None)

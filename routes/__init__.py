@@ -3,6 +3,7 @@
 from flask_openapi3 import APIBlueprint
 
 from routes.animals import animals
+from routes.diagnostics import diagnostics
 from routes.operations import operations
 from routes.plants import plants
 from routes.users import users
@@ -12,4 +13,5 @@ BLUEPRINTS: tuple[APIBlueprint, ...] = (
     animals,
     plants,
     users,
+    diagnostics,
 )

@@ -251,6 +251,11 @@ def get_session(timeout: float | None = None) -> Session:
     return _connector.get(timeout)
 
 
+def current_session() -> Session | None:
+    """The session that this process has now, without waiting for one."""
+    return _connector.session
+
+
 def start_connecting() -> None:
     """Begins to connect and returns at once, so that the first request need not wait."""
     _connector.start()

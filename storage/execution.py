@@ -16,7 +16,7 @@ from cassandra.policies import FallthroughRetryPolicy
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement, Statement
 
 import metrics
-from storage.errors import ConsistencyRefused, Kind, StorageTimeout, translate
+from storage.errors import ConsistencyRefused, Kind, StorageError, StorageTimeout, translate
 
 Row = tuple[Any, ...]
 
@@ -152,6 +152,37 @@ def execute(
         options.database.seconds += metrics.observe_query(name, started)
 
 
+def execute_concurrently(
+    session: Session, statements: Sequence[Statement], options: QueryOptions, *, name: str
+) -> list[Page | StorageError]:
+    """Sends all statements, which only read, before it waits for the first.
+
+    :param name: of the statements, for the metrics.
+    :returns: for each statement its first page, or what went wrong with it.
+    :raises StorageTimeout: the deadline has passed.
+    """
+    started = time.monotonic()
+    try:
+        waiting: list[ResponseFuture | StorageError] = []
+        for statement in statements:
+            timeout = options.remaining()
+            try:
+                with translating():
+                    future = session.execute_async(statement, timeout=timeout)
+            except StorageError as error:
+                waiting.append(error)
+                continue
+            answered = partial(_observe_page, name, time.monotonic())
+            future.add_callbacks(answered, answered)
+            waiting.append(future)
+        results = [sent if isinstance(sent, StorageError) else _page_or_error(sent) for sent in waiting]
+        # Also when the driver gave up at the deadline, what failed is the request.
+        options.remaining()
+        return results
+    finally:
+        options.database.seconds += time.monotonic() - started
+
+
 def logged_batch(statements: Sequence[BoundStatement]) -> BatchStatement:
     """All or none of the statements, at the consistency level of the first, never sent twice."""
     batch = BatchStatement(BatchType.LOGGED, _NEVER_RETRY, statements[0].consistency_level)
@@ -226,6 +257,14 @@ def translating(kind: Kind = "read", idempotent: bool = True) -> Iterator[None]:
 def _page(future: ResponseFuture) -> Page:
     result = future.result()
     return Page(list(result.current_rows or ()), result.paging_state)
+
+
+def _page_or_error(future: ResponseFuture) -> Page | StorageError:
+    try:
+        with translating():
+            return _page(future)
+    except StorageError as error:
+        return error
 
 
 def _replicas(session: Session, keyspace: str) -> int | None:

@@ -197,3 +197,8 @@ class Wire:
                 target.sendall(data)
         with suppress(OSError):
             target.shutdown(socket.SHUT_RDWR)
+
+
+def rows_left(session: Any, settings: Settings) -> list[Any]:
+    """The time to live, in seconds, of each row in the diagnostics' table."""
+    return list(session.execute(f"SELECT TTL(name) FROM {settings.cassandra_keyspace}.diagnostics"))

@@ -50,6 +50,7 @@ def test_storage_knows_no_http() -> None:
         "wsgi",
         "routes",
         "models",
+        "models_diagnostics",
         "problems",
         "request_hooks",
         "streaming",

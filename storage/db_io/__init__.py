@@ -7,7 +7,23 @@ from storage.db_io.animals import (
     retrieve_animals_by_genus,
     store_animal,
 )
-from storage.db_io.cluster import ClusterStatus, count_nodes, paging_scope, retrieve_cluster_status
+from storage.db_io.cluster import (
+    ClusterStatus,
+    count_nodes,
+    paging_scope,
+    retrieve_cluster_status,
+    retrieve_release_version,
+)
+from storage.db_io.diagnostics import (
+    MISSING_TABLE,
+    DiagnosticRow,
+    diagnostic_rows,
+    query_missing_table,
+    retrieve_users_concurrently,
+    stream_diagnostics,
+    stream_diagnostics_by_age,
+    stream_diagnostics_failing,
+)
 from storage.db_io.idempotency import IdempotencyKey
 from storage.db_io.plants import PLANT_COLUMNS, delete_plant, retrieve_plant, retrieve_plants_by_genus, store_plant
 from storage.db_io.statements import prepared_cache

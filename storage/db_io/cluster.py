@@ -24,8 +24,13 @@ def retrieve_cluster_status(session: Session, options: QueryOptions) -> ClusterS
 
     :raises StorageError: when no node answers in time.
     """
-    run(session, SELECT_RELEASE, (), options)
+    retrieve_release_version(session, options)
     return count_nodes(session)
+
+
+def retrieve_release_version(session: Session, options: QueryOptions) -> str:
+    """Cassandra's version, as the node that answers says it."""
+    return run(session, SELECT_RELEASE, (), options).rows[0][0]
 
 
 def paging_scope(session: Session) -> str:

@@ -38,6 +38,9 @@ def test_answers_are_documented(start: Callable[..., Service], keyspace: str, tm
             ",".join(CHECKS),
             "--max-examples",
             "40",
+            # They are slow on purpose; each answer takes seconds.
+            "--exclude-path-regex",
+            "^/(slow|long_running)_query$",
             "--generation-deterministic",
             "--no-color",
         ],

@@ -56,6 +56,7 @@ def start_with(variables: dict[str, str], *command: str) -> subprocess.Completed
         ({"WEB_CONCURRENCY": "0"}, "WEB_CONCURRENCY"),
         ({"SECRET_KEY": "short"}, "SECRET_KEY"),
         ({"APP_ENV": "production"}, "SECRET_KEY"),
+        ({"APP_ENV": "production", "SECRET_KEY": "x" * 16, "DIAGNOSTICS": "1"}, "OPERATOR_TOKEN"),
         ({"APP_ENV": "staging"}, "APP_ENV"),
         ({"CASSANDRA_RECONNECT_MIN": "20"}, "CASSANDRA_RECONNECT_MIN"),
     ],

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,9 @@ DEFAULTS = Timing(heartbeat_interval=5, heartbeat_timeout=5, reconnect_min=0.5, 
 SHORT = Timing(heartbeat_interval=1, heartbeat_timeout=2, reconnect_min=0.5, reconnect_max=3, connect_timeout=3)
 
 KEYSPACE = "faults"
+# Problems of a kind that are printed; all of them are in the directory of the logs.
+SHOWN = 3
+PROBLEMS = "problems.txt"
 
 SHORT_SCENARIOS = (
     ("kill -9 a node, bring it back", faults.kill_node),
@@ -82,6 +86,7 @@ def main() -> None:
         sys.exit(1)
     finally:
         _explain(lines)
+        _keep_logs(lines, directory)
     failed = [line for line in lines if line.failed]
     print(f"{len(lines)} rows, {len(failed)} failed, {time.monotonic() - began:.0f} s")
     if failed:
@@ -139,12 +144,26 @@ def _add(lines: list[Line], line: Line) -> None:
 
 
 def _explain(lines: list[Line]) -> None:
-    """Below the table: what proves that each fault happened, and every problem with its requests."""
+    """Below the table: what proves that each fault happened, and some problems of each kind, with their requests."""
     for line in lines:
         _say(f"\n{line.fault}: {line.verdict}")
-        for text in (*line.facts, *(f"FAILED: {problem}" for problem in line.problems)):
+        for text in line.facts:
             _say(f"  {text}")
+        kinds = Counter(problem.partition(":")[0] for problem in line.problems)
+        for kind, count in kinds.items():
+            _say(f"  FAILED: {count} x {kind}")
+            for problem in [problem for problem in line.problems if problem.partition(":")[0] == kind][:SHOWN]:
+                _say(f"    {problem}")
     _say("")
+
+
+def _keep_logs(lines: list[Line], directory: Path) -> None:
+    """All problems, in full, beside the logs; what else the nodes have left is of no use to anybody."""
+    problems = [f"{line.fault}: {problem}\n" for line in lines for problem in line.problems]
+    (directory / PROBLEMS).write_text("".join(problems))
+    for part in directory.glob("node*/*"):
+        if part.is_dir() and part.name != "conf":
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _say(text: str) -> None:

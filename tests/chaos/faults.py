@@ -10,10 +10,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import httpx
+from cassandra import DriverException, Unavailable
 from cassandra.cluster import Session
+from cassandra.policies import FallthroughRetryPolicy
 from cassandra.protocol import ExecuteMessage, PreparedQueryNotFound
-from cassandra.query import PreparedStatement
+from cassandra.query import PreparedStatement, SimpleStatement
 
+from local_cassandra.node import Node
 from tests.chaos.history import Operation
 from tests.chaos.load import Load
 from tests.chaos.probe import Probe
@@ -44,6 +47,7 @@ class Fault:
 
     :ivar ended: nothing more is done from then on; the time to recover is counted from here.
     :ivar down_until: one node was down, or paused, from the beginning until then.
+    :ivar convicted: when the other nodes themselves had taken it for down; None if they had not by then.
     :ivar excuses: whether it explains that this request failed; what fails after the end is for the recovery.
     :ivar facts: what proves that it really happened, for the last lines of the report.
     """
@@ -51,6 +55,7 @@ class Fault:
     began: float
     ended: float = 0.0
     down_until: float | None = None
+    convicted: float | None = None
     excuses: Callable[[Operation], bool] = lambda operation: True
     facts: list[str] = field(default_factory=list)
 
@@ -61,6 +66,7 @@ def kill_node(target: Target) -> Fault:
     fault = Fault(time.monotonic())
     target.ring.kill(node)
     _wait_for_mark(target, fault)
+    _wait_for_conviction(target, fault, [other for other in target.ring.nodes if other is not node])
     target.load.wait_for_acknowledged(2 * PHASE)
     fault.down_until = time.monotonic()
     node.start()
@@ -146,7 +152,10 @@ def add_column(target: Target) -> Fault:
     """A column more in the users' table."""
     with ExitStack() as stack:
         sessions = [stack.enter_context(target.ring.session(node)) for node in target.ring.nodes]
-        return _alter(target, sessions, [f"ALTER TABLE {target.keyspace}.users ADD nickname text"])
+        fault = _alter(target, sessions, [f"ALTER TABLE {target.keyspace}.users ADD nickname text"])
+    # A node that has not heard of the column yet refuses reads that ask for it: the service may pass that on, in time.
+    fault.excuses = lambda operation: operation.status in (503, 504)
+    return fault
 
 
 def _alter(target: Target, sessions: list[Session], statements: list[str]) -> Fault:
@@ -196,3 +205,28 @@ def _wait_for_mark(target: Target, fault: Fault) -> None:
     limit = target.timing.mark + 10
     at = wait_for(lambda: target.probe.marked_down(fault.began), limit, "a node marked down by all workers")
     fault.facts.append(f"all workers saw the node down {at - fault.began:.1f} s after the beginning")
+
+
+def _wait_for_conviction(target: Target, fault: Fault, others: list[Node]) -> None:
+    """Returns when the other nodes have taken the node for down, by their own failure detector.
+
+    They have when they refuse a read at `ALL` at once. It takes them longer than the driver, which sees its connections
+    closed: about 20 s. Until then a coordinator writes the log of a batch to both other nodes, reads a range from the
+    dead one, and waits in vain.
+    """
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(target.ring.session(node)) for node in others]
+        wait_for(lambda: all(_refuses(session, target.keyspace) for session in sessions), 90, "a conviction")
+    fault.convicted = time.monotonic()
+    fault.facts.append(f"the other nodes took it for down {fault.convicted - fault.began:.1f} s after the beginning")
+
+
+def _refuses(session: Session, keyspace: str) -> bool:
+    select = f"SELECT id FROM {keyspace}.users WHERE id = 00000000-0000-0000-0000-000000000000"
+    try:
+        session.execute(SimpleStatement(select, retry_policy=FallthroughRetryPolicy()), timeout=1)
+    except Unavailable:
+        return True
+    except DriverException:
+        return False
+    return False

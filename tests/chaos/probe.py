@@ -65,12 +65,13 @@ class Probe:
 
     def _run(self) -> None:
         while not self._stop.wait(INTERVAL):
-            began = time.monotonic()
             workers = self._service.workers()
             for gone in set(self._connections) - set(workers):
                 self._connections.pop(gone).close()
             self._reach(workers)
-            self.sights.append(Sight(began, {pid: self._ask(pid) for pid in workers}))
+            seen = {pid: self._ask(pid) for pid in workers}
+            # The time after the last answer: before it, somebody may not have known yet.
+            self.sights.append(Sight(time.monotonic(), seen))
         for connection in self._connections.values():
             connection.close()
 

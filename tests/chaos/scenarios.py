@@ -87,6 +87,11 @@ def _wait_until_quiet(target: Target, history: History, done: Fault, first: int)
     raise AssertionError(f"no quiet {QUIET:.0f} s came within {target.timing.recovery + PATIENCE:.0f} s after the end")
 
 
+def _needs_conviction(operation: Operation) -> bool:
+    """Where a coordinator waits for a dead node until it knows, whatever the driver knows: docs/faults.md."""
+    return operation.kind.startswith(("POST /users/batch", "GET /users/stream"))
+
+
 def _hold_to_bounds(line: Line, target: Target, operations: list[Operation], done: Fault) -> None:
     errors = [operation for operation in operations if operation.failed]
     # 500 is for what nobody expected, and a fault is expected.
@@ -100,8 +105,14 @@ def _hold_to_bounds(line: Line, target: Target, operations: list[Operation], don
         mark = min(filter(None, [seen, done.began + target.timing.mark]))
         if seen is None or seen > done.began + target.timing.mark + 1:
             line.problems.append(f"not marked down within {target.timing.mark:.1f} s")
-        late = [operation for operation in errors if mark <= operation.started < done.down_until]
+        convicted = done.convicted or done.down_until
+        after = [operation for operation in errors if mark <= operation.started < done.down_until]
+        late = [operation for operation in after if operation.started >= convicted or not _needs_conviction(operation)]
         line.after_mark = len(late)
+        line.facts.append(
+            f"{len(after) - len(late)} batches and range reads failed after the mark, but before the other nodes took "
+            "it for down"
+        )
         line.problems += [f"with one node down and known to be: {operation}" for operation in late]
         alive = sum(mark <= operation.started < done.down_until for operation in operations)
         line.facts.append(f"{alive} operations began while the node was down and marked so")

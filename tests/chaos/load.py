@@ -28,7 +28,7 @@ from tests.support import wait_for
 
 USER_KEYS = {"id", "name", "email", "age", "created_at", "updated_at"}
 # Seconds between two requests of a client, on average: enough for a steady load, and a machine that keeps up.
-THINK = 0.03
+THINK = 0.06
 # Seconds for which a request with an Idempotency-Key is repeated; more than any fault lasts.
 REPEAT_LIMIT = 60.0
 # Over the service's own deadline of 10 s, so that no request is still at work when its client has given up.

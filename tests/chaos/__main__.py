@@ -23,6 +23,7 @@ from tests.chaos.load import Load
 from tests.chaos.probe import Probe
 from tests.chaos.scenarios import Line
 from tests.chaos.system import Ring, Timing, running_service, sweep
+from tests.support import clean_environment
 
 # The service's defaults, and what is short enough for a run of two minutes.
 DEFAULTS = Timing(heartbeat_interval=5, heartbeat_timeout=5, reconnect_min=0.5, reconnect_max=10, connect_timeout=5)
@@ -66,6 +67,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--short", action="store_true", help="fewer faults, within three minutes")
     arguments = parser.parse_args()
+    # What the developer has set for a service of his own is not for this one.
+    environment = clean_environment()
+    os.environ.clear()
+    os.environ.update(environment)
     # The driver tells of every connection that is lost, and here that is the purpose.
     logging.disable(logging.ERROR)
     signal.signal(signal.SIGTERM, _terminate)

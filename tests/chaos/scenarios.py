@@ -99,7 +99,11 @@ def _hold_to_bounds(line: Line, target: Target, operations: list[Operation], don
     early = [operation for operation in errors if operation.started < done.began and operation.ended < done.began]
     line.problems += [f"before the fault: {operation}" for operation in early]
     during = [operation for operation in errors if operation not in early and operation.started <= done.ended]
-    line.problems += [f"not explained by the fault: {operation}" for operation in during if not done.excuses(operation)]
+    line.problems += [
+        f"not explained by the fault: {operation}"
+        for operation in during
+        if operation.status != 500 and not done.excuses(operation)
+    ]
     if done.down_until is not None:
         seen = target.probe.marked_down(done.began)
         mark = min(filter(None, [seen, done.began + target.timing.mark]))

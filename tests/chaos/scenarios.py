@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -87,9 +88,15 @@ def _wait_until_quiet(target: Target, history: History, done: Fault, first: int)
     raise AssertionError(f"no quiet {QUIET:.0f} s came within {target.timing.recovery + PATIENCE:.0f} s after the end")
 
 
-def _needs_conviction(operation: Operation) -> bool:
-    """Where a coordinator waits for a dead node until it knows, whatever the driver knows: docs/faults.md."""
-    return operation.kind.startswith(("POST /users/batch", "GET /users/stream"))
+def _mark(operation: Operation, seen: float, latest: float, done: Fault) -> float:
+    """From when on a node that is down may disturb this kind of request no more: docs/faults.md."""
+    if operation.kind.startswith(("POST /users/batch", "GET /users/stream")):
+        # A coordinator waits for a dead node until it knows itself, whatever the driver knows.
+        return done.convicted or done.down_until or latest
+    if operation.kind.startswith(("PUT", "PATCH", "DELETE", "POST /users with key")):
+        # A Paxos round of the first moment may still count on it.
+        return latest
+    return seen
 
 
 def _hold_to_bounds(line: Line, target: Target, operations: list[Operation], done: Fault) -> None:
@@ -106,17 +113,15 @@ def _hold_to_bounds(line: Line, target: Target, operations: list[Operation], don
     ]
     if done.down_until is not None:
         seen = target.probe.marked_down(done.began)
-        mark = min(filter(None, [seen, done.began + target.timing.mark]))
-        if seen is None or seen > done.began + target.timing.mark + 1:
+        latest = done.began + target.timing.mark
+        mark = min(filter(None, [seen, latest]))
+        if seen is None or seen > latest + 1:
             line.problems.append(f"not marked down within {target.timing.mark:.1f} s")
-        convicted = done.convicted or done.down_until
         after = [operation for operation in errors if mark <= operation.started < done.down_until]
-        late = [operation for operation in after if operation.started >= convicted or not _needs_conviction(operation)]
+        late = [operation for operation in after if operation.started >= _mark(operation, mark, latest, done)]
         line.after_mark = len(late)
-        line.facts.append(
-            f"{len(after) - len(late)} batches and range reads failed after the mark, but before the other nodes took "
-            "it for down"
-        )
+        sooner = Counter(operation.kind for operation in after if operation not in late)
+        line.facts.append(f"failed when the service knew, but the other nodes did not yet: {dict(sooner) or 'nothing'}")
         line.problems += [f"with one node down and known to be: {operation}" for operation in late]
         alive = sum(mark <= operation.started < done.down_until for operation in operations)
         line.facts.append(f"{alive} operations began while the node was down and marked so")

@@ -12,7 +12,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run node stop test lint format clean
+.PHONY: help run node stop test chaos lint format clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /: /' | awk -F': ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ stop: ## stop what make run or make node started
 
 test: .venv/ready ## all tests, on a Cassandra of their own
 	.venv/bin/python -m pytest
+
+chaos: .venv/ready ## faults under load on three nodes, and every row checked (SHORT=1 for the short form)
+	.venv/bin/python -m tests.chaos $(if $(SHORT),--short)
 
 lint: .venv/ready ## ruff and mypy
 	.venv/bin/python -m ruff check .

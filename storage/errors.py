@@ -9,6 +9,7 @@ from cassandra import (
     ConsistencyLevel,
     InvalidRequest,
     OperationTimedOut,
+    ReadFailure,
     Timeout,
     Unavailable,
     WriteFailure,
@@ -103,6 +104,11 @@ def translate(error: Exception, kind: Kind = "read", idempotent: bool = True) ->
             return StorageTimeout(
                 f"Not enough replicas answered in time (consistency {level}).", may_have_applied=write
             )
+        case ReadFailure() if not write:
+            # One that has not heard of a new column yet refuses a read that asks for it, and is told soon.
+            return StorageUnavailable("Some replicas failed to read.")
+        case ReadFailure():
+            return StorageTimeout("Some replicas failed in the middle of the transaction.", may_have_applied=True)
         case WriteFailure():
             return StorageTimeout("Some replicas failed to write.", may_have_applied=True)
         case Unavailable():

@@ -22,9 +22,9 @@ _ERRORS = {
     401: "No token, or another than the operator's",
     403: "Not an operator",
     404: "There is none",
-    409: "The first request with this Idempotency-Key is still at work",
     406: "None of the media types that the client accepts",
     408: "The body stopped coming",
+    409: "The first request with this Idempotency-Key is still at work",
     412: "It has changed since, or is gone",
     413: "The body, or the batch made of it, is too large",
     415: "The body is not JSON",
@@ -146,9 +146,7 @@ def _complete(operation: dict[str, Any], method: str, route: RouteOptions) -> No
     if method != "delete":
         errors.append(406)
     if route.session:
-        errors.append(504)
-    if route.session or route.bounded:
-        errors.append(503)
+        errors += [503, 504]
     if "requestBody" in operation:
         errors += [400, 408, 413, 415]
     if route.operators_only(get_settings()):

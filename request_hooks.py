@@ -50,10 +50,10 @@ class RouteOptions:
     """What the hooks and the OpenAPI document must know of a view.
 
     :ivar produces: media types it can answer with, the default one first; none for no negotiation.
-    :ivar session: it needs Cassandra.
+    :ivar session: it needs Cassandra. Such a request takes a slot, and is refused when there is none; the others are
+        how one sees that this is so.
     :ivar stream: it has no deadline of its own, only a time-out for each page.
     :ivar timeout: seconds; its deadline when the client names none, instead of REQUEST_TIMEOUT.
-    :ivar bounded: it counts as a request in flight, and is refused when there are too many.
     :ivar operators: who is no operator is refused: everywhere, only in production, or not at all.
     """
 
@@ -61,7 +61,6 @@ class RouteOptions:
     session: bool = True
     stream: bool = False
     timeout: float | None = None
-    bounded: bool = True
     operators: Literal["everywhere", "in production"] | None = None
 
     def operators_only(self, settings: Settings) -> bool:
@@ -105,7 +104,7 @@ def register(app: Flask, settings: Settings) -> None:
         route = options_of(view)
         if route.operators_only(settings):
             require_operator()
-        if route.bounded and not in_flight.enter(request.environ):
+        if route.session and not in_flight.enter(request.environ):
             metrics.REFUSED.inc()
             raise ServiceUnavailable("Too many requests are in flight.", retry_after=RETRY_AFTER)
         g.options = _options(settings, route)

@@ -203,9 +203,10 @@ def service_pid_file(port: int) -> Path:
     return STATE / f"gunicorn-{port}.pid"
 
 
-def stop_services() -> int:
-    """Ends every gunicorn that a `make run` which was killed has left behind.
+def stop_services(timeout: float = 60.0) -> int:
+    """Ends every gunicorn that a `make run` which was killed has left behind, and waits until it has finished.
 
+    :param timeout: seconds to wait for each.
     :returns: how many there were.
     """
     stopped = 0
@@ -216,6 +217,9 @@ def stop_services() -> int:
             if f"--pid {file} " in _command_line(pid):
                 os.kill(pid, signal.SIGTERM)
                 stopped += 1
+                deadline = time.monotonic() + timeout
+                while f"--pid {file} " in _command_line(pid) and time.monotonic() < deadline:
+                    time.sleep(0.1)
         file.unlink(missing_ok=True)
     return stopped
 

@@ -85,7 +85,7 @@ def cancellation() -> Answer:
 
 
 @diagnostics.get("/context_manager_safety/status", responses=answers(200, models.ConnectionStatus))
-@route_options(operators="in production", session=False, bounded=False)
+@route_options(operators="in production", session=False)
 def status() -> Answer:
     """Session and cluster of the worker that answers. Asks nobody else."""
     return probes.connection_status()

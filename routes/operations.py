@@ -38,7 +38,7 @@ operations = APIBlueprint("operations", __name__, abp_tags=[Tag(name="service")]
 
 
 @operations.get("/", responses=answers(200, models.Home, html=True))
-@route_options(produces=(JSON, HTML), session=False, bounded=False)
+@route_options(produces=(JSON, HTML), session=False)
 def home() -> Answer:
     """Where to begin."""
     links = {
@@ -63,7 +63,7 @@ def home() -> Answer:
     "/health",
     responses=answers(200, models.Health, 504) | answers(503, models.Health),
 )
-@route_options(session=False, bounded=False)
+@route_options(session=False)
 def health() -> Answer:
     """Whether Cassandra can be queried, and the instance is not about to stop. Answers within 2 seconds."""
     limit = time.monotonic() + _HEALTH_TIMEOUT
@@ -94,14 +94,14 @@ def _health(status: str, cassandra: str, nodes: db_io.ClusterStatus) -> dict[str
 
 
 @operations.get("/health/live", responses=answers(200, models.Live))
-@route_options(session=False, bounded=False)
+@route_options(session=False)
 def live() -> Answer:
     """Whether the process serves. Asks nobody else."""
     return {"status": "alive"}
 
 
 @operations.get("/metrics", responses=answers(200, models.Metrics, text=METRICS_TYPES[1:]))
-@route_options(produces=METRICS_TYPES, session=False, bounded=False)
+@route_options(produces=METRICS_TYPES, session=False)
 def get_metrics() -> Answer:
     """What was counted, over all workers: a summary in JSON, or all of it for Prometheus."""
     if g.media_type == JSON:
@@ -111,7 +111,7 @@ def get_metrics() -> Answer:
 
 
 @operations.post("/shutdown", responses=answers(202, models.Message, 501))
-@route_options(session=False, bounded=False, operators="everywhere")
+@route_options(session=False, operators="everywhere")
 def shutdown() -> Answer:
     """Drain and stop this instance, all its workers. For operators."""
     if not can_stop():
@@ -121,7 +121,7 @@ def shutdown() -> Answer:
 
 
 @operations.get("/openapi.json", responses={200: {"description": "This document", "content": {JSON: {}}}})
-@route_options(session=False, bounded=False)
+@route_options(session=False)
 def openapi_json() -> Response:
     """The contract, as OpenAPI 3.1."""
     return Response(_document(cast(Any, current_app)._get_current_object()), content_type=JSON)
@@ -133,14 +133,14 @@ def _document(app: OpenAPI) -> bytes:
 
 
 @operations.get("/docs", responses=answers(200, None, html=True))
-@route_options(produces=(HTML,), session=False, bounded=False)
+@route_options(produces=(HTML,), session=False)
 def docs() -> Response:
     """The contract, to read and to try out. Needs no internet."""
     return Response(render_template("docs.html"), content_type="text/html; charset=utf-8")
 
 
 @operations.get("/docs/<filename>", doc_ui=False)
-@route_options(produces=(), session=False, bounded=False)
+@route_options(produces=(), session=False)
 def docs_file(path: models.FilePath) -> Response:
     """The script and style of the page above, from the flask-swagger-ui package."""
     return send_from_directory(_SWAGGER_UI, path.filename, max_age=3600)

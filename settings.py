@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Port = 8000
     web_concurrency: Annotated[int, Field(ge=1, le=256)] = 2
-    gunicorn_threads: Annotated[int, Field(ge=2, le=1024)] = 16
+    gunicorn_threads: Annotated[int, Field(ge=2, le=1024)] = 64
     max_requests_in_flight: Annotated[int, Field(ge=1, le=1023)] | None = None
     trusted_proxies: Annotated[int, Field(ge=0, le=10)] = 0
     request_timeout: Annotated[float, Field(gt=0, le=60)] = 10.0

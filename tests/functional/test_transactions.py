@@ -80,6 +80,9 @@ def test_fifty_writers_lose_no_update(live: Service) -> None:
         with httpx.Client(base_url=live.client.base_url, timeout=60) as client:
             while True:
                 read = client.get(url)
+                if read.status_code == 503:
+                    # All fifty may have come to the same worker.
+                    continue
                 response = client.patch(
                     url,
                     json={"age": read.json()["age"] + 1},
@@ -90,8 +93,8 @@ def test_fifty_writers_lose_no_update(live: Service) -> None:
                 if response.status_code == 504:
                     unknown.append(number)
                     return refusals
-                assert response.status_code == 412, response.text
-                refusals += 1
+                assert response.status_code in (412, 503), response.text
+                refusals += response.status_code == 412
 
     with ThreadPoolExecutor(50) as pool:
         refusals = sum(pool.map(add_one, range(50)))

@@ -17,6 +17,7 @@ log = logging.getLogger("fieldbook.drain")
 # One byte of memory that the master shares with every worker that it forks: 1 while the instance drains.
 _shared = mmap.mmap(-1, 1)
 _master: int | None = None
+_seconds = 0.0
 
 
 def draining() -> bool:
@@ -29,30 +30,41 @@ def can_stop() -> bool:
     return _master is not None and os.getppid() == _master
 
 
-def stop() -> None:
-    """Asks the master of this worker to drain and stop, all its workers with it."""
-    os.kill(os.getppid(), signal.SIGTERM)
+def stop() -> float:
+    """Asks the master of this worker to drain and stop, all its workers with it. Once: a repeat changes nothing.
+
+    :returns: seconds of the first phase.
+    """
+    if not draining():
+        os.kill(os.getppid(), signal.SIGTERM)
+    return _seconds
 
 
 def install(arbiter: Any, seconds: float) -> None:
     """In gunicorn's master, before it forks: puts the handling of the first SIGTERM off. A second one ends the wait.
 
+    Called again, it takes the new time.
+
     :param arbiter: gunicorn's `Arbiter`, whose main loop calls `handle_term`.
     :param seconds: of the first phase; 0 for none.
     """
-    global _master
+    global _master, _seconds
+    _seconds = seconds
+    if _master == os.getpid():
+        return
     _master = os.getpid()
     stop_now = arbiter.handle_term
 
     def handle_term() -> None:
         first = not draining()
         _shared[0] = 1
-        if not first or not seconds:
+        if not first or not _seconds:
+            log.info("Stopping: what is in flight is finished.")
             stop_now()
             return
-        log.info("Draining: /health says 503 from now on; the stop is in %g s, or with the next SIGTERM.", seconds)
+        log.info("Draining: /health says 503 from now on; the stop is in %g s, or with the next SIGTERM.", _seconds)
         # Through the queue of signals, for only the main loop may stop the workers.
         signal.signal(signal.SIGALRM, lambda number, frame: arbiter.signal(signal.SIGTERM, frame))
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, _seconds)
 
     arbiter.handle_term = handle_term

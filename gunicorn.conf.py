@@ -6,7 +6,7 @@ would have as it was. For the same reason this file, which gunicorn then runs ag
 
 from __future__ import annotations
 
-import shutil
+import logging
 import socket
 import struct
 import sys
@@ -21,10 +21,10 @@ import settings  # noqa: E402
 try:
     _settings = settings.get_settings()
 except settings.SettingsError as error:
-    print(error, file=sys.stderr)
     if _before["settings"] is None:
+        print(error, file=sys.stderr)
         raise SystemExit(2) from None
-    print("The settings stay as they were.", file=sys.stderr)
+    logging.getLogger("gunicorn.error").error("The settings stay as they were: %s", error)
     sys.modules["settings"] = settings = _before["settings"]
     _settings = settings.get_settings()
 
@@ -45,11 +45,16 @@ control_socket_disable = True
 logconfig_dict = logs.config(_settings.log_level)
 
 # Before anything imports prometheus-client, which looks for it then.
-_metrics_directory = settings.make_metrics_directory()
+settings.make_metrics_directory()
 
 
 def when_ready(server):  # type: ignore[no-untyped-def]
     """Before the first fork."""
+    on_reload(server)
+
+
+def on_reload(server):  # type: ignore[no-untyped-def]
+    """Also after SIGHUP: the listeners, and the settings, may be others then."""
     drain.install(server, _settings.drain_time)
     for listener in server.LISTENERS:
         _limit_idle_clients(listener.sock, _settings.client_idle_timeout)
@@ -61,7 +66,7 @@ def _limit_idle_clients(listener, seconds):  # type: ignore[no-untyped-def]
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
     if listener.family != socket.AF_UNIX and hasattr(socket, "TCP_DEFER_ACCEPT"):
-        # A connection without a first byte takes no thread.
+        # A connection that has not sent a first byte takes no thread yet.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, max(1, int(seconds)))
 
 
@@ -86,10 +91,6 @@ def child_exit(server, worker):  # type: ignore[no-untyped-def]
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)
-
-
-def on_exit(server):  # type: ignore[no-untyped-def]
-    shutil.rmtree(_metrics_directory, ignore_errors=True)
 
 
 def pre_request(worker, req):  # type: ignore[no-untyped-def]

@@ -1,28 +1,111 @@
-"""gunicorn's threaded worker, with one thing done elsewhere."""
+"""gunicorn's threaded worker, with bounds on what clients can make its threads and its loop wait for.
+
+gunicorn counts on a proxy before it that reads whole requests and closes its connections. These are the places where
+one of gunicorn 27's workers would wait for a client that does neither, with the threads that should answer /health.
+"""
 
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from contextlib import suppress
 from typing import Any
 
 from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import ThreadWorker
 
+# Seconds for a request's headers, from their first byte; where many are late, much less.
+_HEADERS = 5.0
+_HEADERS_OF_MANY = 1.0
+# Seconds to wait for the rest of a body that the answer did not want, to keep the connection.
+_UNWANTED_BODY = 0.05
+
 
 class Worker(ThreadWorker):
-    """Waits for a client to close its end in the thread of the request.
+    """A `gthread` worker that keeps threads free for whoever does send requests."""
 
-    gunicorn 27 waits, up to two seconds, in the loop that accepts connections: a few clients that keep theirs open
-    would stop the whole worker.
-    """
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._lock = threading.Lock()
+        # Connections whose headers are being read, with the time since when; the oldest first.
+        self._reading: dict[Any, float] = {}
+        # Threads that may wait for clients to close their end, and that may read headers for more than a moment.
+        self._patient = max(1, self.cfg.threads // 8)
+        self._goodbyes = threading.Semaphore(self._patient)
 
     def handle(self, conn: Any) -> Any:
         """:returns: false when the connection is to be closed."""
-        keep = super().handle(conn)
-        if not keep and type(conn.sock) is socket.socket:
-            with suppress(OSError):
-                close_graceful(conn.sock.dup())
-                # Nothing is left to wait for when the loop closes it.
-                conn.sock.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._reading[conn] = time.monotonic()
+        try:
+            keep = super().handle(conn)
+        finally:
+            self._headers_are_read(conn)
+        if not keep:
+            self._say_goodbye(conn)
         return keep
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """The headers have been read."""
+        self._headers_are_read(conn)
+        return super().handle_request(req, conn)
+
+    def _headers_are_read(self, conn: Any) -> None:
+        with self._lock:
+            self._reading.pop(conn, None)
+
+    def murder_pending(self) -> None:
+        """Called about once a second by the main loop: ends headers that do not come."""
+        super().murder_pending()
+        now = time.monotonic()
+        with self._lock:
+            limit = _HEADERS if len(self._reading) <= self._patient else _HEADERS_OF_MANY
+            for conn, since in self._reading.items():
+                if now - since > limit:
+                    # What has come already is still read.
+                    with suppress(OSError):
+                        conn.sock.shutdown(socket.SHUT_RD)
+
+    def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
+        """Whether the connection can be used for another request; gunicorn waits five seconds to find out."""
+        return bool(keepalive and conn.parser.finish_body(deadline=time.monotonic() + _UNWANTED_BODY))
+
+    def _say_goodbye(self, conn: Any) -> None:
+        """Waits until the client has closed its end, so that it gets all of the answer.
+
+        gunicorn's waits in the main loop, up to two seconds for each.
+        """
+        if type(conn.sock) is not socket.socket:
+            return
+        if conn.sock.fileno() == -1:
+            # Closed already, after a fault. The main loop would fail to close it, and count it as closed twice.
+            conn.sock = socket.socket()
+            return
+        with suppress(OSError):
+            if self._goodbyes.acquire(blocking=False):
+                try:
+                    close_graceful(conn.sock.dup())
+                finally:
+                    self._goodbyes.release()
+            # Nothing is left to wait for when the main loop closes it.
+            conn.sock.shutdown(socket.SHUT_RDWR)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Of a worker that is to end: takes who has connected by then, and refuses the others.
+
+        gunicorn's keeps its listeners until it has finished what is in flight: who connects meanwhile would wait, and
+        be cut off without an answer.
+        """
+        if not self.alive and self._accepting:
+            for listener in self.sockets:
+                for _ in range(self.cfg.backlog):
+                    before = self.nr_conns
+                    self.accept(listener)
+                    if self.nr_conns == before:
+                        break
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            # The master, and after SIGHUP the new workers, have descriptors of their own.
+            for listener in self.sockets:
+                listener.close()

@@ -17,13 +17,19 @@ class _RequestId(logging.Filter):
         return True
 
 
-class _IdleClients(logging.Filter):
-    """The socket time-outs of gunicorn.conf.py are an error and a traceback to gunicorn; it is the client's doing."""
+class _ForeignTracebacks(logging.Filter):
+    """Leaves out tracebacks through other people's code that say nothing which their message does not."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.name == "gunicorn.error" and record.exc_info and isinstance(record.exc_info[1], BlockingIOError):
+        error = record.exc_info[1] if record.exc_info else None
+        if record.name == "gunicorn.error" and isinstance(error, BlockingIOError):
+            # The time-outs that gunicorn.conf.py has set on the sockets. Not a fault of gunicorn's, as it thinks.
             record.levelno, record.levelname = logging.INFO, "INFO"
             record.msg, record.args = "A client sent or took nothing for too long: its connection is closed.", ()
+            record.exc_info = None
+        elif error is not None and record.name.split(".")[0] == "cassandra":
+            # The driver logs one for each attempt of each pool to reach a node that is down.
+            record.msg, record.args = f"{record.getMessage()} ({type(error).__name__}: {error})", ()
             record.exc_info = None
         return True
 
@@ -39,7 +45,7 @@ def config(level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "filters": {"request_id": {"()": _RequestId}, "idle_clients": {"()": _IdleClients}},
+        "filters": {"request_id": {"()": _RequestId}, "foreign_tracebacks": {"()": _ForeignTracebacks}},
         "formatters": {
             "line": {"()": _UtcFormatter, "format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}
         },
@@ -47,7 +53,7 @@ def config(level: str) -> dict[str, Any]:
             "stderr": {
                 "class": "logging.StreamHandler",
                 "formatter": "line",
-                "filters": ["request_id", "idle_clients"],
+                "filters": ["request_id", "foreign_tracebacks"],
             },
         },
         "root": {"level": level, "handlers": ["stderr"]},

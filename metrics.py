@@ -6,7 +6,7 @@ mode); whichever worker is asked adds them up. Without such a directory it is th
 
 from __future__ import annotations
 
-import itertools
+import logging
 import threading
 import time
 from collections import deque
@@ -20,6 +20,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from settings import metrics_directory
 
+log = logging.getLogger(__name__)
+
 # Seconds. From a read by id on a near node to the longest deadline that a client may ask for.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -30,7 +32,7 @@ _INTERVAL = 1.0
 _registry = CollectorRegistry()
 
 
-def _gauge(name: str, text: str, mode: Literal["livesum", "livemin", "livemax"] = "livesum") -> Gauge:
+def _gauge(name: str, text: str, mode: Literal["livesum", "livemax"] = "livesum") -> Gauge:
     return Gauge(name, text, registry=_registry, multiprocess_mode=mode)
 
 
@@ -57,7 +59,8 @@ QUERY_SECONDS = Histogram(
 DRIVER_ERRORS = Counter("fieldbook_driver_errors", "Exceptions of the Cassandra driver.", ["kind"], registry=_registry)
 DRIVER_CONNECTIONS = _gauge("fieldbook_driver_connections", "Open connections to nodes.")
 DRIVER_IN_FLIGHT = _gauge("fieldbook_driver_requests_in_flight", "Requests on the way on these connections.")
-NODES_UP = _gauge("fieldbook_nodes_up", "Nodes seen up, by the worker that sees the fewest.", "livemin")
+# Not the fewest: a worker that has just begun sees none yet.
+NODES_UP = _gauge("fieldbook_nodes_up", "Nodes seen up, by the worker that sees the most.", "livemax")
 NODES_DOWN = _gauge("fieldbook_nodes_down", "Nodes seen down, by the worker that sees the most.", "livemax")
 QUERIES_PER_SECOND = _gauge("fieldbook_queries_per_second", "Over the last 60 seconds.")
 
@@ -101,8 +104,11 @@ class Sampler:
         threading.Thread(target=self._run, name="metrics", daemon=True).start()
 
     def _run(self) -> None:
-        for _ in itertools.count():
-            self.sample()
+        while True:
+            try:
+                self.sample()
+            except Exception:
+                log.exception("The gauges stay as they were")
             time.sleep(_INTERVAL)
 
     def _queries_per_second(self) -> float:

@@ -67,7 +67,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "Idempotency-Key": {
         "description": "Your name for what is created. A repeat within 24 hours gets the first answer again.",
-        "schema": {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$"},
+        "schema": {"type": "string", "pattern": r"^[\x21-\x2b\x2d-\x7e]{1,255}$"},
     },
     "If-Match": {"description": "Only if it is at this version (an `ETag`).", "schema": {"type": "string"}},
     "If-None-Match": {"description": "Only if it is at another version.", "schema": {"type": "string"}},

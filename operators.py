@@ -20,9 +20,10 @@ def require_operator() -> None:
     token = get_settings().operator_token
     given = request.authorization
     if given is None or given.type != "bearer" or not given.token:
-        raise Unauthorized("This is for operators: send Authorization: Bearer …", www_authenticate=_challenge())
+        how = "Authorization: Bearer …" if token else "but this service has no OPERATOR_TOKEN, so nobody is one"
+        raise Unauthorized(f"This is for operators: {how}", www_authenticate=_challenge())
     if token is None:
-        raise Forbidden("This service has no OPERATOR_TOKEN, so nobody may.")
+        raise Forbidden("This service has no OPERATOR_TOKEN, so nobody is an operator.")
     if not hmac.compare_digest(given.token.encode(), token.get_secret_value().encode()):
         raise Unauthorized("This token is not the operator's.", www_authenticate=_challenge("invalid_token"))
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
-
-from werkzeug.wsgi import ClosingIterator
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -44,10 +42,27 @@ class InFlight:
             raise
         if _SLOT not in environ:
             return body
-        # The server closes it when all is sent, also where that fails.
-        return ClosingIterator(body, lambda: self._leave(environ))
+        return _Body(body, lambda: self._leave(environ))
 
     def _leave(self, environ: dict[str, Any]) -> None:
         if environ.pop(_SLOT, False):
             with self._lock:
                 self.count -= 1
+
+
+class _Body(Iterable[bytes]):
+    """A response's body; `done` is called when the server closes it, however that goes."""
+
+    def __init__(self, body: Iterable[bytes], done: Callable[[], None]) -> None:
+        self._body = body
+        self._done = done
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        try:
+            if hasattr(self._body, "close"):
+                self._body.close()
+        finally:
+            self._done()

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from flask import Flask, Response, g, request
 from pydantic import ValidationError
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, ServiceUnavailable, Unauthorized
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, ServiceUnavailable, Unauthorized
 from werkzeug.http import HTTP_STATUS_CODES
 
 from storage.errors import (
@@ -63,12 +63,18 @@ class InvalidInput(Exception):
             [
                 {
                     "loc": [where, *item["loc"]],
-                    "msg": _MESSAGES.get(item["type"], item["msg"]).removeprefix("Value error, "),
+                    "msg": _message(where, item["type"], item["msg"]),
                     "type": item["type"],
                 }
                 for item in found
             ]
         )
+
+
+def _message(where: str, kind: str, message: str) -> str:
+    if kind == "extra_forbidden" and where == "query":
+        return "There is no such parameter"
+    return _MESSAGES.get(kind, message).removeprefix("Value error, ")
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **members: Any) -> Response:
@@ -108,7 +114,11 @@ def _http(error: HTTPException) -> Response:
             headers["Retry-After"] = str(seconds)
         case Unauthorized(www_authenticate=challenges) if challenges:
             headers["WWW-Authenticate"] = ", ".join(map(str, challenges))
-    return problem(status, error.description or HTTPStatus(status).phrase, headers)
+    detail = error.description or HTTPStatus(status).phrase
+    if detail == NotFound.description:
+        # Werkzeug's words are for somebody at a browser.
+        detail = "There is nothing at this URL."
+    return problem(status, detail, headers)
 
 
 def _invalid(error: InvalidInput) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -14,14 +15,12 @@ from flask import Request, g
 from werkzeug.exceptions import (
     BadRequest,
     ClientDisconnected,
+    GatewayTimeout,
     HTTPException,
     RequestEntityTooLarge,
     RequestTimeout,
     UnsupportedMediaType,
 )
-
-# Seconds between two looks for bodies that are late.
-_INTERVAL = 0.2
 
 
 class FieldbookRequest(Request):
@@ -29,7 +28,8 @@ class FieldbookRequest(Request):
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
         """:raises UnsupportedMediaType: another content type (415).
-        :raises RequestTimeout: it stopped coming, or is not there at the deadline (408).
+        :raises RequestTimeout: it stopped coming (408).
+        :raises GatewayTimeout: it is not there at the deadline (504).
         :raises RequestEntityTooLarge: over the limit (413).
         :raises BadRequest: broken JSON (400); NaN and lone surrogates are no JSON.
         """
@@ -46,7 +46,7 @@ class FieldbookRequest(Request):
         except ClientDisconnected as error:
             # The socket's time-out, which gunicorn.conf.py has set, is a BlockingIOError.
             if isinstance(error.__context__, BlockingIOError) or late():
-                raise RequestTimeout("The body did not come in time.") from error
+                raise (GatewayTimeout if late() else RequestTimeout)("The body did not come in time.") from error
             raise
         except HTTPException:
             raise
@@ -54,7 +54,7 @@ class FieldbookRequest(Request):
             # Whatever the server raises when the body is not framed as it should be.
             raise BadRequest("The body could not be read.") from error
         if late() and len(data) < (self.content_length or 0):
-            raise RequestTimeout("The body did not come in time.")
+            raise GatewayTimeout("The body did not come in time.")
         # Werkzeug reads a body without a length up to the limit, and says nothing of the rest.
         if self.max_content_length is not None and len(data) >= self.max_content_length:
             raise RequestEntityTooLarge("The body is too large.")
@@ -71,9 +71,11 @@ class _LateBodies:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._expected: dict[int, tuple[float, socket.socket]] = {}
         self._thread: threading.Thread | None = None
+        # When the thread looks next, of its own accord.
+        self._next_look = math.inf
 
     @contextmanager
     def ended(self, connection: socket.socket | None, deadline: float | None) -> Iterator[None]:
@@ -82,8 +84,11 @@ class _LateBodies:
             yield
             return
         number = id(connection)
-        with self._lock:
+        with self._changed:
             self._expected[number] = (deadline, connection)
+            if deadline < self._next_look:
+                self._next_look = deadline
+                self._changed.notify()
             if self._thread is None:
                 # Made with the first body, and so after the fork.
                 self._thread = threading.Thread(target=self._run, name="late-bodies", daemon=True)
@@ -91,19 +96,21 @@ class _LateBodies:
         try:
             yield
         finally:
-            with self._lock:
+            with self._changed:
                 self._expected.pop(number, None)
 
     def _run(self) -> None:
-        while True:
-            time.sleep(_INTERVAL)
-            now = time.monotonic()
-            with self._lock:
-                late = [connection for deadline, connection in self._expected.values() if deadline <= now]
-                # Within the lock, for after it the connection may be another request's.
-                for connection in late:
-                    with suppress(OSError):
-                        connection.shutdown(socket.SHUT_RD)
+        # Within the lock all the while, for after it a connection may be another request's.
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                for number, (deadline, connection) in list(self._expected.items()):
+                    if deadline <= now:
+                        del self._expected[number]
+                        with suppress(OSError):
+                            connection.shutdown(socket.SHUT_RD)
+                self._next_look = min((deadline for deadline, _ in self._expected.values()), default=math.inf)
+                self._changed.wait(self._next_look - now if self._expected else None)
 
 
 _late_bodies = _LateBodies()

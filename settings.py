@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
+import shutil
 import ssl
 import sys
 import zipfile
@@ -119,7 +121,8 @@ class Settings(BaseSettings):
             raise ValueError("CASSANDRA_RECONNECT_MIN must not be above CASSANDRA_RECONNECT_MAX")
         if self.max_requests_in_flight is not None and self.max_requests_in_flight >= self.gunicorn_threads:
             raise ValueError(
-                "MAX_REQUESTS_IN_FLIGHT must be below GUNICORN_THREADS: the threads above it answer /health and say 503"
+                f"MAX_REQUESTS_IN_FLIGHT must be below GUNICORN_THREADS ({self.gunicorn_threads}): "
+                "the threads above it answer /health and say 503"
             )
         if self.app_env == "production" and self.diagnostics and self.operator_token is None:
             raise ValueError("DIAGNOSTICS needs OPERATOR_TOKEN when APP_ENV=production")
@@ -201,15 +204,15 @@ def get_settings() -> Settings:
     :raises SettingsError: naming each variable that is wrong or missing.
     """
     env_file = Path(os.environ.get("ENV_FILE") or PROJECT / ".env")
-    _check_env_file(env_file)
+    _check_names(env_file)
     try:
         return Settings(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
 
 
-def _check_env_file(env_file: Path) -> None:
-    """A name in the file that is nearly one of ours is a slip of the pen; others may be for other programs."""
+def _check_names(env_file: Path) -> None:
+    """A name that is nearly one of ours is a slip of the pen; others may be for other programs."""
     if os.environ.get("ENV_FILE") and (not env_file.exists() or env_file.is_dir()):
         raise SettingsError(f"ENV_FILE: there is no file {env_file}")
     ours = [field.upper() for field in Settings.model_fields]
@@ -217,9 +220,14 @@ def _check_env_file(env_file: Path) -> None:
         names = list(dotenv_values(env_file))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{env_file} can't be read: {error}") from None
-    for name in names:
-        if name.upper() not in ours and (near := get_close_matches(name.upper(), ours, n=1, cutoff=0.85)):
-            raise SettingsError(f"{env_file}: {name} is unknown; {near[0]} is meant?")
+    slips = []
+    # In the environment there is more of others', so only a letter or so may be wrong.
+    for where, found, cutoff in ((str(env_file), names, 0.85), ("The environment", list(os.environ), 0.93)):
+        for name in found:
+            if name.upper() not in ours and (near := get_close_matches(name.upper(), ours, n=1, cutoff=cutoff)):
+                slips.append(f"{where}: {name} is unknown; {near[0]} is meant?")
+    if slips:
+        raise SettingsError("\n".join(slips))
 
 
 def _explain(error: ValidationError) -> str:
@@ -242,16 +250,24 @@ def metrics_directory() -> str | None:
     return os.environ.get(_METRICS_DIRECTORY)
 
 
-def make_metrics_directory() -> str:
-    """For gunicorn's master, before prometheus-client is imported: a directory of its own, empty.
+def make_metrics_directory() -> None:
+    """For gunicorn's master, before prometheus-client is imported: an empty directory, for as long as it runs.
 
     A master that reads its configuration again (SIGHUP) keeps the one it has; one that was started by another (SIGUSR2)
     does not take over the other's.
     """
     prefix = f"fieldbook-metrics-{os.getpid()}-"
-    if not Path(metrics_directory() or "").name.startswith(prefix):
-        os.environ[_METRICS_DIRECTORY] = mkdtemp(prefix=prefix)
-    return os.environ[_METRICS_DIRECTORY]
+    if Path(metrics_directory() or "").name.startswith(prefix):
+        return
+    directory, master = mkdtemp(prefix=prefix), os.getpid()
+    os.environ[_METRICS_DIRECTORY] = directory
+
+    def remove() -> None:
+        # What a fork has taken along is called in the worker too.
+        if os.getpid() == master:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    atexit.register(remove)
 
 
 def settings_or_exit() -> Settings:

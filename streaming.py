@@ -6,7 +6,6 @@ import csv
 import io
 import itertools
 import logging
-import os
 import socket
 import struct
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -105,9 +104,8 @@ def _reset_unless_whole(environ: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        # Before the server can say goodbye in order. It still has to close its descriptor, so that stays a socket.
-        with socket.socket() as nothing:
-            os.dup2(nothing.fileno(), connection.fileno())
+        # Before the server can say goodbye in order.
+        connection.close()
         raise
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _GOODBYE)
 

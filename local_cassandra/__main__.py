@@ -11,12 +11,13 @@ from cassandra.cluster import Cluster
 
 from local_cassandra.jars import NodeError
 from local_cassandra.node import STATE, Node, ring, speaks_cql, stop_services
+from settings import settings_or_exit
 
 
 def start(count: int) -> None:
     """Starts the nodes that do not run yet, one after the other, the first as the seed."""
     began = time.monotonic()
-    nodes = ring(count)
+    nodes = ring(count, settings_or_exit().cassandra_port)
     if nodes[0].running() is None and speaks_cql(nodes[0].address, nodes[0].native_port):
         sys.exit(f"Another Cassandra answers on {nodes[0].address}:{nodes[0].native_port}. `make stop` ends our own.")
     for node in nodes:
@@ -69,10 +70,12 @@ def _lives(pid: int) -> bool:
 
 def stop() -> None:
     """Stops every development node, and before it the service that uses it."""
-    if stop_services():
+    services = stop_services()
+    if services:
         print("Stopped the service.")
     stopped = sum(node.stop() for node in started_nodes())
-    print(f"Stopped {stopped} Cassandra node{'' if stopped == 1 else 's'}.")
+    if stopped or not services:
+        print(f"Stopped {stopped} Cassandra node{'' if stopped == 1 else 's'}." if stopped else "Nothing runs.")
 
 
 def main() -> None:

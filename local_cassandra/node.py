@@ -216,6 +216,7 @@ def stop_services(timeout: float = 60.0) -> int:
             # Ours, and not a program that has got its number since.
             if f"--pid {file} " in _command_line(pid):
                 os.kill(pid, signal.SIGTERM)
+                print("Stopping the service: it finishes what is in flight ...", flush=True)
                 stopped += 1
                 deadline = time.monotonic() + timeout
                 while f"--pid {file} " in _command_line(pid) and time.monotonic() < deadline:
@@ -224,14 +225,17 @@ def stop_services(timeout: float = 60.0) -> int:
     return stopped
 
 
-def ring(count: int) -> list[Node]:
+def ring(count: int, native_port: int) -> list[Node]:
     """The development nodes: one on 127.0.0.1, or `count` on 127.0.0.1 and up.
 
     A ring has directories apart from the lone node's: their data would not mean the same.
     """
     home = STATE / f"cassandra-{count}"
     seed = "127.0.0.1" if count > 1 else None
-    return [Node(directory=home / f"node{i}", address=f"127.0.0.{i}", seed=seed) for i in range(1, count + 1)]
+    return [
+        Node(directory=home / f"node{i}", address=f"127.0.0.{i}", native_port=native_port, seed=seed)
+        for i in range(1, count + 1)
+    ]
 
 
 def _command_line(pid: int) -> str:

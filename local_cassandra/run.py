@@ -25,6 +25,11 @@ Fieldbook answers on {url}   (read and try the API on {url}/docs)
 
 Ctrl-C stops {what}."""
 
+# Production has no sample rows.
+_TRY_NOTHING = """
+Fieldbook answers on {url}
+
+Ctrl-C stops {what}."""
 
 # Ctrl-C, a request to end, a terminal that was closed.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -71,13 +76,17 @@ def main() -> None:
         )
         _wait_until_healthy(settings, gunicorn)
         what = "both the service and its Cassandra" if node else "the service and not the Cassandra it uses"
-        print(_TRY.format(url=f"http://{settings.host}:{settings.port}", what=what), flush=True)
+        tries = _TRY if settings.app_env == "development" else _TRY_NOTHING
+        print(tries.format(url=f"http://{settings.host}:{settings.port}", what=what), flush=True)
         sys.exit(gunicorn.wait())
     except _Stop:
         _say("\nStopping ...")
     except NodeError as error:
         sys.exit(str(error))
     finally:
+        for each in _SIGNALS:
+            # What is being stopped is stopped to the end.
+            signal.signal(each, signal.SIG_IGN)
         if gunicorn is not None and gunicorn.poll() is None:
             gunicorn.terminate()
             gunicorn.wait()
@@ -100,8 +109,7 @@ def _cassandra(settings: Settings) -> Node | None:
         where = f"{','.join(settings.cassandra_hosts)}:{settings.cassandra_port}"
         print(f"Using the Cassandra that CASSANDRA_HOSTS names ({where}); none is started.", flush=True)
         return None
-    node = ring(1)[0]
-    node.native_port = settings.cassandra_port
+    (node,) = ring(1, settings.cassandra_port)
     where = f"{node.address}:{node.native_port}"
     if speaks_cql(node.address, node.native_port):
         print(f"Using the Cassandra that answers on {where} already; none is started.", flush=True)

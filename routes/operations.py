@@ -116,8 +116,9 @@ def shutdown() -> Answer:
     """Drain and stop this instance, all its workers. For operators."""
     if not can_stop():
         raise NotImplementedByServer("The server that runs this service can't be stopped from here.")
-    stop()
-    return {"message": "Shutdown initiated: /health says 503 now; what is in flight is finished."}, 202
+    seconds = stop()
+    draining_first = f"for {seconds:g} s /health says 503 and all is served, then " if seconds else ""
+    return {"message": f"Shutdown initiated: {draining_first}what is in flight is finished."}, 202
 
 
 @operations.get("/openapi.json", responses={200: {"description": "This document", "content": {JSON: {}}}})

@@ -30,7 +30,8 @@ users = APIBlueprint("users", __name__, abp_tags=[Tag(name="users")])
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+# No comma: it is what joins two headers, which would make a key that is neither.
+_KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,255}")
 
 # What a compressing proxy adds to an ETag: nginx a W/ before it (which ETags leaves out), Apache and others a suffix.
 _PROXY_SUFFIX = re.compile(r"[-;:](gzip|br|zstd|deflate)$")
@@ -123,7 +124,9 @@ def _create(bodies: list[NewUser], create: Callable[[Sequence[db_io.User]], None
         create(created)
         return created
     if not _KEY.fullmatch(key):
-        raise InvalidInput.at("header", "Idempotency-Key", "Input should be 1 to 255 visible ASCII characters")
+        raise InvalidInput.at(
+            "header", "Idempotency-Key", "Input should be 1 to 255 visible ASCII characters, none a comma"
+        )
     # What was understood and not how it was written: the same users in other spacing are the same request.
     body = orjson.dumps([user.model_dump() for user in bodies], option=orjson.OPT_SORT_KEYS)
     scope = f"{g.caller} {request.method} {request.url_rule}"

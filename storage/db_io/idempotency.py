@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from cassandra.cluster import Session
 
-import metrics
 from settings import get_settings
 from storage.db_io.statements import Statement, run
 from storage.errors import KeyBusy, KeyReused
@@ -48,6 +47,14 @@ RELEASE_KEY = Statement(
 )
 
 
+FORGET_KEY = Statement(
+    "forget_idempotency_key",
+    "DELETE FROM {keyspace}.idempotency_keys WHERE scope = ? AND key = ? IF answer = ?",
+    "lwt",
+    idempotent=False,
+)
+
+
 class IdempotencyKey(NamedTuple):
     """A client's key.
 
@@ -66,11 +73,13 @@ class Claim(NamedTuple):
     :ivar answer: the one that the first request promised.
     :ivar finished: it is known to be carried out.
     :ivar ttl: seconds that a mark on the key may live.
+    :ivar repeat: another request made the promise.
     """
 
     answer: str
     finished: bool
     ttl: int
+    repeat: bool = False
 
 
 def claim_key(session: Session, key: IdempotencyKey, answer: str, options: QueryOptions) -> Claim:
@@ -97,14 +106,18 @@ def claim_key(session: Session, key: IdempotencyKey, answer: str, options: Query
         raise KeyReused("This key was used with another body.")
     if not finished and busy_until is not None and busy_until.replace(tzinfo=UTC) > datetime.now(UTC):
         raise KeyBusy("The first request with this key is still at work.")
-    metrics.IDEMPOTENT_REPEATS.inc()
-    return Claim(promised, bool(finished), ttl - _LONGEST_REQUEST)
+    return Claim(promised, bool(finished), ttl - _LONGEST_REQUEST, repeat=True)
 
 
 def finish_key(session: Session, key: IdempotencyKey, claim: Claim, options: QueryOptions) -> None:
     """Marks the promise as carried out."""
     if claim.ttl > 0:
         run(session, FINISH_KEY, (claim.ttl, key.scope, key.key), replace(options, consistency_level=None))
+
+
+def forget_key(session: Session, key: IdempotencyKey, claim: Claim, options: QueryOptions) -> None:
+    """Takes the promise back, which was refused and so is not carried out: the key may be used for something else."""
+    run(session, FORGET_KEY, (key.scope, key.key, claim.answer), replace(options, consistency_level=None))
 
 
 def release_key(session: Session, key: IdempotencyKey, claim: Claim, options: QueryOptions) -> None:

@@ -15,10 +15,11 @@ from uuid import UUID, uuid4
 import orjson
 from cassandra.cluster import Session
 
+import metrics
 from settings import get_settings
-from storage.db_io.idempotency import IdempotencyKey, claim_key, finish_key, release_key
+from storage.db_io.idempotency import IdempotencyKey, claim_key, finish_key, forget_key, release_key
 from storage.db_io.statements import Statement, bound, run, stream
-from storage.errors import StorageError, StorageTimeout, UserNotFound, VersionConflict
+from storage.errors import BatchTooLarge, StorageError, StorageTimeout, UserNotFound, VersionConflict
 from storage.execution import Page, QueryOptions, Stream, execute, logged_batch
 
 USER_COLUMNS = ("id", "name", "email", "age", "created_at", "updated_at")
@@ -102,18 +103,22 @@ def create_users_once(
     :raises KeyBusy: that one is still at work.
     :raises KeyReused: it had another body.
     """
+    # Before the promise: with a level that can't be there is none to make.
+    bound(session, INSERT_USER, users[0], options)
     claim = claim_key(session, key, orjson.dumps([list(user) for user in users]).decode(), options)
     promised = [_from_json(fields) for fields in orjson.loads(claim.answer)]
-    if claim.finished:
-        return promised
-    try:
-        create(promised)
-    except StorageError:
+    if not claim.finished:
+        try:
+            create(promised)
+        except StorageError as error:
+            give_up = forget_key if isinstance(error, BatchTooLarge) else release_key
+            with suppress(StorageError):
+                give_up(session, key, claim, options)
+            raise
         with suppress(StorageError):
-            release_key(session, key, claim, options)
-        raise
-    with suppress(StorageError):
-        finish_key(session, key, claim, options)
+            finish_key(session, key, claim, options)
+    if claim.repeat:
+        metrics.IDEMPOTENT_REPEATS.inc()
     return promised
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from cassandra.cluster import Session
 
 from settings import Settings
-from tests.support import USER, Service, raw_request, wait_for
+from tests.support import USER, Service, Wire, raw_request, wait_for
 
 TOKEN = "the token of the tests"
 OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
@@ -152,6 +152,70 @@ def test_what_is_in_flight_is_finished(
     assert slow[0].status_code == 200
     assert running.process.wait(timeout=30) == 0
     assert "Traceback" not in running.log_text()
+
+
+def test_nobody_is_left_waiting_in_the_second_phase(start: Callable[..., Service]) -> None:
+    """While what is in flight is finished, who connects anew is refused, and not left without an answer."""
+    running = start({"WEB_CONCURRENCY": "2"})
+    slow: list[httpx.Response] = []
+    thread = threading.Thread(target=lambda: slow.append(get(running, "/slow_query")))
+    thread.start()
+    wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 1, what="one in flight")
+    running.process.send_signal(signal.SIGTERM)
+
+    def refused() -> bool:
+        try:
+            get(running, "/health/live")
+        except httpx.ConnectError:
+            return True
+        return False
+
+    wait_for(refused, timeout=3, what="a refusal")
+    assert slow == []
+    thread.join(timeout=30)
+    assert slow[0].status_code == 200
+    assert running.process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_cut_streams_do_not_shorten_the_end(
+    start: Callable[..., Service], wire: Wire, keyspace: str, add_users: Callable[[str, int], None], version: str
+) -> None:
+    """After streams that were cut, the worker still counts its connections right: it waits for what is in flight."""
+    add_users(keyspace, 30_000)
+    running = start({"CASSANDRA_KEYSPACE": keyspace, "CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1"})
+    for _ in range(3):
+        with raw_request(running.port, version, "/users/stream?limit=30000") as connection:
+            connection.recv(1000)
+            wire.cut()
+            with suppress(ConnectionResetError):
+                while connection.recv(65536):
+                    pass
+        wire.mend()
+        wait_for(running.healthy, what="health")
+    assert running.log_text().count("cut after") == 3
+    slow: list[httpx.Response] = []
+    thread = threading.Thread(target=lambda: slow.append(get(running, "/slow_query")))
+    thread.start()
+    wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 1, what="one in flight")
+    running.client.close()
+    running.process.send_signal(signal.SIGTERM)
+    thread.join(timeout=30)
+    assert slow[0].status_code == 200, slow[0].text
+    assert running.process.wait(timeout=30) == 0
+
+
+def test_a_repeated_shutdown_hurries_nobody(start: Callable[..., Service]) -> None:
+    """An operator whose first answer was lost may ask again: the first phase keeps its length, and is named."""
+    running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "3"})
+    began = time.monotonic()
+    for _ in range(3):
+        answer = httpx.post(f"{running.client.base_url}/shutdown", headers=OPERATOR, timeout=10)
+        assert answer.status_code == 202
+        assert "for 3 s" in answer.json()["message"]
+        wait_for(lambda: get(running, "/health").status_code == 503, what="503")
+    assert running.process.wait(timeout=30) == 0
+    assert time.monotonic() - began >= 3
 
 
 # --- workers are replaced under load -----------------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_repeats_at_once(live: Service, count: Count) -> None:
         assert count(body["email"]) == 1
 
 
-@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "caf\u00e9"])
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "caf\u00e9", "a,a"])
 def test_keys_that_are_none(live: Service, count: Count, key: str) -> None:
     """A key that breaks the rule is refused before anything is created."""
     body = new_body()
@@ -153,7 +153,7 @@ def crash(session: Session) -> Callable[..., db_io.User]:
 
 
 def test_a_repeat_waits_and_then_finishes_the_first(
-    live: Service, count: Count, crash: Callable[..., db_io.User]
+    live: Service, count: Count, crash: Callable[..., db_io.User], session: Session, settings: Settings
 ) -> None:
     """After a crash the repeat hears 409 until the first's deadline, then creates the very user that was promised."""
     body, key = new_body(), uuid.uuid4().hex
@@ -168,6 +168,10 @@ def test_a_repeat_waits_and_then_finishes_the_first(
 
     response = wait_for(finished, what="an answer")
     assert (response.status_code, response.json()["id"]) == (201, str(promised.id))
+    table = f"{settings.cassandra_keyspace}.idempotency_keys"
+    cql = f"SELECT TTL(answer), TTL(finished) FROM {table} WHERE scope = %s AND key = %s"
+    answer, mark = session.execute(cql, ("anonymous POST /users", key)).one()
+    assert mark < answer - 30
     assert live.client.get(response.headers["Location"]).status_code == 200
     assert count(body["email"]) == 1
 
@@ -215,6 +219,18 @@ def test_a_lost_answer_and_its_repeat(start: Callable[..., Service], wire: Wire,
         assert running.client.get(response.headers["Location"]).status_code == 200
         assert count(body["email"]) == 1
     assert lost
+
+
+def test_what_was_refused_may_be_asked_again(live: Service, count: Count) -> None:
+    """A refusal promises nothing: the same key is good for a request that is corrected."""
+    body, other, key = new_body(), new_body(), uuid.uuid4().hex
+    assert post(live, body, key, **{"X-Consistency-Level": "THREE"}).status_code == 422
+    assert post(live, other, key).status_code == 201
+    assert (count(body["email"]), count(other["email"])) == (0, 1)
+    users = [new_body() | {"name": "\U0001f98a" * 100} for _ in range(100)]
+    key = uuid.uuid4().hex
+    assert post(live, users, key, "/users/batch").status_code == 413
+    assert post(live, users[:10], key, "/users/batch").status_code == 201
 
 
 def test_how_long_a_key_lives(live: Service, session: Session, settings: Settings) -> None:

@@ -19,8 +19,8 @@ from storage.execution import QueryOptions, bind
 
 # A transaction that comes to the same however often it is applied: a user's id is never used again.
 REPEATABLE_TRANSACTIONS = {"delete_user"}
-# Each of them makes a row with an id of its own, or claims one.
-CREATING = {"insert_user", "claim_idempotency_key"}
+# A row with an id of its own.
+CREATING = {"insert_user"}
 
 
 def statements() -> list[Statement]:

@@ -59,6 +59,8 @@ def start_with(variables: dict[str, str], *command: str) -> subprocess.Completed
         ({"APP_ENV": "production", "SECRET_KEY": "x" * 16, "DIAGNOSTICS": "1"}, "OPERATOR_TOKEN"),
         ({"APP_ENV": "staging"}, "APP_ENV"),
         ({"CASSANDRA_RECONNECT_MIN": "20"}, "CASSANDRA_RECONNECT_MIN"),
+        ({"CASSANDRA_HOST": "10.0.0.1"}, "CASSANDRA_HOST is unknown; CASSANDRA_HOSTS is meant"),
+        ({"DRAIN_SECOND": "5"}, "DRAIN_SECONDS"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -14,8 +14,9 @@ from typing import Any
 
 log = logging.getLogger("fieldbook.drain")
 
-# One byte of memory that the master shares with every worker that it forks: 1 while the instance drains.
-_shared = mmap.mmap(-1, 1)
+# Memory that the master shares with every worker that it forks. The first byte is 1 while the instance drains, the
+# second one once a worker has asked for that.
+_shared = mmap.mmap(-1, 2)
 _master: int | None = None
 _seconds = 0.0
 
@@ -35,7 +36,8 @@ def stop() -> float:
 
     :returns: seconds of the first phase.
     """
-    if not draining():
+    if not draining() and not _shared[1]:
+        _shared[1] = 1
         os.kill(os.getppid(), signal.SIGTERM)
     return _seconds
 

@@ -301,16 +301,16 @@ class Latency(BaseModel):
 
 
 class Metrics(BaseModel):
-    total_queries: int
+    total_queries: int = Field(description="Answers of Cassandra; of a stream, each page.")
     active_connections: int = Field(description="Open connections to nodes.")
     queries_per_second: float = Field(description="Over the last 60 seconds.")
     average_query_time_ms: float
     errors_count: int = Field(description="Exceptions of the Cassandra driver.")
-    total_requests: int
-    requests_in_flight: int
+    total_requests: int = Field(description="Answers to clients.")
+    requests_in_flight: int = Field(description="Those that take a slot now.")
     request_latency_ms: Latency
     query_latency_ms: Latency
-    workers: int
+    workers: int = Field(description="Processes that have counted, and live.")
 
 
 class FieldError(BaseModel):

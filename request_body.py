@@ -44,9 +44,11 @@ class FieldbookRequest(Request):
             with _late_bodies.ended(self.environ.get("gunicorn.socket"), deadline):
                 data = self.get_data(cache=cache)
         except ClientDisconnected as error:
+            if late():
+                raise GatewayTimeout("The body had not come by the deadline.") from error
             # The socket's time-out, which gunicorn.conf.py has set, is a BlockingIOError.
-            if isinstance(error.__context__, BlockingIOError) or late():
-                raise (GatewayTimeout if late() else RequestTimeout)("The body did not come in time.") from error
+            if isinstance(error.__context__, BlockingIOError):
+                raise RequestTimeout("The body stopped coming.") from error
             raise
         except HTTPException:
             raise
@@ -54,7 +56,7 @@ class FieldbookRequest(Request):
             # Whatever the server raises when the body is not framed as it should be.
             raise BadRequest("The body could not be read.") from error
         if late() and len(data) < (self.content_length or 0):
-            raise GatewayTimeout("The body did not come in time.")
+            raise GatewayTimeout("The body had not come by the deadline.")
         # Werkzeug reads a body without a length up to the limit, and says nothing of the rest.
         if self.max_content_length is not None and len(data) >= self.max_content_length:
             raise RequestEntityTooLarge("The body is too large.")

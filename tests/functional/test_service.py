@@ -15,7 +15,7 @@ def test_home_as_json_and_as_a_page(live: Service) -> None:
     links = live.client.get("/").json()
     assert links["message"]
     assert links["version"]
-    for link in (links["docs"], links["openapi"], links["health"], *links["resources"].values()):
+    for link in (links["docs"], links["openapi"], links["health"], links["metrics"], *links["resources"].values()):
         assert live.client.get(link).status_code == 200, link
     page = live.client.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert page.headers["Content-Type"].startswith("text/html")

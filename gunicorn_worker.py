@@ -6,6 +6,7 @@ one of gunicorn 27's workers would wait for a client that does neither, with the
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
@@ -18,6 +19,8 @@ from gunicorn.workers.gthread import ThreadWorker
 # Seconds for a request's headers, from their first byte; where many are late, much less.
 _HEADERS = 5.0
 _HEADERS_OF_MANY = 1.0
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
 # Seconds to wait for the rest of a body that the answer did not want, to keep the connection.
 _UNWANTED_BODY = 0.05
 
@@ -25,11 +28,15 @@ _UNWANTED_BODY = 0.05
 class Worker(ThreadWorker):
     """A `gthread` worker that keeps threads free for whoever does send requests."""
 
+    alive: bool
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._lock = threading.Lock()
         # Connections whose headers are being read, with the time since when; the oldest first.
         self._reading: dict[Any, float] = {}
+        # Those whose client may send no more. Where its next request would begin is not known.
+        self._ended: set[Any] = set()
         # Threads that may wait for clients to close their end, and that may read headers for more than a moment.
         self._patient = max(1, self.cfg.threads // 8)
         self._goodbyes = threading.Semaphore(self._patient)
@@ -44,6 +51,7 @@ class Worker(ThreadWorker):
             self._headers_are_read(conn)
         if not keep:
             self._say_goodbye(conn)
+            self._ended.discard(conn)
         return keep
 
     def handle_request(self, req: Any, conn: Any) -> Any:
@@ -64,12 +72,15 @@ class Worker(ThreadWorker):
             for conn, since in self._reading.items():
                 if now - since > limit:
                     # What has come already is still read.
+                    self._ended.add(conn)
                     with suppress(OSError):
                         conn.sock.shutdown(socket.SHUT_RD)
 
     def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
         """Whether the connection can be used for another request; gunicorn waits five seconds to find out."""
-        return bool(keepalive and conn.parser.finish_body(deadline=time.monotonic() + _UNWANTED_BODY))
+        if not keepalive or conn in self._ended:
+            return False
+        return bool(conn.parser.finish_body(deadline=time.monotonic() + _UNWANTED_BODY))
 
     def _say_goodbye(self, conn: Any) -> None:
         """Waits until the client has closed its end, so that it gets all of the answer.
@@ -91,15 +102,33 @@ class Worker(ThreadWorker):
             # Nothing is left to wait for when the main loop closes it.
             conn.sock.shutdown(socket.SHUT_RDWR)
 
+    def accept(self, listener: Any) -> None:
+        """Takes a connection; one for which there is no descriptor waits. To gunicorn that is the end of the worker."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTOR:
+                raise
+            self.log.error("Connections wait: %s", error)
+            # They still make the listener readable.
+            time.sleep(0.05)
+
+    def is_parent_alive(self) -> bool:
+        """A worker whose master is gone is to end, as after SIGTERM."""
+        self.alive = self.alive and super().is_parent_alive()
+        return self.alive
+
     def set_accept_enabled(self, enabled: bool) -> None:
         """Of a worker that is to end: takes who has connected by then, and refuses the others.
 
         gunicorn's keeps its listeners until it has finished what is in flight: who connects meanwhile would wait, and
         be cut off without an answer.
         """
+        if enabled and not self.alive:
+            return
         if not self.alive and self._accepting:
             for listener in self.sockets:
-                for _ in range(self.cfg.backlog):
+                while self.nr_conns < self.worker_connections:
                     before = self.nr_conns
                     self.accept(listener)
                     if self.nr_conns == before:

@@ -44,6 +44,7 @@ class FieldbookRequest(Request):
             with _late_bodies.ended(self.environ.get("gunicorn.socket"), deadline):
                 data = self.get_data(cache=cache)
         except ClientDisconnected as error:
+            self._give_up_connection()
             if late():
                 raise GatewayTimeout("The body had not come by the deadline.") from error
             # The socket's time-out, which gunicorn.conf.py has set, is a BlockingIOError.
@@ -56,6 +57,7 @@ class FieldbookRequest(Request):
             # Whatever the server raises when the body is not framed as it should be.
             raise BadRequest("The body could not be read.") from error
         if late() and len(data) < (self.content_length or 0):
+            self._give_up_connection()
             raise GatewayTimeout("The body had not come by the deadline.")
         # Werkzeug reads a body without a length up to the limit, and says nothing of the rest.
         if self.max_content_length is not None and len(data) >= self.max_content_length:
@@ -64,6 +66,12 @@ class FieldbookRequest(Request):
             return orjson.loads(data)
         except orjson.JSONDecodeError as error:
             raise BadRequest(f"The body is not JSON: {error}") from None
+
+    def _give_up_connection(self) -> None:
+        """What may still come of this body is not the next request."""
+        # gunicorn looks for none after a body that failed.
+        with suppress(AttributeError):
+            self.environ["wsgi.input"].failed = True
 
 
 class _LateBodies:
@@ -93,8 +101,9 @@ class _LateBodies:
                 self._changed.notify()
             if self._thread is None:
                 # Made with the first body, and so after the fork.
-                self._thread = threading.Thread(target=self._run, name="late-bodies", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="late-bodies", daemon=True)
+                thread.start()
+                self._thread = thread
         try:
             yield
         finally:

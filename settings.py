@@ -222,7 +222,7 @@ def _check_names(env_file: Path) -> None:
         raise SettingsError(f"{env_file} can't be read: {error}") from None
     slips = []
     # In the environment there is more of others', so only a letter or so may be wrong.
-    for where, found, cutoff in ((str(env_file), names, 0.85), ("The environment", list(os.environ), 0.93)):
+    for where, found, cutoff in ((str(env_file), names, 0.9), ("The environment", list(os.environ), 0.95)):
         for name in found:
             if name.upper() not in ours and (near := get_close_matches(name.upper(), ours, n=1, cutoff=cutoff)):
                 slips.append(f"{where}: {name} is unknown; {near[0]} is meant?")

@@ -6,6 +6,7 @@ the same however often it is carried out: the claim's clocks only decide who is 
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -98,9 +99,10 @@ def claim_key(session: Session, key: IdempotencyKey, answer: str, options: Query
         if run(session, CLAIM_KEY, values, options).rows[0][0]:
             return Claim(answer, False, LIFETIME - _LONGEST_REQUEST)
         rows = run(session, SELECT_KEY, (key.scope, key.key), serial).rows
-        # None, or an answer that is not there: it has expired since.
         if rows and rows[0][1] is not None:
             break
+        # It has expired since, or was taken back.
+        time.sleep(min(0.01, options.remaining()))
     fingerprint, promised, busy_until, finished, ttl = rows[0]
     if fingerprint != key.fingerprint:
         raise KeyReused("This key was used with another body.")

@@ -111,7 +111,8 @@ def create_users_once(
         try:
             create(promised)
         except StorageError as error:
-            give_up = forget_key if isinstance(error, BatchTooLarge) else release_key
+            # Only who made the promise may take it back, for nobody else is at work on it yet.
+            give_up = forget_key if isinstance(error, BatchTooLarge) and not claim.repeat else release_key
             with suppress(StorageError):
                 give_up(session, key, claim, options)
             raise

@@ -39,10 +39,11 @@ class Timing:
     def mark(self) -> float:
         """Until a node that has fallen silent is marked down.
 
-        A connection on which something has come since the last round of heartbeats gets none in this one: hence two
-        intervals.
+        A connection on which something has come since the last round of heartbeats gets none in this one, and the next
+        begins after the interval, or when this one has waited for its last answer.
         """
-        return 2 * self.heartbeat_interval + self.heartbeat_timeout
+        longest = max(self.heartbeat_interval, self.heartbeat_timeout)
+        return self.heartbeat_interval + longest + self.heartbeat_timeout
 
     @property
     def recovery(self) -> float:

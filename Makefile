@@ -12,7 +12,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run node stop test chaos lint format clean
+.PHONY: help run node stop test chaos bench lint format clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /: /' | awk -F': ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ test: .venv/ready ## all tests, on a Cassandra of their own
 
 chaos: .venv/ready ## faults under load on three nodes, and every row checked (SHORT=1 for the short form)
 	.venv/bin/python -m tests.chaos $(if $(SHORT),--short)
+
+bench: .venv/bench-ready ## what a request and a row cost, beside the driver, FastAPI and Flask (SHORT=1 for the short form)
+	.venv/bin/python -m bench $(if $(SHORT),--short)
 
 lint: .venv/ready ## ruff and mypy
 	.venv/bin/python -m ruff check .
@@ -55,4 +58,11 @@ clean: stop ## stop Cassandra; delete its data, the sample rows with it, and the
 		echo "Python could not make a virtual environment. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "Installing the pinned dependencies into .venv (about 130 MB; the first time takes a minute or two) ..."
 	@.venv/bin/python -m pip install --disable-pip-version-check --quiet -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+# The contenders of the benchmark and the plot, which nothing else needs.
+.venv/bench-ready: .venv/ready requirements-bench.txt
+	@echo "Installing what the benchmark needs into .venv ..."
+	@.venv/bin/python -m pip install --disable-pip-version-check --quiet -r requirements.txt -r requirements-bench.txt
+	@.venv/bin/python -m pip check
 	@touch $@

@@ -1,0 +1,55 @@
+"""What all contenders but Fieldbook itself ask of Cassandra: the same statements, under the same execution profile."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+from cassandra import ConsistencyLevel
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, ExecutionProfile
+from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
+
+KEYSPACE = os.environ.get("CASSANDRA_KEYSPACE", "")
+USER_COLUMNS = ("id", "name", "email", "age", "created_at", "updated_at")
+
+_USER = ", ".join(USER_COLUMNS)
+_ANIMAL = "genus, species, image_url, size_cm, sightings, taxonomy"
+
+# Without a version, which no answer shows; only a change needs it.
+SELECT_USER = f"SELECT {_USER} FROM {KEYSPACE}.users WHERE id = ?"
+SELECT_USER_VERSION = f"SELECT {_USER}, version FROM {KEYSPACE}.users WHERE id = ?"
+SELECT_USERS = f"SELECT {_USER} FROM {KEYSPACE}.users"
+SELECT_ANIMALS = f"SELECT {_ANIMAL} FROM {KEYSPACE}.animals WHERE genus = ?"
+# As Fieldbook writes a new user: before every later transaction, whatever a node's clock says.
+INSERT_USER = f"INSERT INTO {KEYSPACE}.users ({_USER}, version) VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP 1"
+UPDATE_USER = (
+    f"UPDATE {KEYSPACE}.users SET name = ?, email = ?, age = ?, updated_at = ?, version = ? WHERE id = ? IF version = ?"
+)
+
+
+def profile(row_factory: Any) -> ExecutionProfile:
+    """Fieldbook's levels and its way to the replicas, with the contender's own kind of rows."""
+    return ExecutionProfile(
+        load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy()),
+        consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+        serial_consistency_level=ConsistencyLevel.LOCAL_SERIAL,
+        request_timeout=30.0,
+        row_factory=row_factory,
+    )
+
+
+def cluster_arguments(row_factory: Any) -> dict[str, Any]:
+    """Of the driver's `Cluster`, from the variables that Fieldbook too is given."""
+    return {
+        "contact_points": os.environ["CASSANDRA_HOSTS"].split(","),
+        "port": int(os.environ["CASSANDRA_PORT"]),
+        "protocol_version": 5,
+        "execution_profiles": {EXEC_PROFILE_DEFAULT: profile(row_factory)},
+    }
+
+
+def now() -> datetime:
+    """Cassandra's timestamps have milliseconds, and come back without a zone, in UTC."""
+    moment = datetime.now(UTC).replace(tzinfo=None)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)

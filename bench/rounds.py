@@ -1,0 +1,111 @@
+"""Rounds: every work, by every contender, in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bench.processes import cpu_seconds, memory, reset_peak
+from bench.stats import percentile
+from bench.system import Contender, Database
+from bench.works import Requests, Scale, Work
+
+# How the numbers of a measurement are called, and their units.
+METRICS = {
+    "cpu_us": "server CPU, us",
+    "db_us": "database CPU, us",
+    "per_second": "units a second",
+    "p50_ms": "p50, ms",
+    "p99_ms": "p99, ms",
+    "first_row_ms": "first row, ms",
+    "whole_ms": "whole answer, ms",
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one contender needed for one work in one round.
+
+    :ivar values: by the names of `METRICS`, those that the work has.
+    """
+
+    round: int
+    work: str
+    contender: str
+    values: dict[str, float]
+
+
+def run(
+    contenders: Sequence[Contender],
+    works: Sequence[Work],
+    requests: Requests,
+    database: Database,
+    rounds: int,
+    open_seconds: float,
+    say: Callable[[str], None],
+) -> list[Measurement]:
+    """All rounds. Before them one that is not counted: it warms up the servers and the node's compiler.
+
+    :raises BenchError: an answer is not what it should be.
+    """
+    found = []
+    for number in range(rounds + 1):
+        began = time.monotonic()
+        for work in works:
+            # Another one is first each time: what one leaves behind for the next is shared out.
+            first = number % len(contenders)
+            for contender in [*contenders[first:], *contenders[:first]]:
+                measurement = measure(contender, work, requests, database, number, open_seconds)
+                if number:
+                    found.append(measurement)
+        say(f"round {number} of {rounds}{'' if number else ' (not counted)'}: {time.monotonic() - began:.0f} s")
+    return found
+
+
+def measure(
+    contender: Contender, work: Work, requests: Requests, database: Database, number: int, open_seconds: float
+) -> Measurement:
+    """The work in a closed loop, and then, where it has a rate, in an open one."""
+    database.settle()
+    values = closed_loop(contender, work, requests, database)
+    if work.rate is not None:
+        count = max(20, int(work.rate * open_seconds))
+        outcome = contender.do(work, requests, work.rate, count, 2 * work.connections)
+        values["p50_ms"] = percentile(outcome.latencies, 50) * 1e3
+        values["p99_ms"] = percentile(outcome.latencies, 99) * 1e3
+    return Measurement(number, work.name, contender.name, values)
+
+
+def closed_loop(contender: Contender, work: Work, requests: Requests, database: Database) -> dict[str, float]:
+    """CPU time for each unit, throughput and, of streams, times."""
+    pids = contender.pids()
+    server, node = cpu_seconds(pids), database.cpu_seconds()
+    outcome = contender.do(work, requests, None, work.count, work.connections)
+    values = {
+        "cpu_us": (cpu_seconds(pids) - server) / work.units * 1e6,
+        "db_us": (database.cpu_seconds() - node) / work.units * 1e6,
+        "per_second": work.units / outcome.seconds,
+    }
+    if outcome.first_rows:
+        values["first_row_ms"] = percentile(outcome.first_rows, 50) * 1e3
+    if work.rows is not None:
+        values["whole_ms"] = outcome.seconds / work.count * 1e3
+    return values
+
+
+def memory_growth(
+    contenders: Sequence[Contender], stream: Work, scale: Scale, database: Database
+) -> Mapping[str, dict[int, int]]:
+    """Bytes by which the processes' memory grows at its peak, over a stream of so many rows, by contender and rows."""
+    growth: dict[str, dict[int, int]] = {contender.name: {} for contender in contenders}
+    for rows in scale.memory:
+        database.grow(rows)
+        requests = Requests(replace(scale, stream=rows))
+        for contender in contenders:
+            pids = contender.pids()
+            before = memory(pids, "VmRSS")
+            reset_peak(pids)
+            contender.do(replace(stream, rows=rows, count=1), requests, None, 1, 1)
+            growth[contender.name][rows] = memory(pids, "VmHWM") - before
+    return growth

@@ -13,12 +13,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from bench import equality, report, rounds, works
+from bench import documents, equality, plot, report, rounds, works
 from bench.load import load_generator
 from bench.processes import BenchError, clean_environment
 from bench.system import CONTENDERS, HttpContender, database, run_directory, start
 from local_cassandra.jars import NodeError
 from local_cassandra.node import STATE
+from settings import PROJECT
 
 # In --only, beside the work: how memory grows with the rows of a stream.
 MEMORY = "memory"
@@ -58,6 +59,8 @@ def _parse() -> argparse.Namespace:
         metavar="NAME,...",
         help=", ".join(CONTENDERS),
     )
+    parser.add_argument("--write-docs", action="store_true", help="put tables and plot into docs/performance.md")
+    parser.add_argument("--record", action="store_true", help="append the medians to bench/history.jsonl")
     return parser.parse_args()
 
 
@@ -101,8 +104,15 @@ def _run(arguments: argparse.Namespace, directory: Path) -> None:
         _say("\n" + report.terminal(report.ratio_table(values)))
         if growth:
             _say("\n" + report.terminal(report.memory_table(growth)))
+        machine = report.machine(found.version, PROJECT)
         results = STATE / "bench.json"
-        results.write_text(json.dumps(report.document(measurements, growth, {}), indent=1))
+        results.write_text(json.dumps(report.document(measurements, growth, machine), indent=1))
+        plot.draw(values, units, STATE / "bench")
+        _say(f"\nIn {STATE}: bench.json, bench.png, bench.svg")
+        if arguments.record:
+            report.append_history(values, machine)
+        if arguments.write_docs:
+            documents.write_results(values, units, growth, machine)
 
 
 def _say(text: str) -> None:

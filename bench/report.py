@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from bench.rounds import METRICS, Measurement
 from bench.stats import Spread, ratios, spread
 
-RATIOS = (("fieldbook", "fastapi"), ("fieldbook", "driver"), ("fieldbook", "flask"))
+RATIOS = (
+    ("fieldbook", "fastapi"),
+    ("fieldbook", "driver"),
+    ("fieldbook", "flask"),
+    ("fieldbook", "fastapi by batches"),
+)
+
+HISTORY = Path(__file__).resolve().parent / "history.jsonl"
 
 Values = Mapping[tuple[str, str, str], dict[int, float]]
 
@@ -35,14 +48,24 @@ def results_table(values: Values, units: Mapping[str, str]) -> list[list[str]]:
 
 def ratio_table(values: Values) -> list[list[str]]:
     """Server CPU of Fieldbook against each other contender, by work."""
-    rows = [["work", *(f"{above} / {below}" for above, below in RATIOS)]]
-    for work in dict.fromkeys(work for work, _, _ in values):
-        found = [
-            ratios(values.get((work, above, "cpu_us"), {}), values.get((work, below, "cpu_us"), {}))
-            for above, below in RATIOS
-        ]
-        rows.append([work, *("" if ratio is None else text(ratio) for ratio in found)])
+    found = all_ratios(values)
+    pairs = [pair for pair in RATIOS if any(pair in of_work for of_work in found.values())]
+    rows = [["server CPU", *(" / ".join(pair) for pair in pairs)]]
+    for work, of_work in found.items():
+        rows.append([work, *(text(of_work[pair]) if pair in of_work else "" for pair in pairs)])
     return rows
+
+
+def all_ratios(values: Values) -> dict[str, dict[tuple[str, str], Spread]]:
+    """Server CPU of the pairs in `RATIOS` that were measured, by work."""
+    found: dict[str, dict[tuple[str, str], Spread]] = {}
+    for work in dict.fromkeys(work for work, _, _ in values):
+        found[work] = {}
+        for above, below in RATIOS:
+            ratio = ratios(values.get((work, above, "cpu_us"), {}), values.get((work, below, "cpu_us"), {}))
+            if ratio is not None:
+                found[work][above, below] = ratio
+    return found
 
 
 def memory_table(growth: Mapping[str, Mapping[int, int]]) -> list[list[str]]:
@@ -82,6 +105,32 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     heading, *body = rows
     rule = ["---", *("---:" for _ in heading[1:])]
     return "\n".join(f"| {' | '.join(row)} |" for row in [heading, rule, *body])
+
+
+def machine(cassandra: str, project: Path) -> dict[str, Any]:
+    """Where and when: all that a reader needs to know what the numbers can be held against."""
+    git = ["git", "-C", str(project), "rev-parse", "--short", "HEAD"]
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "cassandra": cassandra,
+    }
+
+
+def append_history(values: Values, where: Mapping[str, Any]) -> None:
+    """A line for this run: medians of the server's CPU (microseconds), and of the ratios."""
+    medians: dict[str, dict[str, float]] = {}
+    for (work, contender, metric), found in values.items():
+        if metric == "cpu_us":
+            medians.setdefault(work, {})[contender] = round(spread(list(found.values())).median, 2)
+    ratios_of = {
+        work: {"/".join(pair): round(ratio.median, 3) for pair, ratio in found.items()}
+        for work, found in all_ratios(values).items()
+    }
+    with HISTORY.open("a") as history:
+        history.write(json.dumps({**where, "cpu_us": medians, "ratios": ratios_of}) + "\n")
 
 
 def document(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from bench.processes import cpu_seconds, memory, reset_peak
 from bench.stats import percentile
-from bench.system import Contender, Database
+from bench.system import Contender, Database, HttpContender
 from bench.works import Requests, Scale, Work
 
 # How the numbers of a measurement are called, and their units.
@@ -53,14 +53,21 @@ def run(
     for number in range(rounds + 1):
         began = time.monotonic()
         for work in works:
+            ways = _ways(contenders, work)
             # Another one is first each time: what one leaves behind for the next is shared out.
-            first = number % len(contenders)
-            for contender in [*contenders[first:], *contenders[:first]]:
+            first = number % len(ways)
+            for contender in [*ways[first:], *ways[:first]]:
                 measurement = measure(contender, work, requests, database, number, open_seconds)
                 if number:
                     found.append(measurement)
         say(f"round {number} of {rounds}{'' if number else ' (not counted)'}: {time.monotonic() - began:.0f} s")
     return found
+
+
+def _ways(contenders: Sequence[Contender], work: Work) -> list[Contender]:
+    """The contenders; FastAPI twice for an import, because Fieldbook's, by batches, is to be held against both."""
+    batches = [each.by_batches() for each in contenders if isinstance(each, HttpContender) and each.name == "fastapi"]
+    return [*contenders, *(batches if work.name == "import" else [])]
 
 
 def measure(

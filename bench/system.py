@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Protocol
 
@@ -115,7 +116,7 @@ class Contender(Protocol):
 
 
 class HttpContender:
-    """A service; `imports` says whether it has a `POST /users/import`, without which it imports by batches."""
+    """A service, and the load generator before it."""
 
     def __init__(self, name: str, server: Server, port: int, load: Child, imports: bool) -> None:
         self.name = name
@@ -146,6 +147,12 @@ class HttpContender:
         job = Job(self.port, requests.of(name), (work.status,), count, connections, rate, rows)
         outcome: Outcome = self._load.ask(job)
         return outcome
+
+    def by_batches(self) -> HttpContender:
+        """The same service, importing by batches though it could do it in one request."""
+        twin = copy(self)
+        twin.name, twin._imports = f"{self.name} by batches", False
+        return twin
 
     def close(self) -> None:
         self.client.close()

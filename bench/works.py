@@ -68,13 +68,13 @@ def works(scale: Scale) -> dict[str, Work]:
 
     streams = max(1, 300_000 // max(scale.stream, 100_000))
     every = [
-        Work("read", count(4000), 16, 200, rate=200),
-        Work("list", count(1500), 16, 200, rate=50),
-        Work("genus", count(1500), 16, 200, rate=50),
+        Work("read", count(2500), 16, 200, rate=200),
+        Work("list", count(800), 16, 200, rate=50),
+        Work("genus", count(1000), 16, 200, rate=50),
         Work("stream", streams, 1, 200, rows=scale.stream, unit="row"),
-        Work("create", count(4000), 16, 201, rate=200),
-        Work("patch", count(1500), 16, 200, rate=50),
-        Work("batch", count(200), 4, 201, rate=10),
+        Work("create", count(2500), 16, 201, rate=200),
+        Work("patch", count(800), 16, 200, rate=50),
+        Work("batch", count(100), 4, 201, rate=10),
         Work("import", 1, 1, 201, rows=scale.imported, unit="row"),
     ]
     return {work.name: work for work in every}

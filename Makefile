@@ -12,10 +12,10 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run node stop test chaos bench lint format clean
+.PHONY: help run node stop test chaos bench bench-scale bench-compare lint format clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /: /' | awk -F': ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /: /' | awk -F': ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 run: .venv/ready ## Cassandra, sample rows and the service, until Ctrl-C (PORT=8001 for another port)
 	@.venv/bin/python -m local_cassandra.run
@@ -34,6 +34,12 @@ chaos: .venv/ready ## faults under load on three nodes, and every row checked (S
 
 bench: .venv/bench-ready ## what a request and a row cost, beside the driver, FastAPI and Flask (SHORT=1 for the short form)
 	.venv/bin/python -m bench $(if $(SHORT),--short)
+
+bench-scale: .venv/bench-ready ## how that changes with rows, connections, workers and nodes
+	.venv/bin/python -m bench scale $(if $(SHORT),--short)
+
+bench-compare: .venv/bench-ready ## the service as it is against a revision (REF=main~5)
+	.venv/bin/python -m bench compare $(if $(SHORT),--short) $(REF)
 
 lint: .venv/ready ## ruff and mypy
 	.venv/bin/python -m ruff check .

@@ -1,28 +1,25 @@
-"""`python -m bench`: Fieldbook beside the bare driver, FastAPI and plain Flask, on a node of the run's own."""
+"""`python -m bench`: Fieldbook beside the bare driver, FastAPI and plain Flask, on a node of the run's own.
+
+`python -m bench scale` is Fieldbook at several sizes, `python -m bench compare REF` Fieldbook against its own past.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import signal
 import sys
 import time
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import FrameType
 
-from bench import documents, equality, plot, report, rounds, works
-from bench.load import load_generator
+from bench import compare, scale, side_by_side, works
 from bench.processes import BenchError, clean_environment
-from bench.system import CONTENDERS, HttpContender, database, run_directory, start
+from bench.system import CONTENDERS, run_directory
 from local_cassandra.jars import NodeError
-from local_cassandra.node import STATE
-from settings import PROJECT
 
-# In --only, beside the work: how memory grows with the rows of a stream.
-MEMORY = "memory"
+COMMANDS = {None: side_by_side.run, "scale": scale.run, "compare": compare.run}
 
 
 def main() -> None:
@@ -37,7 +34,7 @@ def main() -> None:
     began = time.monotonic()
     try:
         with run_directory() as directory:
-            _run(arguments, directory)
+            COMMANDS[arguments.command](arguments, directory, _say)
     except KeyboardInterrupt:
         sys.exit(130)
     except (BenchError, NodeError) as error:
@@ -47,11 +44,14 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    every = [*works.works(works.FULL), MEMORY]
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="small counts, two rounds: some two minutes")
-    parser.add_argument("--rounds", type=int, help="that are counted (5; short: 2)")
-    parser.add_argument("--only", type=_names(every), default=every, metavar="WORK,...", help=", ".join(every))
+    every = list(works.works(works.FULL))
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--short", action="store_true", help="small counts and few rounds: two minutes or so")
+    common.add_argument("--rounds", type=int, help="that are counted; before them one is not")
+    documents = argparse.ArgumentParser(add_help=False)
+    documents.add_argument("--write-docs", action="store_true", help="put tables and plot into docs/performance.md")
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, parents=[common, documents])
+    _add_only(parser, [*every, side_by_side.MEMORY])
     parser.add_argument(
         "--contenders",
         type=_names(CONTENDERS),
@@ -59,12 +59,22 @@ def _parse() -> argparse.Namespace:
         metavar="NAME,...",
         help=", ".join(CONTENDERS),
     )
-    parser.add_argument("--write-docs", action="store_true", help="put tables and plot into docs/performance.md")
     parser.add_argument("--record", action="store_true", help="append the medians to bench/history.jsonl")
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("scale", parents=[common, documents], help="at several sizes")
+    comparison = commands.add_parser("compare", parents=[common], help="against a revision")
+    comparison.add_argument("revision", metavar="REF", help="a commit, branch or tag")
+    _add_only(comparison, [name for name in every if name != "import"])
     return parser.parse_args()
 
 
-def _names(known):
+def _add_only(parser: argparse.ArgumentParser, known: Sequence[str]) -> None:
+    parser.add_argument("--only", type=_names(known), default=known, metavar="WORK,...", help=", ".join(known))
+
+
+def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Of an option that takes some of them, separated by commas."""
+
     def names(text: str) -> list[str]:
         given = text.split(",")
         if wrong := set(given) - set(known):
@@ -72,47 +82,6 @@ def _names(known):
         return [name for name in known if name in given]
 
     return names
-
-
-def _run(arguments: argparse.Namespace, directory: Path) -> None:
-    scale = works.SHORT if arguments.short else works.FULL
-    chosen = [work for name, work in works.works(scale).items() if name in arguments.only]
-    with ExitStack() as stack:
-        _say("Starting Cassandra ...")
-        found = stack.enter_context(database(directory))
-        _say(f"Storing {scale.users:,} users ...")
-        found.grow(scale.users)
-        load = load_generator()
-        stack.callback(load.close)
-        contenders = []
-        for name in arguments.contenders:
-            contender = start(name, found, load, directory, {})
-            stack.callback(contender.close)
-            contenders.append(contender)
-        services = [each for each in contenders if isinstance(each, HttpContender)]
-        equality.check(services)
-        _say(f"{', '.join(each.name for each in services)}: equal answers. Measuring ...")
-        requests = works.Requests(scale)
-        count = arguments.rounds or (2 if arguments.short else 5)
-        measurements = rounds.run(contenders, chosen, requests, found, count, scale.open_seconds, _say)
-        growth = {}
-        if MEMORY in arguments.only and scale.memory:
-            growth = rounds.memory_growth(contenders, works.works(scale)["stream"], scale, found)
-        values = report.by_round(measurements)
-        units = {work.name: work.unit for work in chosen}
-        _say("\n" + report.terminal(report.results_table(values, units)))
-        _say("\n" + report.terminal(report.ratio_table(values)))
-        if growth:
-            _say("\n" + report.terminal(report.memory_table(growth)))
-        machine = report.machine(found.version, PROJECT)
-        results = STATE / "bench.json"
-        results.write_text(json.dumps(report.document(measurements, growth, machine), indent=1))
-        plot.draw(values, units, STATE / "bench")
-        _say(f"\nIn {STATE}: bench.json, bench.png, bench.svg")
-        if arguments.record:
-            report.append_history(values, machine)
-        if arguments.write_docs:
-            documents.write_results(values, units, growth, machine)
 
 
 def _say(text: str) -> None:

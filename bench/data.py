@@ -26,6 +26,12 @@ def user_id(number: int) -> UUID:
     return UUID(bytes=md5(b"%d" % number, usedforsecurity=False).digest(), version=4)
 
 
+def sample(number: int, users: int) -> UUID:
+    """The id of one of 2000 stored users, evenly from all of them: of the first stored and of the last."""
+    some = min(2000, users)
+    return user_id(number % some * (users // some))
+
+
 def new_user(number: int) -> dict[str, Any]:
     """The body of a creation."""
     return {"name": f"Observer {number}", "email": f"observer{number}@example.org", "age": number % 100}

@@ -26,6 +26,21 @@ def write_results(
     replace(PAGE, "bench", [where(machine), *map(report.markdown, tables), picture])
 
 
+def write_scale(
+    tables: Sequence[tuple[str, list[list[str]]]],
+    seconds: Mapping[str, Mapping[int, float]],
+    machine: Mapping[str, Any],
+) -> None:
+    """The tables of `python -m bench scale`, each under its title, and the plot of its streams.
+
+    :param seconds: of a stream, by contender and rows.
+    """
+    plot.draw_stream(seconds, PAGE.with_name("performance-scale.png"))
+    parts = [part for title, table in tables for part in (f"### {title}", report.markdown(table))]
+    picture = "![Seconds of a stream over its rows, log-log](performance-scale.svg)"
+    replace(PAGE, "scale", [where(machine), *parts, picture])
+
+
 def where(machine: Mapping[str, Any]) -> str:
     """A sentence on the machine."""
     return (

@@ -38,9 +38,10 @@ def by_round(measurements: Sequence[Measurement]) -> Values:
 def results_table(values: Values, units: Mapping[str, str]) -> list[list[str]]:
     """A heading and a row for each work and contender: medians, and the least and greatest of the rounds."""
     pairs = list(dict.fromkeys((work, contender) for work, contender, _ in values))
-    rows = [["work", "contender", *METRICS.values()]]
+    metrics = [metric for metric in METRICS if any(of == metric for _, _, of in values)]
+    rows = [["work", "contender", *(METRICS[metric] for metric in metrics)]]
     for work, contender in pairs:
-        cells = [values.get((work, contender, metric)) for metric in METRICS]
+        cells = [values.get((work, contender, metric)) for metric in metrics]
         texts = ["" if cell is None else text(spread(list(cell.values()))) for cell in cells]
         rows.append([f"{work}, a {units[work]}", contender, *texts])
     return rows

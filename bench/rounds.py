@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bench.database import Database
 from bench.processes import cpu_seconds, memory, reset_peak
 from bench.stats import percentile
-from bench.system import Contender, Database, HttpContender
+from bench.system import Contender, HttpContender
 from bench.works import Requests, Scale, Work
 
 # How the numbers of a measurement are called, and their units.
@@ -20,7 +21,9 @@ METRICS = {
     "p99_ms": "p99, ms",
     "first_row_ms": "first row, ms",
     "whole_ms": "whole answer, ms",
+    "refused": "503, %",
 }
+REFUSED = 503
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ def closed_loop(contender: Contender, work: Work, requests: Requests, database: 
         "db_us": (database.cpu_seconds() - node) / work.units * 1e6,
         "per_second": work.units / outcome.seconds,
     }
+    if REFUSED in work.statuses:
+        values["refused"] = outcome.statuses[REFUSED] / work.count * 100
     if outcome.first_rows:
         values["first_row_ms"] = percentile(outcome.first_rows, 50) * 1e3
     if work.rows is not None:

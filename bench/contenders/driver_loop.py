@@ -20,7 +20,7 @@ from cassandra.cluster import Cluster
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.query import BatchStatement, BatchType, tuple_factory
 
-from bench.data import GENERA, new_user, user_id
+from bench.data import GENERA, new_user, sample
 from bench.load import Outcome
 
 
@@ -28,7 +28,7 @@ from bench.load import Outcome
 class DriverJob:
     """What the load generator's job is for a server.
 
-    :ivar users: stored ones, whose numbers are 0 and up.
+    :ivar users: stored ones, by number (`data.sample`).
     :ivar rows: of a stream or an import, or users of a batch.
     """
 
@@ -104,7 +104,7 @@ class _Driver:
         return outcome
 
     def read(self, job: DriverJob, number: int) -> None:
-        assert self._session.execute(self._select_user, (user_id(number % job.users),)).one()
+        assert self._session.execute(self._select_user, (sample(number, job.users),)).one()
 
     def list(self, job: DriverJob, number: int) -> None:
         ready = self._select_users.bind(())
@@ -129,7 +129,7 @@ class _Driver:
         self._session.execute(self._insert_user, self._values(number))
 
     def patch(self, job: DriverJob, number: int) -> None:
-        identity = user_id(number % job.users)
+        identity = sample(number, job.users)
         row = self._session.execute(self._select_user_version, (identity,)).one()
         values = (row[1], row[2], number % 100, self._now(), uuid4(), identity, row[6])
         self._session.execute(self._update_user, values)

@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from bench import compare, scale, side_by_side, works
+from bench.directory import run_directory
 from bench.processes import BenchError, clean_environment
-from bench.system import CONTENDERS, run_directory
+from bench.system import CONTENDERS
 from local_cassandra.jars import NodeError
+from local_cassandra.node import STATE
 
 COMMANDS = {None: side_by_side.run, "scale": scale.run, "compare": compare.run}
 
@@ -38,7 +40,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (BenchError, NodeError) as error:
-        print(error, file=sys.stderr)
+        print(f"{error}\nThe logs are in {STATE / f'bench-{os.getpid()}'}.", file=sys.stderr)
         sys.exit(1)
     _say(f"{time.monotonic() - began:.0f} s")
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from settings import Settings
 
+# Of the file beside a server's log that has its process id.
+PID_SUFFIX = ".pid"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -97,6 +99,8 @@ class Server:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
+
+        log.with_suffix(PID_SUFFIX).write_text(str(self._process.pid))
 
     def pids(self) -> list[int]:
         return tree(self._process.pid)

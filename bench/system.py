@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +16,7 @@ from bench.database import Database
 from bench.load import Child, Job, Outcome
 from bench.processes import Server, wait_for
 from bench.works import BATCH, Requests, Work
-from local_cassandra.node import STATE, free_port
+from local_cassandra.node import free_port
 from settings import PROJECT
 
 # What a server may take to answer its first request, in seconds.
@@ -186,12 +183,3 @@ def _ready(contender: HttpContender, server: Server) -> HttpContender:
         server.stop()
         raise
     return contender
-
-
-@contextmanager
-def run_directory() -> Iterator[Path]:
-    """A directory for logs and data, removed if all goes well."""
-    directory = STATE / f"bench-{os.getpid()}"
-    directory.mkdir(parents=True)
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)

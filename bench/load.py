@@ -110,7 +110,7 @@ class Answer:
 
     def _chunks(self) -> bool:
         while True:
-            if not self._left:
+            if not self._left and not self._last:
                 # Before a chunk's size stands the line end of the chunk before, but for the first.
                 end = self._data.find(b"\r\n", 2 if self._left == 0 else 0)
                 if end < 0:

@@ -67,7 +67,11 @@ def _parse() -> argparse.Namespace:
     comparison = commands.add_parser("compare", parents=[common], help="against a revision")
     comparison.add_argument("revision", metavar="REF", help="a commit, branch or tag")
     _add_only(comparison, [name for name in every if name != "import"])
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    partly = arguments.short or len(arguments.only) <= len(every) or arguments.contenders != list(CONTENDERS)
+    if arguments.command is None and partly and (arguments.write_docs or arguments.record):
+        parser.error("--write-docs and --record keep what holds for all: all work, all contenders, not the short form")
+    return arguments
 
 
 def _add_only(parser: argparse.ArgumentParser, known: Sequence[str]) -> None:

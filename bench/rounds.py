@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from bench.database import Database
@@ -115,18 +115,24 @@ def closed_loop(contender: Contender, work: Work, requests: Requests, database: 
     return values
 
 
-def memory_growth(
-    contenders: Sequence[Contender], stream: Work, scale: Scale, database: Database
-) -> Mapping[str, dict[int, int]]:
-    """Bytes by which the processes' memory grows at its peak, over a stream of so many rows, by contender and rows."""
-    growth: dict[str, dict[int, int]] = {contender.name: {} for contender in contenders}
+def memory_growth(contender: Contender, stream: Work, scale: Scale, database: Database) -> dict[int, int]:
+    """Bytes by which the memory of processes that have just been started grows, at its peak, by rows of a stream.
+
+    The streams come one after the other, the shortest first, and all are held against what was before the first: what
+    a process has once had, it does not always give back.
+    """
+
+    def do(rows: int) -> None:
+        requests = Requests(replace(scale, stream=rows))
+        contender.do(replace(stream, rows=rows, count=1), requests, None, 1, 1)
+
+    do(10)
+    pids = contender.pids()
+    before = memory(pids, "VmRSS")
+    growth = {}
     for rows in scale.memory:
         database.grow(rows)
-        requests = Requests(replace(scale, stream=rows))
-        for contender in contenders:
-            pids = contender.pids()
-            before = memory(pids, "VmRSS")
-            reset_peak(pids)
-            contender.do(replace(stream, rows=rows, count=1), requests, None, 1, 1)
-            growth[contender.name][rows] = memory(pids, "VmHWM") - before
+        reset_peak(pids)
+        do(rows)
+        growth[rows] = memory(pids, "VmHWM") - before
     return growth

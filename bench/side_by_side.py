@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from bench import documents, equality, plot, report, rounds, works
@@ -35,27 +35,30 @@ def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> No
         found.grow(scale.users)
         load = load_generator()
         stack.callback(load.close)
-        contenders = []
-        for name in arguments.contenders:
-            contender = start(name, found, load, directory)
-            stack.callback(contender.close)
-            contenders.append(contender)
-        services = [each for each in contenders if isinstance(each, HttpContender)]
-        equality.check(services)
-        say(f"{', '.join(each.name for each in services)}: equal answers. Measuring ...")
-        measurements = rounds.run(contenders, chosen, works.Requests(scale), found, count, scale.open_seconds, say)
+        with ExitStack() as running:
+            contenders = []
+            for name in arguments.contenders:
+                contender = start(name, found, load, directory)
+                running.callback(contender.close)
+                contenders.append(contender)
+            services = [each for each in contenders if isinstance(each, HttpContender)]
+            equality.check(services)
+            say(f"{', '.join(each.name for each in services)}: equal answers. Measuring ...")
+            measurements = rounds.run(contenders, chosen, works.Requests(scale), found, count, scale.open_seconds, say)
         growth = {}
-        if MEMORY in arguments.only and scale.memory:
-            growth = rounds.memory_growth(contenders, works.works(scale)["stream"], scale, found)
+        for name in arguments.contenders if MEMORY in arguments.only and scale.memory else ():
+            with closing(start(name, found, load, directory)) as fresh:
+                growth[name] = rounds.memory_growth(fresh, works.works(scale)["stream"], scale, found)
         machine = report.machine(found.version, PROJECT)
     values = report.by_round(measurements)
-    say("\n" + report.terminal(report.results_table(values, units)))
-    say("\n" + report.terminal(report.ratio_table(values)))
+    if values:
+        say("\n" + report.terminal(report.results_table(values, units)))
+        say("\n" + report.terminal(report.ratio_table(values)))
+        plot.draw(values, units, STATE / "bench.png")
     if growth:
         say("\n" + report.terminal(report.memory_table(growth)))
     (STATE / "bench.json").write_text(json.dumps(report.document(measurements, growth, machine), indent=1))
-    plot.draw(values, units, STATE / "bench.png")
-    say(f"\nIn {STATE}: bench.json, bench.png, bench.svg")
+    say(f"\nIn {STATE}: bench.json{', bench.png, bench.svg' if values else ''}")
     if arguments.record:
         report.append_history(values, machine)
     if arguments.write_docs:

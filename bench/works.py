@@ -58,7 +58,7 @@ class Scale:
 
 
 FULL = Scale()
-SHORT = Scale(users=10_000, stream=10_000, imported=2_000, factor=0.1, open_seconds=1.0, memory=())
+SHORT = Scale(users=10_000, stream=10_000, imported=2_000, factor=0.1, open_seconds=0.5, memory=())
 
 
 def works(scale: Scale) -> dict[str, Work]:

@@ -54,8 +54,14 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of the processes so far, of all their threads and of children that have ended."""
-    return sum(map(_cpu_seconds, pids))
+    """User and system time of the processes so far, of all their threads and of children that have ended.
+
+    :raises BenchError: one of them has ended.
+    """
+    try:
+        return sum(map(_cpu_seconds, pids))
+    except OSError as error:
+        raise BenchError(f"a process has ended that is measured: {error}") from None
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -1,8 +1,8 @@
 """(b): an async FastAPI service on uvicorn, as its documentation and its users write one.
 
-The driver is awaited through cassandra-asyncio-driver. aiocassandra (2018) was tried too: its awaited query works on
-today's Python and costs more, for it goes through a thread pool; its paging does not work any more
-(`asyncio.Event(loop=...)`), and its plain query gives no paging state, so that it could neither list nor stream.
+The driver is awaited through cassandra-asyncio-driver. aiocassandra (2018) was tried too: a single awaited query costs
+about the same (each was the cheaper one in some rounds), but its paging does not work on today's Python
+(`asyncio.Event(loop=...)`), and its query gives rows without a paging state, so that it could not stream.
 
 A stream turns a page at a time into models and JSON, in pydantic's compiled code; a row at a time would cost more.
 """

@@ -53,7 +53,8 @@ def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> No
     values = report.by_round(measurements)
     if values:
         say("\n" + report.terminal(report.results_table(values, units)))
-        say("\n" + report.terminal(report.ratio_table(values)))
+        if any(report.all_ratios(values).values()):
+            say("\n" + report.terminal(report.ratio_table(values)))
         plot.draw(values, units, STATE / "bench.png")
     if growth:
         say("\n" + report.terminal(report.memory_table(growth)))

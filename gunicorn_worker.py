@@ -1,18 +1,21 @@
 """gunicorn's threaded worker, with bounds on what clients can make its threads and its loop wait for.
 
 gunicorn counts on a proxy before it that reads whole requests and closes its connections. These are the places where
-one of gunicorn 27's workers would wait for a client that does neither, with the threads that should answer /health.
+one of gunicorn 27's workers would wait for a client that does neither, with the threads that should answer /health; and where it costs more than
+the answer: a hand-over from the main loop to a thread for each request, and two segments for each response.
 """
 
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import threading
 import time
 from contextlib import suppress
 from typing import Any
 
+from gunicorn.http import wsgi
 from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import ThreadWorker
 
@@ -21,8 +24,33 @@ _HEADERS = 5.0
 _HEADERS_OF_MANY = 1.0
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
+# Milliseconds for which a thread stays with its connection when it has answered. Handing it to the main loop and back
+# costs more than most requests; longer than this it is the thread that would be missed.
+_STAY = 20
+
 # Seconds to wait for the rest of a body that the answer did not want, to keep the connection.
 _UNWANTED_BODY = 0.05
+
+
+class _Segments(list[bytes]):
+    """Stands in for a socket, to collect what would be sent."""
+
+    sendall = list.append
+
+
+class _Response(wsgi.Response):
+    """Sends the headers together with what comes first of the body."""
+
+    def write(self, arg: bytes) -> None:
+        if self.headers_sent:
+            super().write(arg)
+            return
+        connection, self.sock = self.sock, _Segments()
+        try:
+            super().write(arg)
+        finally:
+            segments, self.sock = self.sock, connection
+        connection.sendall(b"".join(segments))
 
 
 class Worker(ThreadWorker):
@@ -40,9 +68,50 @@ class Worker(ThreadWorker):
         # Threads that may wait for clients to close their end, and that may read headers for more than a moment.
         self._patient = max(1, self.cfg.threads // 8)
         self._goodbyes = threading.Semaphore(self._patient)
+        # Connections that wait for a thread, and threads that wait for a connection's next request.
+        self._queued = 0
+        self._stays = threading.Semaphore(self.cfg.threads // 2)
+
+    def init_process(self) -> None:
+        """Called after the fork; returns when the worker has ended."""
+        # gunicorn's worker takes the class from there.
+        wsgi.Response = _Response
+        super().init_process()
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Called by the main loop: the connection waits for a thread."""
+        with self._lock:
+            self._queued += 1
+        super().enqueue_req(conn)
 
     def handle(self, conn: Any) -> Any:
-        """:returns: false when the connection is to be closed."""
+        """Called in a thread: answers the connection's requests as long as they come without a pause.
+
+        :returns: false when the connection is to be closed.
+        """
+        with self._lock:
+            self._queued -= 1
+        keep = self._handle_one(conn)
+        while keep is True and self._next_is_there(conn):
+            keep = self._handle_one(conn)
+        return keep
+
+    def _next_is_there(self, conn: Any) -> bool:
+        """Whether the connection's next request begins soon, and nobody else waits for the thread."""
+        if not self.alive or self._queued or type(conn.sock) is not socket.socket:
+            return False
+        if conn.parser.unreader.buf.getvalue():
+            return True
+        if not self._stays.acquire(blocking=False):
+            return False
+        try:
+            poll = select.poll()
+            poll.register(conn.sock, select.POLLIN)
+            return bool(poll.poll(_STAY))
+        finally:
+            self._stays.release()
+
+    def _handle_one(self, conn: Any) -> Any:
         with self._lock:
             self._reading[conn] = time.monotonic()
         try:

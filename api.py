@@ -11,6 +11,7 @@ from flask.json.provider import JSONProvider
 from flask_openapi3 import Info, OpenAPI
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+import json_text
 import logs
 import paging
 import problems
@@ -20,20 +21,19 @@ from routes import BLUEPRINTS
 from routes.diagnostics import diagnostics
 from routes.operations import VERSION
 from settings import get_settings
-from streaming import JSON_OPTIONS
 
 
 class OrjsonProvider(JSONProvider):
     """Writes times as RFC 3339 in UTC and ids as text, which Flask's own provider does not."""
 
     def dumps(self, obj: Any, **options: Any) -> str:
-        return orjson.dumps(obj, option=JSON_OPTIONS).decode()
+        return json_text.dumps(obj).decode()
 
     def loads(self, s: str | bytes, **options: Any) -> Any:
         return orjson.loads(s)
 
     def response(self, *args: Any, **kwargs: Any) -> Response:
-        body = orjson.dumps(self._prepare_response_obj(args, kwargs), option=JSON_OPTIONS)
+        body = json_text.dumps(self._prepare_response_obj(args, kwargs))
         return Response(body, content_type="application/json")
 
 

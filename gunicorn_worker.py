@@ -1,8 +1,9 @@
 """gunicorn's threaded worker, with bounds on what clients can make its threads and its loop wait for.
 
 gunicorn counts on a proxy before it that reads whole requests and closes its connections. These are the places where
-one of gunicorn 27's workers would wait for a client that does neither, with the threads that should answer /health; and where it costs more than
-the answer: a hand-over from the main loop to a thread for each request, and two segments for each response.
+one of gunicorn 27's workers would wait for a client that does neither, with the threads that should answer /health;
+and where it would cost more than the answer: a hand-over from the main loop to a thread for each request, and two
+segments for each response.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class _Segments(list[bytes]):
 
 class _Response(wsgi.Response):
     """Sends the headers together with what comes first of the body."""
+
+    sock: Any
 
     def write(self, arg: bytes) -> None:
         if self.headers_sent:

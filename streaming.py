@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import logging
 import socket
 import struct
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -18,14 +17,13 @@ from flask import Response, g, request
 
 import metrics
 from request_hooks import CSV, JSON, NDJSON
-from storage.execution import Row, Stream
+from storage.execution import Stream
 
 log = logging.getLogger(__name__)
 
-# Cassandra's timestamps come without a zone, in UTC.
-JSON_OPTIONS = orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
-
 Columns = Sequence[str]
+# Rows, each a JSON object that the server has written.
+Page = Sequence[str]
 
 # SO_LINGER: on, without time, makes close() send a reset; off is the default.
 _RESET, _GOODBYE = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
@@ -34,7 +32,7 @@ _RESET, _GOODBYE = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 def format_streaming_response(pages: Stream, columns: Columns, media_type: str) -> Generator[bytes]:
     """The rows as one document: a chunk of bytes for each page, and one for the document's end if it has one.
 
-    :param pages: lists of rows, each in the order of `columns`; closed with this generator.
+    :param pages: of rows with these columns, in this order; closed with this generator.
     :param media_type: JSON (an array), NDJSON (a line a row) or CSV (a header, then rows).
     :raises StorageError: whatever `pages` raises; the document then has no end.
     """
@@ -44,8 +42,8 @@ def format_streaming_response(pages: Stream, columns: Columns, media_type: str) 
         before = _csv_lines([columns])
     empty = True
     with pages:
-        for page in pages:
-            yield (before if empty else between) + encode(columns, page)
+        for page in pages.as_json():
+            yield (before if empty else between) + encode(page)
             empty = False
     if empty:
         yield before + end
@@ -74,7 +72,7 @@ def _body(first: bytes, chunks: Generator[bytes], environ: dict[str, Any], rule:
     metrics.STREAMS_OPENED.labels(rule).inc()
     with closing(chunks), _reset_unless_whole(environ):
         try:
-            for chunk in itertools.chain([first], chunks):
+            for chunk in chain([first], chunks):
                 given += len(chunk)
                 yield chunk
         except GeneratorExit:
@@ -110,18 +108,20 @@ def _reset_unless_whole(environ: dict[str, Any]) -> Iterator[None]:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _GOODBYE)
 
 
-def _json_rows(columns: Columns, rows: list[Row]) -> bytes:
+def _json_rows(texts: Page) -> bytes:
     # Without the brackets: the array goes on in the next page.
-    return orjson.dumps([dict(zip(columns, row, strict=True)) for row in rows], option=JSON_OPTIONS)[1:-1]
+    return ",".join(texts).encode()
 
 
-def _ndjson_rows(columns: Columns, rows: list[Row]) -> bytes:
-    option = JSON_OPTIONS | orjson.OPT_APPEND_NEWLINE
-    return b"".join([orjson.dumps(dict(zip(columns, row, strict=True)), option=option) for row in rows])
+def _ndjson_rows(texts: Page) -> bytes:
+    return ("\n".join(texts) + "\n").encode()
 
 
-def _csv_rows(columns: Columns, rows: list[Row]) -> bytes:
-    return _csv_lines([[_cell(value) for value in row] for row in rows])
+def _csv_rows(texts: Page) -> bytes:
+    rows = [list(document.values()) for document in orjson.loads(f"[{','.join(texts)}]")]
+    if _NOT_PLAIN & set(map(type, chain.from_iterable(rows))):
+        rows = [[_cell(value) for value in row] for row in rows]
+    return _csv_lines(rows)
 
 
 def _csv_lines(rows: Sequence[Sequence[Any]]) -> bytes:
@@ -131,12 +131,10 @@ def _csv_lines(rows: Sequence[Sequence[Any]]) -> bytes:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return orjson.dumps(value, option=JSON_OPTIONS).decode().strip('"')
-    if isinstance(value, (bool, list, dict)):
-        return orjson.dumps(value, option=JSON_OPTIONS).decode()
-    return value
+    return orjson.dumps(value).decode() if type(value) in _NOT_PLAIN else value
 
 
-_ENCODERS: dict[str, Callable[[Columns, list[Row]], bytes]] = {JSON: _json_rows, NDJSON: _ndjson_rows, CSV: _csv_rows}
+# What stays JSON within CSV.
+_NOT_PLAIN = {bool, list, dict}
+_ENCODERS: dict[str, Callable[[Page], bytes]] = {JSON: _json_rows, NDJSON: _ndjson_rows, CSV: _csv_rows}
 _FRAMES = {JSON: (b"[", b",", b"]"), NDJSON: (b"", b"", b""), CSV: (b"", b"", b"")}

@@ -67,13 +67,24 @@ class Stream(Iterator[list[Row]]):
     :ivar closed: it has been closed; what is asked for then is not fetched.
     """
 
-    def __init__(self, pages: Generator[list[Row]]) -> None:
-        self._pages = pages
+    def __init__(self, pages: Generator[list[Row]], texts: Generator[list[str]] | None = None) -> None:
+        """:param texts: another way to the same rows, each as JSON."""
+        self._pages: Generator[list[Any]] = pages
+        self._texts = texts
         self.closed = False
 
     def __next__(self) -> list[Row]:
         """:raises StorageError: a page can't be had, also after others could."""
         return next(self._pages)
+
+    def as_json(self) -> Iterator[list[str]]:
+        """The pages with each row as JSON, which the server writes; instead of the tuples, from the beginning.
+
+        :raises StorageError: from `next()`, as above.
+        """
+        assert self._texts is not None, "there is no JSON of these rows"
+        self._pages = self._texts
+        return self._pages
 
     def close(self) -> None:
         """Fetches no more: the page that is on its way is the last."""
@@ -90,9 +101,9 @@ class Stream(Iterator[list[Row]]):
 
 
 class Page(NamedTuple):
-    """Rows, and the paging state of the rows after them: None at the end."""
+    """Rows (tuples; of a SELECT JSON, texts), and the paging state of the rows after them: None at the end."""
 
-    rows: list[Row]
+    rows: list[Any]
     paging_state: bytes | None
 
 

@@ -6,20 +6,28 @@ Tables are named with their keyspace, so that a statement means the same whateve
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, wait
+from contextlib import closing
 from contextvars import copy_context
+from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import orjson
 from cassandra.cluster import Session
 from cassandra.query import BoundStatement, PreparedStatement
 
+from json_text import rfc3339
 from settings import get_settings
 from storage.errors import Kind, StorageTimeout
-from storage.execution import Page, QueryOptions, Stream, bind, execute, pages, translating
+from storage.execution import Page, QueryOptions, Row, Stream, bind, execute, pages, translating
+
+_RFC3339 = r'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"'
 
 
 class Statement(NamedTuple):
@@ -28,12 +36,26 @@ class Statement(NamedTuple):
     :ivar name: for the metrics: what it does, in lower case.
     :ivar cql: with `{keyspace}` where the keyspace's name goes.
     :ivar idempotent: the caller's wish is fulfilled once, however often this is sent.
+    :ivar timestamps: of a SELECT, the columns that are timestamps.
     """
 
     name: str
     cql: str
     kind: Kind = "read"
     idempotent: bool = True
+    timestamps: tuple[str, ...] = ()
+
+
+@cache
+def as_json(statement: Statement) -> Statement:
+    """The same SELECT, each row as one text: JSON that the server writes.
+
+    Cassandra writes a timestamp with a space in the middle, but casts it to text as RFC 3339 has it.
+    """
+    columns, rest = statement.cql.removeprefix("SELECT ").split(" FROM ", 1)
+    for name in statement.timestamps:
+        columns = re.sub(rf"\b{name}\b", f"CAST({name} AS text) AS {name}", columns)
+    return statement._replace(cql=f"SELECT JSON {columns} FROM {rest}")
 
 
 class PreparedCache:
@@ -106,18 +128,21 @@ def run(
     options: QueryOptions,
     fetch_size: int | None = None,
     paging_state: bytes | None = None,
+    texts: bool = False,
 ) -> Page:
     """Executes a statement and waits.
 
     :param fetch_size: rows at the most, of a read; None for all up to the driver's 5,000.
     :param paging_state: of the page before.
+    :param texts: of a read: each row as JSON, which the server writes.
     :returns: rows; of a lightweight transaction one, whose first column is `[applied]`.
     :raises StorageError: a subclass that says what happened.
     """
-    ready = bound(session, statement, values, options)
+    ready = bound(session, as_json(statement) if texts else statement, values, options)
     if fetch_size is not None:
         ready.fetch_size = fetch_size
-    return execute(session, ready, options, name=statement.name, kind=statement.kind, paging_state=paging_state)
+    page = execute(session, ready, options, name=statement.name, kind=statement.kind, paging_state=paging_state)
+    return page._replace(rows=_texts(statement, page.rows)) if texts else page
 
 
 def stream(
@@ -132,5 +157,31 @@ def stream(
 
     :raises StorageError: from `next()`, also after pages were given out.
     """
-    ready = bound(session, statement, values, options)
-    return Stream(pages(session, ready, options, name=statement.name, limit=limit, fetch_size=fetch_size))
+
+    def found(statement: Statement) -> Generator[list[Row]]:
+        ready = bound(session, statement, values, options)
+        yield from pages(session, ready, options, name=statement.name, limit=limit, fetch_size=fetch_size)
+
+    def texts() -> Generator[list[str]]:
+        with closing(found(as_json(statement))) as of_texts:
+            for page in of_texts:
+                yield _texts(statement, page)
+
+    return Stream(found(statement), texts())
+
+
+def _texts(statement: Statement, rows: Sequence[Row]) -> list[str]:
+    """What a SELECT JSON has found, with its timestamps as everywhere else."""
+    texts = [row[0] for row in rows]
+    if not texts or all(re.search(rf'"{name}": {_RFC3339}', texts[0]) for name in statement.timestamps):
+        return texts
+    # A server that casts in another way, or no timestamp in the first row to tell by.
+    return [_rewritten(statement, text) for text in texts]
+
+
+def _rewritten(statement: Statement, text: str) -> str:
+    document = orjson.loads(text)
+    for name in statement.timestamps:
+        if document[name] is not None:
+            document[name] = rfc3339(datetime.fromisoformat(document[name]))
+    return orjson.dumps(document).decode()

@@ -36,11 +36,16 @@ INSERT_USER = Statement(
 SELECT_USER = Statement(
     "select_user", "SELECT id, name, email, age, created_at, updated_at, version FROM {keyspace}.users WHERE id = ?"
 )
-SELECT_USERS = Statement("select_users", "SELECT id, name, email, age, created_at, updated_at FROM {keyspace}.users")
+SELECT_USERS = Statement(
+    "select_users",
+    "SELECT id, name, email, age, created_at, updated_at FROM {keyspace}.users",
+    timestamps=("created_at", "updated_at"),
+)
 # With a storage-attached index on age the server uses it; ALLOW FILTERING is for servers that have none.
 SELECT_USERS_BY_AGE = Statement(
     "select_users_by_age",
     "SELECT id, name, email, age, created_at, updated_at FROM {keyspace}.users WHERE age >= ? ALLOW FILTERING",
+    timestamps=("created_at", "updated_at"),
 )
 UPDATE_USER = Statement(
     "update_user",
@@ -142,12 +147,12 @@ def retrieve_user(session: Session, user_id: UUID, options: QueryOptions) -> Use
 def retrieve_users_page(
     session: Session, fetch_size: int, min_age: int | None, paging_state: bytes | None, options: QueryOptions
 ) -> Page:
-    """At most `fetch_size` users in token order, at least `min_age` years old, from `paging_state` on.
+    """At most `fetch_size` users as JSON in token order, at least `min_age` years old, from `paging_state` on.
 
     :raises PagingStateRefused: the server doesn't take it.
     """
     statement, values = _users_from_age(min_age)
-    return run(session, statement, values, options, fetch_size=fetch_size, paging_state=paging_state)
+    return run(session, statement, values, options, fetch_size=fetch_size, paging_state=paging_state, texts=True)
 
 
 def stream_users(session: Session, limit: int, fetch_size: int, min_age: int | None, options: QueryOptions) -> Stream:

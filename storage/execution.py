@@ -157,8 +157,9 @@ def execute(
     timeout = options.remaining()
     started = time.monotonic()
     try:
-        with translating(kind, statement.is_idempotent):
-            return _page(session.execute_async(statement, timeout=timeout, paging_state=paging_state))
+        return _page(session.execute_async(statement, timeout=timeout, paging_state=paging_state))
+    except Exception as error:
+        raise _translated(error, kind, statement.is_idempotent) from error
     finally:
         options.database.seconds += metrics.observe_query(name, started)
 
@@ -261,8 +262,12 @@ def translating(kind: Kind = "read", idempotent: bool = True) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        metrics.DRIVER_ERRORS.labels(type(error).__name__).inc()
-        raise translate(error, kind, idempotent) from error
+        raise _translated(error, kind, idempotent) from error
+
+
+def _translated(error: Exception, kind: Kind, idempotent: bool) -> StorageError:
+    metrics.DRIVER_ERRORS.labels(type(error).__name__).inc()
+    return translate(error, kind, idempotent)
 
 
 def _page(future: ResponseFuture) -> Page:

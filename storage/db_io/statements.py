@@ -66,8 +66,9 @@ class PreparedCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sessions: WeakKeyDictionary[Session, dict[tuple[str, str], Future[PreparedStatement]]]
-        self._sessions = WeakKeyDictionary()
+        self._sessions: WeakKeyDictionary[
+            Session, dict[tuple[str, str], PreparedStatement | Future[PreparedStatement]]
+        ] = WeakKeyDictionary()
 
     def get(self, session: Session, statement: Statement, options: QueryOptions) -> PreparedStatement:
         """The prepared statement.
@@ -75,16 +76,19 @@ class PreparedCache:
         :raises StorageError: a timeout when the deadline comes first; the preparation goes on for the next caller.
         """
         key = (session.keyspace or get_settings().cassandra_keyspace, statement.cql)
+        prepared = self._sessions.get(session, {}).get(key)
+        if isinstance(prepared, PreparedStatement):
+            return prepared
         with self._lock:
             known = self._sessions.setdefault(session, {})
             future = known.get(key)
+            if isinstance(future, PreparedStatement):
+                return future
             if future is None:
                 future = known[key] = Future()
                 # A thread of its own, because the driver's prepare() takes no timeout.
                 context = copy_context()  # for the request's id in its log lines
                 threading.Thread(target=context.run, args=(self._prepare, session, key, future), daemon=True).start()
-        if future.done() and future.exception() is None:
-            return future.result()
         started = time.monotonic()
         try:
             if not wait([future], timeout=options.remaining()).done:
@@ -104,6 +108,8 @@ class PreparedCache:
                 self._sessions[session].pop(key, None)
             future.set_exception(error)
         else:
+            with self._lock:
+                self._sessions[session][key] = prepared
             future.set_result(prepared)
 
 

@@ -148,7 +148,7 @@ def run(
     if fetch_size is not None:
         ready.fetch_size = fetch_size
     page = execute(session, ready, options, name=statement.name, kind=statement.kind, paging_state=paging_state)
-    return page._replace(rows=_texts(statement, page.rows)) if texts else page
+    return page._replace(rows=texts_of(statement, page.rows)) if texts else page
 
 
 def stream(
@@ -171,12 +171,12 @@ def stream(
     def texts() -> Generator[list[str]]:
         with closing(found(as_json(statement))) as of_texts:
             for page in of_texts:
-                yield _texts(statement, page)
+                yield texts_of(statement, page)
 
     return Stream(found(statement), texts())
 
 
-def _texts(statement: Statement, rows: Sequence[Row]) -> list[str]:
+def texts_of(statement: Statement, rows: Sequence[Row]) -> list[str]:
     """What a SELECT JSON has found, with its timestamps as everywhere else."""
     texts = [row[0] for row in rows]
     if not texts or all(re.search(rf'"{name}": {_RFC3339}', texts[0]) for name in statement.timestamps):

@@ -47,6 +47,40 @@ def test_long_requests_do_not_block(start: Callable[..., Service]) -> None:
     assert {request.result().status_code for request in requests} == {200}
 
 
+def test_busy_connections_leave_threads_for_others(start: Callable[..., Service]) -> None:
+    """A thread stays with a connection only while nobody waits for it: more busy clients than threads all get on."""
+    running = start({"WEB_CONCURRENCY": "1", "GUNICORN_THREADS": "2"})
+    answered = [0] * 6
+    stop = threading.Event()
+
+    def ask(number: int) -> None:
+        with httpx.Client(base_url=running.client.base_url, timeout=30) as client:
+            while not stop.is_set():
+                assert client.get("/health/live").status_code == 200
+                answered[number] += 1
+
+    with ThreadPoolExecutor(len(answered)) as pool:
+        clients = [pool.submit(ask, number) for number in range(len(answered))]
+        try:
+            wait_for(lambda: min(answered) >= 200, what="200 answers for each client")
+        finally:
+            stop.set()
+        for client in clients:
+            client.result()
+    assert max(answered) < 5 * min(answered)
+
+
+def test_requests_in_one_segment_are_all_answered(start: Callable[..., Service]) -> None:
+    """Pipelined requests, of which the thread finds the later ones in its buffer and not on the socket."""
+    running = start()
+    with raw_request(running.port, "1.1", "/health/live") as connection:
+        wait_for(lambda: connection.recv(65536, socket.MSG_PEEK).endswith(b"}"), what="the first answer")
+        head = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
+        connection.sendall(2 * (head + b"\r\n") + head + b"Connection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.count(b"HTTP/1.1 200 OK") == 4
+
+
 def test_what_is_over_the_bound_is_refused_at_once(start: Callable[..., Service]) -> None:
     """With every slot on a long request: 503 with Retry-After, at once; probes and metrics are answered.
 

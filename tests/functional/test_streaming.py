@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import time
 import uuid
@@ -19,6 +20,8 @@ from cassandra.cluster import Session
 
 from settings import Settings
 from storage import db_connect, db_initialize, db_io
+from storage.db_io import statements
+from storage.db_io.statements import Statement
 from storage.db_io.users import SELECT_USERS_BY_AGE
 from storage.execution import QueryOptions
 from tests.support import Service, Wire, raw_request, wait_for
@@ -94,6 +97,42 @@ def test_lists_and_nulls_in_csv(live: Service) -> None:
     assert row["species"] == 'a "b", c'
     assert json.loads(row["taxonomy"]) == ["x", "y,z"]
     assert row["size_cm"] == ""
+
+
+def test_all_ways_write_a_user_alike(live: Service) -> None:
+    """What the server writes as JSON is what the service writes: text with everything awkward in it, and times."""
+    name = r""""created_at": "2020-01-01 00:00:00.000Z" \\ 'é' 🦊 {"id": 1}, ],"""
+    posted = live.client.post("/users", json={"name": name, "email": "alike@example.org", "age": 150})
+    assert posted.status_code == 201, posted.text
+    user = posted.json()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", user["created_at"])
+    assert live.client.get(f"/users/{user['id']}").json() == user
+
+    def streamed(accept: str) -> str:
+        return live.client.get("/users/stream?limit=100000&age_filter=150", headers={"Accept": accept}).text
+
+    pages = live.client.get("/users/stream/pages?fetch_size=5000&age_filter=150").json()["users"]
+    of_csv = [row | {"age": int(row["age"])} for row in csv.DictReader(io.StringIO(streamed("text/csv")))]
+    of_ndjson = [json.loads(line) for line in streamed("application/x-ndjson").splitlines()]
+    listed = live.client.get("/users?limit=100")
+    users = listed.json()
+    while user not in users and "next" in listed.links:
+        listed = live.client.get(listed.links["next"]["url"])
+        users += listed.json()
+    for found in (pages, of_csv, of_ndjson, json.loads(streamed("application/json")), users):
+        assert user in found
+
+
+@pytest.mark.parametrize(
+    "moment", ["2026-11-21 06:50:04.610Z", "2026-11-21T06:50:04.610+0000", "2026-11-21T06:50:04.61"]
+)
+def test_times_of_a_server_that_writes_them_in_another_way(moment: str) -> None:
+    """Also where the first row has none to tell the way by."""
+    rows = [(json.dumps({"id": number, "created_at": at}),) for number, at in enumerate([None, moment])]
+    statement = Statement("select_some", "SELECT id, created_at FROM {keyspace}.some", timestamps=("created_at",))
+    for some in (rows, rows[1:]):
+        found = [json.loads(text) for text in statements.texts_of(statement, some)]
+        assert found[-1] == {"id": 1, "created_at": "2026-11-21T06:50:04.610Z"}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,6 +141,8 @@ def _cluster_arguments(settings: Settings) -> dict[str, Any]:
         ),
         "executor_threads": settings.cassandra_executor_threads,
         "application_name": "fieldbook",
+        # Else what is longer than a segment, such as a batch, waits for the server's delayed ACK: 40 ms.
+        "sockopts": [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
     }
     if settings.cassandra_protocol_version is not None:
         arguments["protocol_version"] = settings.cassandra_protocol_version

@@ -177,16 +177,11 @@ def execute_concurrently(
     try:
         waiting: list[ResponseFuture | StorageError] = []
         for statement in statements:
-            timeout = options.remaining()
+            options.remaining()
             try:
-                with translating():
-                    future = session.execute_async(statement, timeout=timeout)
+                waiting.append(send(session, statement, options, name=name))
             except StorageError as error:
                 waiting.append(error)
-                continue
-            answered = partial(_observe_page, name, time.monotonic())
-            future.add_callbacks(answered, answered)
-            waiting.append(future)
         results = [sent if isinstance(sent, StorageError) else _page_or_error(sent) for sent in waiting]
         # Also when the driver gave up at the deadline, what failed is the request.
         options.remaining()
@@ -234,19 +229,39 @@ def pages(
         future = None
         if page.paging_state is not None and left != 0:
             statement.fetch_size = fetch_size if left is None else min(fetch_size, left)
-            timeout = options.remaining()
-            with translating():
-                future = session.execute_async(statement, timeout=timeout, paging_state=page.paging_state)
-                # Its time ends when it comes, and not when the caller has dealt with the page before.
-                answered = partial(_observe_page, name, time.monotonic())
-                future.add_callbacks(answered, answered)
+            future = send(session, statement, options, name=name, paging_state=page.paging_state)
         if rows:
             # A page may be empty with more to come: a filter or tombstones left nothing of it.
             yield rows
         if future is None:
             return
-        with translating():
-            page = _page(future)
+        page = receive(future)
+
+
+def send(
+    session: Session, statement: Statement, options: QueryOptions, *, name: str, paging_state: bytes | None = None
+) -> ResponseFuture:
+    """Asks for a page of a read, and does not wait.
+
+    :param name: of the statement, for the metrics.
+    :raises StorageError: it can't be sent.
+    """
+    timeout = options.remaining()
+    with translating():
+        future = session.execute_async(statement, timeout=timeout, paging_state=paging_state)
+        # Its time ends when it comes, and not when the caller has dealt with the page before.
+        answered = partial(_observe_page, name, time.monotonic())
+        future.add_callbacks(answered, answered)
+    return future
+
+
+def receive(future: ResponseFuture) -> Page:
+    """Waits for the page that was asked for.
+
+    :raises StorageError: a subclass that says what happened.
+    """
+    with translating():
+        return _page(future)
 
 
 def _observe_page(name: str, started: float, result: object) -> None:
@@ -277,8 +292,7 @@ def _page(future: ResponseFuture) -> Page:
 
 def _page_or_error(future: ResponseFuture) -> Page | StorageError:
     try:
-        with translating():
-            return _page(future)
+        return receive(future)
     except StorageError as error:
         return error
 

@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing
 from contextvars import copy_context
@@ -167,6 +167,12 @@ def stream(
     def found(statement: Statement) -> Generator[list[Row]]:
         ready = bound(session, statement, values, options)
         yield from pages(session, ready, options, name=statement.name, limit=limit, fetch_size=fetch_size)
+
+    return stream_of(statement, found)
+
+
+def stream_of(statement: Statement, found: Callable[[Statement], Generator[list[Row]]]) -> Stream:
+    """A stream of pages that a generator finds by the statement, or by its :func:`as_json`."""
 
     def texts() -> Generator[list[str]]:
         with closing(found(as_json(statement))) as of_texts:

@@ -14,10 +14,12 @@ from uuid import UUID, uuid4
 
 import orjson
 from cassandra.cluster import Session
+from cassandra.metadata import Murmur3Token
 
 import metrics
 from settings import get_settings
 from storage.db_io.idempotency import IdempotencyKey, claim_key, finish_key, forget_key, release_key
+from storage.db_io.scan import has_murmur3_tokens, stream_scan
 from storage.db_io.statements import Statement, bound, run, stream
 from storage.errors import BatchTooLarge, StorageError, StorageTimeout, UserNotFound, VersionConflict
 from storage.execution import Page, QueryOptions, Stream, execute, logged_batch
@@ -158,7 +160,14 @@ def retrieve_users_page(
 def stream_users(session: Session, limit: int, fetch_size: int, min_age: int | None, options: QueryOptions) -> Stream:
     """Pages of at most `limit` users in all, in the order of `USER_COLUMNS`."""
     statement, values = _users_from_age(min_age)
+    if min_age is None and limit > 2 * fetch_size and has_murmur3_tokens(session):
+        return stream_scan(session, SELECT_USERS, "id", _token, options, limit, fetch_size)
     return stream(session, statement, values, options, limit=limit, fetch_size=fetch_size)
+
+
+def _token(row: Sequence[Any]) -> int:
+    user_id = UUID(orjson.loads(row[0])["id"]) if isinstance(row[0], str) else row[0]
+    return Murmur3Token.from_key(user_id.bytes).value
 
 
 def update_user(

@@ -287,8 +287,11 @@ def wait_until_still(wire: Wire) -> None:
     wait_for(still, what="silence on the wire")
 
 
-def test_the_next_page_is_fetched_meanwhile(settings: Settings, wire: Wire, many: str) -> None:
-    """While a page is with its consumer, exactly one more is on its way."""
+@pytest.mark.parametrize(("limit", "ahead"), [(2000, 1.0), (ROWS, 1.8)])
+def test_the_next_pages_are_fetched_meanwhile(
+    settings: Settings, wire: Wire, many: str, limit: int, ahead: float
+) -> None:
+    """While a page is with its consumer, one more is on its way, or two token ranges of nine tenths of a page."""
     through = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": wire.port})
     session = db_connect.open_session(through, many)
     try:
@@ -297,14 +300,45 @@ def test_the_next_page_is_fetched_meanwhile(settings: Settings, wire: Wire, many
         db_io.retrieve_users_page(session, 1000, None, None, QueryOptions())
         one = wire.bytes_to_client - before
         before = wire.bytes_to_client
-        pages = db_io.stream_users(session, ROWS, 1000, None, QueryOptions())
+        pages = db_io.stream_users(session, limit, 1000, None, QueryOptions())
         next(pages.as_json())
-        wait_for(lambda: wire.bytes_to_client - before > 1.8 * one, what="the second page")
+        wait_for(lambda: wire.bytes_to_client - before > (0.8 + ahead) * one, what="what comes next")
         time.sleep(0.5)
-        assert wire.bytes_to_client - before < 2.2 * one
+        assert wire.bytes_to_client - before < (1.2 + ahead) * one
         pages.close()
     finally:
         session.cluster.shutdown()
+
+
+@pytest.mark.parametrize("deleted", [0.0, 0.5, 1.0])
+def test_token_ranges_miss_nothing(
+    settings: Settings, session: Session, add_users: Callable[[str, int], None], deleted: float
+) -> None:
+    """All users once and in the order of their tokens, as plain paging has them, whatever the size of a page.
+
+    Also where the first half of the tokens, or all, has only tombstones: the density is then not what it seems.
+    """
+    name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
+    own = settings.model_copy(update={"cassandra_keyspace": name})
+    db_initialize.initialize(own, samples=False, say=lambda line: None)
+    try:
+        add_users(name, 2000)
+        opened = db_connect.open_session(own, name)
+        try:
+            users = [row[0] for row in session.execute(f"SELECT id FROM {name}.users")]
+            gone = int(len(users) * deleted)
+            for user_id in users[:gone]:
+                session.execute(f"DELETE FROM {name}.users WHERE id = %s", (user_id,))
+            left = list(map(str, users[gone:]))
+            for fetch_size in (10, 100, 777):
+                for limit in (3 * fetch_size, 1999, 10**9):
+                    pages = list(db_io.stream_users(opened, limit, fetch_size, None, QueryOptions()).as_json())
+                    assert [json.loads(text)["id"] for page in pages for text in page] == left[:limit]
+                    assert all(0 < len(page) <= fetch_size for page in pages)
+        finally:
+            opened.cluster.shutdown()
+    finally:
+        session.execute(f"DROP KEYSPACE {name}", timeout=60)
 
 
 def test_a_deadline_holds_for_the_whole_stream(wired: Service) -> None:

@@ -47,7 +47,10 @@ def _second(second: int) -> str:
 
 
 def config(level: str) -> dict[str, Any]:
-    """For `logging.config.dictConfig` and gunicorn's `logconfig_dict`."""
+    """For `logging.config.dictConfig` and gunicorn's `logconfig_dict`.
+
+    From here on no record knows its thread, process or frame.
+    """
     # What no line shows need not be found out. Source: "Optimization" in Python's logging HOWTO.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -58,16 +58,16 @@ Name = Annotated[str, _Length, AfterValidator(_text), Field(json_schema_extra=_T
 Segment = Annotated[str, _Length, AfterValidator(_segment), Field(json_schema_extra=_SEGMENT_SCHEMA)]
 
 
-# What most addresses have before the @: nothing that would have to be brought into a normal form.
-_PLAIN_LOCAL_PART = re.compile(r"(?=.{1,64}@)[a-z0-9_+-]+(\.[a-z0-9_+-]+)*@", re.IGNORECASE | re.ASCII)
+# What most addresses are: nothing in them has to be brought into a normal form before it is measured.
+_PLAIN_EMAIL = re.compile(r"([a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*)@((?!.*xn--)[a-z0-9.-]+)", re.ASCII)
 
 
 def _email(value: str) -> str:
     # Not pydantic's own type, which takes "Ada <ada@example.org>" and drops the name without a word.
     try:
-        plain = _PLAIN_LOCAL_PART.match(value)
-        if plain and value.isascii():
-            return plain[0] + _domain(value[plain.end() :])
+        plain = _PLAIN_EMAIL.fullmatch(value)
+        if plain and len(plain[1]) <= 64:
+            return f"{plain[1]}@{_domain(plain[2])}"
         return validate_email(value, check_deliverability=False).normalized
     except EmailNotValidError as error:
         raise ValueError(str(error)) from None

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -43,7 +44,7 @@ def format_streaming_response(pages: Stream, columns: Columns, media_type: str) 
     empty = True
     with pages:
         for page in pages.as_json():
-            yield (before if empty else between) + encode(page)
+            yield (before if empty else between) + encode(columns, page)
             empty = False
     if empty:
         yield before + end
@@ -108,19 +109,20 @@ def _reset_unless_whole(environ: dict[str, Any]) -> Iterator[None]:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _GOODBYE)
 
 
-def _json_rows(texts: Page) -> bytes:
+def _json_rows(columns: Columns, texts: Page) -> bytes:
     # Without the brackets: the array goes on in the next page.
     return ",".join(texts).encode()
 
 
-def _ndjson_rows(texts: Page) -> bytes:
+def _ndjson_rows(columns: Columns, texts: Page) -> bytes:
     return ("\n".join(texts) + "\n").encode()
 
 
-def _csv_rows(texts: Page) -> bytes:
-    rows = [list(document.values()) for document in orjson.loads(f"[{','.join(texts)}]")]
+def _csv_rows(columns: Columns, texts: Page) -> bytes:
+    cells = itemgetter(*columns)
+    rows = [cells(document) for document in orjson.loads(f"[{','.join(texts)}]")]
     if _NOT_PLAIN & set(map(type, chain.from_iterable(rows))):
-        rows = [[_cell(value) for value in row] for row in rows]
+        rows = [tuple(map(_cell, row)) for row in rows]
     return _csv_lines(rows)
 
 
@@ -136,5 +138,5 @@ def _cell(value: Any) -> Any:
 
 # What stays JSON within CSV.
 _NOT_PLAIN = {bool, list, dict}
-_ENCODERS: dict[str, Callable[[Page], bytes]] = {JSON: _json_rows, NDJSON: _ndjson_rows, CSV: _csv_rows}
+_ENCODERS: dict[str, Callable[[Columns, Page], bytes]] = {JSON: _json_rows, NDJSON: _ndjson_rows, CSV: _csv_rows}
 _FRAMES = {JSON: (b"[", b",", b"]"), NDJSON: (b"", b"", b""), CSV: (b"", b"", b"")}

@@ -46,14 +46,16 @@ def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> No
         count = arguments.rounds or (2 if arguments.short else 5)
         measurements = rounds.run(contenders, chosen, works.Requests(scale), found, count, scale.open_seconds, say)
     values = report.by_round(measurements)
-    rows = [["server CPU, us", f"old ({arguments.revision})", "new (here)", "new / old"]]
-    for work in chosen:
-        before, after = (values[work.name, label, "cpu_us"] for label in ("old", "new"))
-        ratio = ratios(after, before)
-        assert ratio is not None
-        texts = (report.text(spread(list(of.values()))) for of in (before, after))
-        rows.append([f"{work.name}, a {work.unit}", *texts, report.text(ratio)])
-    say("\n" + report.terminal(rows))
+    # What is taken from the service may have been given to the database.
+    for metric, title in (("cpu_us", "server CPU, us"), ("db_us", "database CPU, us")):
+        rows = [[title, f"old ({arguments.revision})", "new (here)", "new / old"]]
+        for work in chosen:
+            before, after = (values[work.name, label, metric] for label in ("old", "new"))
+            ratio = ratios(after, before)
+            assert ratio is not None
+            texts = (report.text(spread(list(of.values()))) for of in (before, after))
+            rows.append([f"{work.name}, a {work.unit}", *texts, report.text(ratio)])
+        say("\n" + report.terminal(rows))
 
 
 def check_out(revision: str, directory: Path) -> Path:

@@ -33,8 +33,9 @@ def sample(number: int, users: int) -> UUID:
 
 
 def new_user(number: int) -> dict[str, Any]:
-    """The body of a creation."""
-    return {"name": f"Observer {number}", "email": f"observer{number}@example.org", "age": number % 100}
+    """The body of a creation. Half of the addresses are at ten providers, half at 5,000 domains of their own."""
+    domain = f"mail{number % 20}.example" if number % 2 else f"d{number * 7919 % 10_000}.example"
+    return {"name": f"Observer {number}", "email": f"observer{number}@{domain}.org", "age": number % 100}
 
 
 def ndjson(count: int) -> bytes:

@@ -121,17 +121,17 @@ def machine(cassandra: str, project: Path) -> dict[str, Any]:
 
 
 def append_history(values: Values, where: Mapping[str, Any]) -> None:
-    """A line for this run: medians of the server's CPU (microseconds), and of the ratios."""
-    medians: dict[str, dict[str, float]] = {}
+    """A line for this run: medians of the server's and the database's CPU (microseconds), and of the ratios."""
+    medians: dict[str, dict[str, dict[str, float]]] = {"cpu_us": {}, "db_us": {}}
     for (work, contender, metric), found in values.items():
-        if metric == "cpu_us":
-            medians.setdefault(work, {})[contender] = round(spread(list(found.values())).median, 2)
+        if metric in medians:
+            medians[metric].setdefault(work, {})[contender] = round(spread(list(found.values())).median, 2)
     ratios_of = {
         work: {"/".join(pair): round(ratio.median, 3) for pair, ratio in found.items()}
         for work, found in all_ratios(values).items()
     }
     with HISTORY.open("a") as history:
-        history.write(json.dumps({**where, "cpu_us": medians, "ratios": ratios_of}) + "\n")
+        history.write(json.dumps({**where, **medians, "ratios": ratios_of}) + "\n")
 
 
 def document(

@@ -24,6 +24,8 @@ METRICS = {
     "refused": "503, %",
 }
 REFUSED = 503
+# Latencies of which the 99th percentile means something.
+_ENOUGH = 200
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def measure(
         count = max(20, int(work.rate * open_seconds))
         outcome = contender.do(work, requests, work.rate, count, 2 * work.connections)
         values["p50_ms"] = percentile(outcome.latencies, 50) * 1e3
-        values["p99_ms"] = percentile(outcome.latencies, 99) * 1e3
+        if len(outcome.latencies) >= _ENOUGH:
+            values["p99_ms"] = percentile(outcome.latencies, 99) * 1e3
     return Measurement(number, work.name, contender.name, values)
 
 

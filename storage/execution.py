@@ -90,6 +90,8 @@ class Stream(Iterator[list[Row]]):
         """Fetches no more: the page that is on its way is the last."""
         self.closed = True
         self._pages.close()
+        if self._texts is not None:
+            self._texts.close()
 
     def __enter__(self) -> Self:
         return self

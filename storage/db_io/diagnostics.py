@@ -95,7 +95,7 @@ def stream_diagnostics_by_age(
 def stream_diagnostics_failing(session: Session, run_id: UUID, fetch_size: int, options: QueryOptions) -> Stream:
     """Pages of a run until the server fails to divide by zero, at row 15.
 
-    :raises StorageError: at once, where the server knows no arithmetic.
+    :raises StorageError: from the first `next()`, where the server knows no arithmetic.
     """
     return stream(session, SELECT_DIAGNOSTICS_FAILING, (run_id,), options, fetch_size=fetch_size)
 

@@ -1,12 +1,13 @@
 """A whole table in the order of its tokens, by token ranges: two are read while the one before goes out.
 
 A paging state is known only when its page has come, so paging keeps one replica busy at a time. Token ranges can be
-asked for side by side. They are cut so that each has about a page: by the density of what was read so far, for tokens
+asked for side by side. They are cut so that each has at most a page: by the density of what was read so far, for tokens
 are spread evenly (they are hashes).
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator
 
@@ -22,13 +23,14 @@ _LEAST, _GREATEST = -(2**63), 2**63 - 1
 # Ranges that are asked for before the page that is going out is dealt with.
 _AHEAD = 2
 
-# Of a page: what a range is meant to have. With more than a page it takes another round trip.
-_SHARE = 0.9
 
+def is_worth_scanning(session: Session, limit: int, fetch_size: int) -> bool:
+    """Whether there may be pages enough, and large enough that their number of rows is about what was expected.
 
-def has_murmur3_tokens(session: Session) -> bool:
-    """Whether tokens are what this module takes them for; they are unless somebody chose otherwise, long ago."""
-    return str(session.cluster.metadata.partitioner).endswith("Murmur3Partitioner")
+    And whether tokens are what this module takes them for: they are unless somebody chose otherwise, long ago.
+    """
+    murmur3 = str(session.cluster.metadata.partitioner).endswith("Murmur3Partitioner")
+    return murmur3 and limit > 2 * fetch_size and fetch_size >= 100
 
 
 def stream_scan(
@@ -53,7 +55,7 @@ def stream_scan(
         part = whole._replace(name=f"{whole.name}_by_token", cql=f"{whole.cql} {condition}")
         return _scan(session, whole, part, token, options, limit, fetch_size)
 
-    return stream_of(statement, found)
+    return stream_of(session, statement, found, options)
 
 
 def _scan(
@@ -102,9 +104,11 @@ def _by_range(
     waiting: deque[tuple[int, BoundStatement, ResponseFuture]] = deque()
     asked = read = lower
     found = len(rows)
+    # So much less than a page, that three standard deviations more are one.
+    expected = fetch_size - 3 * math.sqrt(fetch_size)
     while True:
-        span = max(1, int(_SHARE * fetch_size * (read - _LEAST) / max(1, found)))
-        while asked < _GREATEST and len(waiting) < _AHEAD and found + len(waiting) * _SHARE * fetch_size < limit:
+        span = max(1, int(expected * (read - _LEAST) / max(1, found)))
+        while asked < _GREATEST and len(waiting) < _AHEAD and found + len(waiting) * expected < limit:
             upper = min(asked + span, _GREATEST)
             statement = bound(session, part, (asked, upper), options)
             statement.fetch_size = fetch_size
@@ -119,8 +123,9 @@ def _by_range(
         found += len(page.rows)
         while page.paging_state is not None:
             # The range has more than was to be expected.
+            future = send(session, statement, options, name=part.name, paging_state=page.paging_state)
             if page.rows:
                 yield page.rows
-            page = execute(session, statement, options, name=part.name, paging_state=page.paging_state)
+            page = receive(future)
             found += len(page.rows)
         rows = page.rows

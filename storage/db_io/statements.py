@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 import orjson
 from cassandra.cluster import Session
+from cassandra.cqltypes import DateType
 from cassandra.query import BoundStatement, PreparedStatement
 
 from json_text import rfc3339
@@ -36,26 +37,12 @@ class Statement(NamedTuple):
     :ivar name: for the metrics: what it does, in lower case.
     :ivar cql: with `{keyspace}` where the keyspace's name goes.
     :ivar idempotent: the caller's wish is fulfilled once, however often this is sent.
-    :ivar timestamps: of a SELECT, the columns that are timestamps.
     """
 
     name: str
     cql: str
     kind: Kind = "read"
     idempotent: bool = True
-    timestamps: tuple[str, ...] = ()
-
-
-@cache
-def as_json(statement: Statement) -> Statement:
-    """The same SELECT, each row as one text: JSON that the server writes.
-
-    Cassandra writes a timestamp with a space in the middle, but casts it to text as RFC 3339 has it.
-    """
-    columns, rest = statement.cql.removeprefix("SELECT ").split(" FROM ", 1)
-    for name in statement.timestamps:
-        columns = re.sub(rf"\b{name}\b", f"CAST({name} AS text) AS {name}", columns)
-    return statement._replace(cql=f"SELECT JSON {columns} FROM {rest}")
 
 
 class PreparedCache:
@@ -144,11 +131,14 @@ def run(
     :returns: rows; of a lightweight transaction one, whose first column is `[applied]`.
     :raises StorageError: a subclass that says what happened.
     """
-    ready = bound(session, as_json(statement) if texts else statement, values, options)
+    timestamps: tuple[str, ...] = ()
+    if texts:
+        statement, timestamps = _as_json(session, statement, options)
+    ready = bound(session, statement, values, options)
     if fetch_size is not None:
         ready.fetch_size = fetch_size
     page = execute(session, ready, options, name=statement.name, kind=statement.kind, paging_state=paging_state)
-    return page._replace(rows=texts_of(statement, page.rows)) if texts else page
+    return page._replace(rows=texts_of(timestamps, page.rows)) if texts else page
 
 
 def stream(
@@ -168,32 +158,54 @@ def stream(
         ready = bound(session, statement, values, options)
         yield from pages(session, ready, options, name=statement.name, limit=limit, fetch_size=fetch_size)
 
-    return stream_of(statement, found)
+    return stream_of(session, statement, found, options)
 
 
-def stream_of(statement: Statement, found: Callable[[Statement], Generator[list[Row]]]) -> Stream:
-    """A stream of pages that a generator finds by the statement, or by its :func:`as_json`."""
+def stream_of(
+    session: Session,
+    statement: Statement,
+    found: Callable[[Statement], Generator[list[Row]]],
+    options: QueryOptions,
+) -> Stream:
+    """A stream of pages that a generator finds by the statement, or by the same SELECT with each row as JSON."""
 
     def texts() -> Generator[list[str]]:
-        with closing(found(as_json(statement))) as of_texts:
+        select, timestamps = _as_json(session, statement, options)
+        with closing(found(select)) as of_texts:
             for page in of_texts:
-                yield texts_of(statement, page)
+                yield texts_of(timestamps, page)
 
     return Stream(found(statement), texts())
 
 
-def texts_of(statement: Statement, rows: Sequence[Row]) -> list[str]:
+def _as_json(session: Session, statement: Statement, options: QueryOptions) -> tuple[Statement, tuple[str, ...]]:
+    """The same SELECT, each row as one text: JSON that the server writes; and which columns are timestamps."""
+    columns = prepared_cache.get(session, statement, options).result_metadata
+    timestamps = tuple(column[2] for column in columns if issubclass(column[3], DateType))
+    return _select_json(statement, timestamps), timestamps
+
+
+@cache
+def _select_json(statement: Statement, timestamps: tuple[str, ...]) -> Statement:
+    # Cassandra writes a timestamp with a space in the middle, but casts it to text as RFC 3339 has it.
+    columns, rest = statement.cql.removeprefix("SELECT ").split(" FROM ", 1)
+    for name in timestamps:
+        columns = re.sub(rf"\b{name}\b", f"CAST({name} AS text) AS {name}", columns)
+    return statement._replace(cql=f"SELECT JSON {columns} FROM {rest}")
+
+
+def texts_of(timestamps: Sequence[str], rows: Sequence[Row]) -> list[str]:
     """What a SELECT JSON has found, with its timestamps as everywhere else."""
     texts = [row[0] for row in rows]
-    if not texts or all(re.search(rf'"{name}": {_RFC3339}', texts[0]) for name in statement.timestamps):
+    if not texts or all(re.search(rf'"{name}": {_RFC3339}', texts[0]) for name in timestamps):
         return texts
     # A server that casts in another way, or no timestamp in the first row to tell by.
-    return [_rewritten(statement, text) for text in texts]
+    return [_rewritten(timestamps, text) for text in texts]
 
 
-def _rewritten(statement: Statement, text: str) -> str:
+def _rewritten(timestamps: Sequence[str], text: str) -> str:
     document = orjson.loads(text)
-    for name in statement.timestamps:
+    for name in timestamps:
         if document[name] is not None:
             document[name] = rfc3339(datetime.fromisoformat(document[name]))
     return orjson.dumps(document).decode()

@@ -19,7 +19,7 @@ from cassandra.metadata import Murmur3Token
 import metrics
 from settings import get_settings
 from storage.db_io.idempotency import IdempotencyKey, claim_key, finish_key, forget_key, release_key
-from storage.db_io.scan import has_murmur3_tokens, stream_scan
+from storage.db_io.scan import is_worth_scanning, stream_scan
 from storage.db_io.statements import Statement, bound, run, stream
 from storage.errors import BatchTooLarge, StorageError, StorageTimeout, UserNotFound, VersionConflict
 from storage.execution import Page, QueryOptions, Stream, execute, logged_batch
@@ -38,16 +38,11 @@ INSERT_USER = Statement(
 SELECT_USER = Statement(
     "select_user", "SELECT id, name, email, age, created_at, updated_at, version FROM {keyspace}.users WHERE id = ?"
 )
-SELECT_USERS = Statement(
-    "select_users",
-    "SELECT id, name, email, age, created_at, updated_at FROM {keyspace}.users",
-    timestamps=("created_at", "updated_at"),
-)
+SELECT_USERS = Statement("select_users", "SELECT id, name, email, age, created_at, updated_at FROM {keyspace}.users")
 # With a storage-attached index on age the server uses it; ALLOW FILTERING is for servers that have none.
 SELECT_USERS_BY_AGE = Statement(
     "select_users_by_age",
     "SELECT id, name, email, age, created_at, updated_at FROM {keyspace}.users WHERE age >= ? ALLOW FILTERING",
-    timestamps=("created_at", "updated_at"),
 )
 UPDATE_USER = Statement(
     "update_user",
@@ -160,7 +155,7 @@ def retrieve_users_page(
 def stream_users(session: Session, limit: int, fetch_size: int, min_age: int | None, options: QueryOptions) -> Stream:
     """Pages of at most `limit` users in all, in the order of `USER_COLUMNS`."""
     statement, values = _users_from_age(min_age)
-    if min_age is None and limit > 2 * fetch_size and has_murmur3_tokens(session):
+    if min_age is None and is_worth_scanning(session, limit, fetch_size):
         return stream_scan(session, SELECT_USERS, "id", _token, options, limit, fetch_size)
     return stream(session, statement, values, options, limit=limit, fetch_size=fetch_size)
 

@@ -72,11 +72,14 @@ def _limit_idle_clients(listener, seconds):  # type: ignore[no-untyped-def]
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
     """After the fork, so that each worker has a session of its own; in the background, so that it serves at once."""
+    import affinity
     from metrics import sampler
     from storage import db_connect
 
     db_connect.start_connecting()
     sampler.start()
+    if _settings.cpu_affinity:
+        affinity.start()
 
 
 def worker_exit(server, worker):  # type: ignore[no-untyped-def]

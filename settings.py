@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     web_concurrency: Annotated[int, Field(ge=1, le=256)] = 2
     gunicorn_threads: Annotated[int, Field(ge=2, le=1024)] = 64
     max_requests_in_flight: Annotated[int, Field(ge=1, le=1023)] | None = None
+    cpu_affinity: bool = True
     trusted_proxies: Annotated[int, Field(ge=0, le=10)] = 0
     request_timeout: Annotated[float, Field(gt=0, le=60)] = 10.0
     client_idle_timeout: Seconds = 30.0

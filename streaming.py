@@ -10,7 +10,6 @@ import struct
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain
-from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -119,10 +118,9 @@ def _ndjson_rows(columns: Columns, texts: Page) -> bytes:
 
 
 def _csv_rows(columns: Columns, texts: Page) -> bytes:
-    cells = itemgetter(*columns)
-    rows = [cells(document) for document in orjson.loads(f"[{','.join(texts)}]")]
+    rows = [[document[name] for name in columns] for document in orjson.loads(f"[{','.join(texts)}]")]
     if _NOT_PLAIN & set(map(type, chain.from_iterable(rows))):
-        rows = [tuple(map(_cell, row)) for row in rows]
+        rows = [[_cell(value) for value in row] for row in rows]
     return _csv_lines(rows)
 
 

@@ -189,6 +189,8 @@ def _as_json(session: Session, statement: Statement, options: QueryOptions) -> t
 def _select_json(statement: Statement, timestamps: tuple[str, ...]) -> Statement:
     # Cassandra writes a timestamp with a space in the middle, but casts it to text as RFC 3339 has it.
     columns, rest = statement.cql.removeprefix("SELECT ").split(" FROM ", 1)
+    plain = re.fullmatch(r"\w+(, \w+)*", columns) is not None
+    assert plain or not timestamps, f"{statement.name} selects a timestamp and more than names of columns"
     for name in timestamps:
         columns = re.sub(rf"\b{name}\b", f"CAST({name} AS text) AS {name}", columns)
     return statement._replace(cql=f"SELECT JSON {columns} FROM {rest}")

@@ -289,7 +289,10 @@ def _translated(error: Exception, kind: Kind, idempotent: bool) -> StorageError:
 
 def _page(future: ResponseFuture) -> Page:
     result = future.result()
-    return Page(list(result.current_rows or ()), result.paging_state)
+    page = Page(list(result.current_rows), result.paging_state)
+    # The driver keeps a future, with its rows, for as long as it might have had to wait for it: all pages of a second.
+    result.current_rows.clear()
+    return page
 
 
 def _page_or_error(future: ResponseFuture) -> Page | StorageError:

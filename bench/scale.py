@@ -199,8 +199,11 @@ def _nodes(bench: Bench, one: Database, three: Nodes) -> Section:
         cases = []
         for found, label in ((one, "1 node"), (ring, "3 nodes")):
             contender = bench.fieldbook(stack, found, f"fieldbook, {label}", {})
-            for name in ("read", "create", "patch"):
+            for name in ("read", "list", "create", "patch"):
                 cases.append(Case(name, contender, bench.work(name), found, bench.requests(found)))
+            # The whole table.
+            stream = replace(bench.work("stream", 1), count=max(1, 200_000 // found.users), rows=found.users)
+            cases.append(Case("stream", contender, stream, found, bench.requests(found, found.users)))
         return bench.section("Nodes", cases)
 
 

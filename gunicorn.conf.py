@@ -43,6 +43,7 @@ forwarded_allow_ips = ""
 # Its default path is the same for every instance of a user.
 control_socket_disable = True
 logconfig_dict = logs.config(_settings.log_level)
+logger_class = "gunicorn_worker.Logger"
 
 # Before anything imports prometheus-client, which looks for it then.
 settings.make_metrics_directory()

@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.http import wsgi
 from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import ThreadWorker
@@ -31,6 +32,13 @@ _STAY = 20
 
 # Seconds to wait for the rest of a body that the answer did not want, to keep the connection.
 _UNWANTED_BODY = 0.05
+
+
+class Logger(GunicornLogger):
+    """gunicorn's logger without the access log, which the service writes (`request_hooks`)."""
+
+    def access(self, *arguments: Any) -> None:
+        """Called for each request; gunicorn's puts a line together also where nobody writes it."""
 
 
 class _Segments(list[bytes]):

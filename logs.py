@@ -72,6 +72,5 @@ def config(level: str) -> dict[str, Any]:
         "loggers": {
             "cassandra": {"level": "WARNING"},
             "gunicorn.error": {"level": level, "handlers": [], "propagate": True},
-            "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
         },
     }

@@ -92,8 +92,8 @@ def _look_after() -> None:
             core = choose(free, core, (now.used - before.used) / (now.at - before.at)) if before and free else None
             _keep_to(allowed if core is None else {core}, threads)
             before, failed = now, False
-        except OSError as error:
-            # No descriptor, or a core that has just gone. The next look may work.
+        except (OSError, ValueError) as error:
+            # No descriptor, a core that has just gone, a line that says nothing. The next look may work.
             if not failed:
                 _log.warning("The worker's threads can't be kept to one core now: %s", error)
             core, before, failed = None, None, True
@@ -113,8 +113,8 @@ def _ticks() -> dict[int, tuple[int, int]]:
         name, *fields = line.split()
         if name.startswith("cpu") and name != "cpu":
             user, nice, system, idle, waiting, irq, softirq, steal = map(int, fields[:8])
-            nobody = idle + waiting + steal
-            found[int(name[3:])] = (nobody, nobody + user + nice + system + irq + softirq)
+            nobody = idle + waiting
+            found[int(name[3:])] = (nobody, nobody + user + nice + system + irq + softirq + steal)
     return found
 
 
@@ -155,7 +155,8 @@ def _keep_to(cores: Collection[int], threads: Collection[int]) -> None:
 
 def _is_permitted() -> bool:
     """Some filters of system calls (systemd's ~@resources) kill who asks. Then it is a child that dies of it."""
-    if "\nSeccomp:\t0\n" in Path("/proc/self/status").read_text():
-        return True
+    with suppress(OSError):
+        if "\nSeccomp:\t0\n" in Path("/proc/self/status").read_text():
+            return True
     code = "import os; os.sched_setaffinity(0, os.sched_getaffinity(0))"
     return subprocess.run([sys.executable, "-ISc", code], stderr=subprocess.DEVNULL, check=False).returncode == 0

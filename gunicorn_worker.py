@@ -26,9 +26,10 @@ _HEADERS = 5.0
 _HEADERS_OF_MANY = 1.0
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-# Milliseconds for which a thread stays with its connection when it has answered. Handing it to the main loop and back
-# costs more than most requests; longer than this it is the thread that would be missed.
-_STAY = 20
+# Milliseconds for which a thread stays with its connection when it has answered, and how many times, if nobody wants
+# the thread by then. Handing the connection to the main loop and back costs more than most requests.
+_STAY = 5
+_STAYS = 4
 
 # Seconds to wait for the rest of a body that the answer did not want, to keep the connection.
 _UNWANTED_BODY = 0.05
@@ -118,7 +119,12 @@ class Worker(ThreadWorker):
         try:
             poll = select.poll()
             poll.register(conn.sock, select.POLLIN)
-            return bool(poll.poll(_STAY))
+            for _ in range(_STAYS):
+                if poll.poll(_STAY):
+                    return True
+                if self._queued or not self.alive:
+                    break
+            return False
         finally:
             self._stays.release()
 

@@ -49,7 +49,7 @@ def test_a_worker_keeps_to_one_core(start: Callable[..., Service]) -> None:
     assert all(allowed == ALL for allowed in cores(free.workers()[0]))
 
 
-# A process whose cores do what the test says. It says where it is, and is told what happens next.
+# A process whose cores do what the test says, line by line.
 PROCESS = """
 import os, sys, threading, time
 import affinity

@@ -314,6 +314,7 @@ def test_token_ranges_miss_nothing(
 ) -> None:
     """All users once and in the order of their tokens, as plain paging has them, whatever the size of a page.
 
+    The rows as tuples too, of which the token is found in another way.
     Also where the first half of the tokens, or all, has only tombstones: the density is then not what it seems.
     """
     name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
@@ -333,6 +334,8 @@ def test_token_ranges_miss_nothing(
                     pages = list(db_io.stream_users(opened, limit, fetch_size, None, QueryOptions()).as_json())
                     assert [json.loads(text)["id"] for page in pages for text in page] == left[:limit]
                     assert all(0 < len(page) <= fetch_size for page in pages)
+            rows = [row for page in db_io.stream_users(opened, 10**9, 777, None, QueryOptions()) for row in page]
+            assert [str(row[0]) for row in rows] == left
         finally:
             opened.cluster.shutdown()
     finally:

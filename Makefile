@@ -18,13 +18,13 @@ help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /: /' | awk -F': ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 run: .venv/ready ## Cassandra, sample rows and the service, until Ctrl-C (PORT=8001 for another port)
-	@.venv/bin/python -m local_cassandra.run
+	@.venv/bin/python -m dev.local_cassandra.run
 
 node: .venv/ready ## just Cassandra, in the background (NODES=3 for a ring on 127.0.0.1 to 127.0.0.3)
-	@.venv/bin/python -m local_cassandra start --nodes $(NODES)
+	@.venv/bin/python -m dev.local_cassandra start --nodes $(NODES)
 
 stop: ## stop what make run or make node started
-	@if [ -x .venv/bin/python ]; then .venv/bin/python -m local_cassandra stop; else echo "Nothing runs: there is no .venv."; fi
+	@if [ -x .venv/bin/python ]; then .venv/bin/python -m dev.local_cassandra stop; else echo "Nothing runs: there is no .venv."; fi
 
 test: .venv/ready ## all tests, on a Cassandra of their own
 	.venv/bin/python -m pytest
@@ -33,13 +33,13 @@ chaos: .venv/ready ## faults under load on three nodes, and every row checked (S
 	.venv/bin/python -m tests.chaos $(if $(SHORT),--short)
 
 bench: .venv/bench-ready ## what a request and a row cost, beside the driver, FastAPI and Flask (SHORT=1 for the short form)
-	.venv/bin/python -m bench $(if $(SHORT),--short)
+	.venv/bin/python -m dev.bench $(if $(SHORT),--short)
 
 bench-scale: .venv/bench-ready ## how that changes with rows, connections, workers and nodes
-	.venv/bin/python -m bench scale $(if $(SHORT),--short)
+	.venv/bin/python -m dev.bench scale $(if $(SHORT),--short)
 
 bench-compare: .venv/bench-ready ## the service as it is against a revision (REF=main~5)
-	.venv/bin/python -m bench compare $(if $(SHORT),--short) $(REF)
+	.venv/bin/python -m dev.bench compare $(if $(SHORT),--short) $(REF)
 
 lint: .venv/ready ## ruff and mypy
 	.venv/bin/python -m ruff check .

@@ -11,16 +11,16 @@ from flask.json.provider import JSONProvider
 from flask_openapi3 import Info, OpenAPI
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-import json_text
-import logs
-import paging
-import problems
-import request_hooks
-from request_body import FieldbookRequest
+from diagnostics.routes import diagnostics
+from observability import logs
 from routes import BLUEPRINTS
-from routes.diagnostics import diagnostics
 from routes.operations import VERSION
 from settings import get_settings
+from web import errors as problems
+from web import hooks as request_hooks
+from web import json as json_text
+from web import pagination as paging
+from web.request_body import FieldbookRequest
 
 
 class OrjsonProvider(JSONProvider):
@@ -46,7 +46,7 @@ def create_app() -> OpenAPI:
     logging.config.dictConfig(logs.config(settings.log_level))
     paging.check_key()
     info = Info(title="Fieldbook", version=VERSION, description="A naturalist's field book on Apache Cassandra.")
-    app = OpenAPI(__name__, info=info, doc_ui=False, static_folder=None)
+    app = OpenAPI(__name__, info=info, doc_ui=False, static_folder=None, template_folder="routes/templates")
     app.request_class = FieldbookRequest
     app.json = OrjsonProvider(app)
     # One more, so that a body that was read up to it is known to be too large.

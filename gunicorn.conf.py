@@ -11,12 +11,12 @@ import socket
 import struct
 import sys
 
-import drain
+from server import graceful_shutdown as drain
 
-_before = {name: sys.modules.pop(name, None) for name in ("logs", "settings")}
+_before = {name: sys.modules.pop(name, None) for name in ("observability", "observability.logs", "settings")}
 
-import logs  # noqa: E402
 import settings  # noqa: E402
+from observability import logs  # noqa: E402
 
 try:
     _settings = settings.get_settings()
@@ -31,7 +31,7 @@ except settings.SettingsError as error:
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_host}:{_settings.port}"
 workers = _settings.web_concurrency
-worker_class = "gunicorn_worker.Worker"
+worker_class = "server.worker.Worker"
 threads = _settings.gunicorn_threads
 keepalive = 75
 graceful_timeout = 30
@@ -43,7 +43,7 @@ forwarded_allow_ips = ""
 # Its default path is the same for every instance of a user.
 control_socket_disable = True
 logconfig_dict = logs.config(_settings.log_level)
-logger_class = "gunicorn_worker.Logger"
+logger_class = "server.worker.Logger"
 
 # Before anything imports prometheus-client, which looks for it then.
 settings.make_metrics_directory()
@@ -73,8 +73,8 @@ def _limit_idle_clients(listener, seconds):  # type: ignore[no-untyped-def]
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
     """After the fork, so that each worker has a session of its own; in the background, so that it serves at once."""
-    import affinity
-    from metrics import sampler
+    from observability.metrics import sampler
+    from server import cpu_affinity as affinity
     from storage import db_connect
 
     db_connect.start_connecting()

@@ -2,8 +2,8 @@
 
 from flask_openapi3 import APIBlueprint
 
+from diagnostics.routes import diagnostics
 from routes.animals import animals
-from routes.diagnostics import diagnostics
 from routes.operations import operations
 from routes.plants import plants
 from routes.users import users

@@ -6,12 +6,12 @@ from flask import Response, g
 from flask_openapi3 import APIBlueprint, Tag
 from werkzeug.exceptions import NotFound
 
-from models import Animal, GenusPath, Inserted, SpeciesPath
-from openapi import answers
-from request_hooks import STREAM_TYPES, route_options
-from routes.answers import Answer, location
+from schemas.models import Animal, GenusPath, Inserted, SpeciesPath
 from storage import db_io
-from streaming import stream_response
+from web.hooks import STREAM_TYPES, route_options
+from web.openapi import answers
+from web.responses import Answer, location
+from web.streaming import stream_response
 
 animals = APIBlueprint("animals", __name__, abp_tags=[Tag(name="animals")])
 

@@ -14,16 +14,16 @@ from flask import Response, current_app, g, render_template, request, send_from_
 from flask_openapi3 import APIBlueprint, OpenAPI, Tag
 from werkzeug.exceptions import NotImplemented as NotImplementedByServer
 
-import metrics
-import models
-import openapi
-from drain import can_stop, draining, stop
-from openapi import answers
-from request_hooks import HTML, JSON, route_options
-from routes.answers import Answer
+from observability import metrics
+from schemas import models
+from server.graceful_shutdown import can_stop, draining, stop
 from settings import get_settings
 from storage import db_connect, db_io
 from storage.errors import StorageError, StorageTimeout
+from web import openapi
+from web.hooks import HTML, JSON, route_options
+from web.openapi import answers
+from web.responses import Answer
 
 VERSION = "0.1.0"
 

@@ -15,16 +15,16 @@ from flask_openapi3 import APIBlueprint, Tag
 from werkzeug.exceptions import BadRequest
 from werkzeug.http import parse_etags
 
-import models
-import paging
-from models import NewUser, UserBatch, UserChanges, UserListQuery, UserPageQuery, UserPath, UserStreamQuery
-from openapi import answers
-from problems import InvalidInput
-from request_hooks import STREAM_TYPES, route_options
-from routes.answers import Answer, location
+from schemas import models
+from schemas.models import NewUser, UserBatch, UserChanges, UserListQuery, UserPageQuery, UserPath, UserStreamQuery
 from storage import db_io
 from storage.errors import UserNotFound
-from streaming import stream_response
+from web import pagination as paging
+from web.errors import InvalidInput
+from web.hooks import STREAM_TYPES, route_options
+from web.openapi import answers
+from web.responses import Answer, location
+from web.streaming import stream_response
 
 users = APIBlueprint("users", __name__, abp_tags=[Tag(name="users")])
 

@@ -22,7 +22,7 @@ from cassandra.policies import (
 )
 from cassandra.query import tuple_factory
 
-import metrics
+from observability import metrics
 from settings import Settings, get_settings
 from storage.errors import StorageUnavailable
 

@@ -27,8 +27,8 @@ os.environ.update(_environment)
 # Only now: the settings read the environment when they are imported.
 from cassandra.cluster import Session  # noqa: E402
 
-from local_cassandra.jars import NodeError  # noqa: E402
-from local_cassandra.node import STATE, Node, free_port  # noqa: E402
+from dev.local_cassandra.jars import NodeError  # noqa: E402
+from dev.local_cassandra.node import STATE, Node, free_port  # noqa: E402
 from settings import Settings, get_settings  # noqa: E402
 from storage import db_connect, db_initialize  # noqa: E402
 

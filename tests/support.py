@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from local_cassandra.node import free_port, port_is_free
+from dev.local_cassandra.node import free_port, port_is_free
 from settings import Settings
 
 PROJECT = Path(__file__).resolve().parent.parent

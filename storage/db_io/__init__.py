@@ -1,5 +1,6 @@
 """All CQL of the service, a module a table. Functions are named by what they answer, and take the session first."""
 
+from storage.cql.statements import prepared_cache
 from storage.db_io.animals import (
     ANIMAL_COLUMNS,
     delete_animal,
@@ -14,19 +15,8 @@ from storage.db_io.cluster import (
     retrieve_cluster_status,
     retrieve_release_version,
 )
-from storage.db_io.diagnostics import (
-    MISSING_TABLE,
-    DiagnosticRow,
-    diagnostic_rows,
-    query_missing_table,
-    retrieve_users_concurrently,
-    stream_diagnostics,
-    stream_diagnostics_by_age,
-    stream_diagnostics_failing,
-)
 from storage.db_io.idempotency import IdempotencyKey
 from storage.db_io.plants import PLANT_COLUMNS, delete_plant, retrieve_plant, retrieve_plants_by_genus, store_plant
-from storage.db_io.statements import prepared_cache
 from storage.db_io.users import (
     USER_COLUMNS,
     User,

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from cassandra.cluster import Session
 
-from storage.db_io.statements import Statement, run
-from storage.execution import QueryOptions
+from storage.cql.execution import QueryOptions
+from storage.cql.statements import Statement, run
 
 SELECT_RELEASE = Statement("select_release", "SELECT release_version FROM system.local")
 

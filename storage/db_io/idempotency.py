@@ -14,9 +14,9 @@ from typing import NamedTuple
 from cassandra.cluster import Session
 
 from settings import get_settings
-from storage.db_io.statements import Statement, run
+from storage.cql.execution import QueryOptions
+from storage.cql.statements import Statement, run
 from storage.errors import KeyBusy, KeyReused
-from storage.execution import QueryOptions
 
 # Seconds.
 LIFETIME = 24 * 3600

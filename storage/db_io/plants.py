@@ -7,8 +7,8 @@ from typing import Any
 
 from cassandra.cluster import Session
 
-from storage.db_io.statements import Statement, run, stream
-from storage.execution import QueryOptions, Row, Stream
+from storage.cql.execution import QueryOptions, Row, Stream
+from storage.cql.statements import Statement, run, stream
 
 PLANT_COLUMNS = ("genus", "species", "sightings")
 

@@ -16,13 +16,13 @@ import orjson
 from cassandra.cluster import Session
 from cassandra.metadata import Murmur3Token
 
-import metrics
+from observability import metrics
 from settings import get_settings
+from storage.cql.execution import Page, QueryOptions, Stream, execute, logged_batch
+from storage.cql.statements import Statement, bound, run, stream
+from storage.cql.token_scan import is_worth_scanning, stream_scan
 from storage.db_io.idempotency import IdempotencyKey, claim_key, finish_key, forget_key, release_key
-from storage.db_io.scan import is_worth_scanning, stream_scan
-from storage.db_io.statements import Statement, bound, run, stream
 from storage.errors import BatchTooLarge, StorageError, StorageTimeout, UserNotFound, VersionConflict
-from storage.execution import Page, QueryOptions, Stream, execute, logged_batch
 
 USER_COLUMNS = ("id", "name", "email", "age", "created_at", "updated_at")
 

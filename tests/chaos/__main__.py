@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from local_cassandra.jars import NodeError
-from local_cassandra.node import STATE
+from dev.local_cassandra.jars import NodeError
+from dev.local_cassandra.node import STATE
 from tests.chaos import faults, proofs, scenarios
 from tests.chaos.faults import Target
 from tests.chaos.history import History

@@ -16,7 +16,7 @@ from cassandra.policies import FallthroughRetryPolicy
 from cassandra.protocol import ExecuteMessage, PreparedQueryNotFound
 from cassandra.query import PreparedStatement, SimpleStatement
 
-from local_cassandra.node import Node
+from dev.local_cassandra.node import Node
 from tests.chaos.history import Operation
 from tests.chaos.load import Load
 from tests.chaos.probe import Probe

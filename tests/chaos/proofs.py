@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cassandra.cluster import Session
 
-from local_cassandra.__main__ import wait_until_acquainted
+from dev.local_cassandra.__main__ import wait_until_acquainted
 from tests.chaos.check import verify
 from tests.chaos.faults import Target
 from tests.chaos.history import Creation, Finding, History

@@ -14,8 +14,8 @@ from cassandra import ConsistencyLevel
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, Session
 from cassandra.policies import ConstantReconnectionPolicy, RoundRobinPolicy, WhiteListRoundRobinPolicy
 
-from local_cassandra.__main__ import wait_until_acquainted
-from local_cassandra.node import STATE, Node, free_port, port_is_free
+from dev.local_cassandra.__main__ import wait_until_acquainted
+from dev.local_cassandra.node import STATE, Node, free_port, port_is_free
 from settings import Settings
 from storage import db_initialize
 from tests.support import Service, service, wait_for

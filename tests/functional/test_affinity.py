@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import affinity
-from affinity import Look
+from server import cpu_affinity as affinity
+from server.cpu_affinity import Look
 from tests.support import Service, clean_environment, wait_for
 
 pytestmark = pytest.mark.skipif(
@@ -52,7 +52,7 @@ def test_a_worker_keeps_to_one_core(start: Callable[..., Service]) -> None:
 # A process whose cores do what the test says, line by line.
 PROCESS = """
 import os, sys, threading, time
-import affinity
+from server import cpu_affinity as affinity
 
 taken, broken, first = set(), None, 0
 ticks = dict.fromkeys(os.sched_getaffinity(0), (0, 0))

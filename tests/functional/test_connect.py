@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from cassandra.cluster import Session
 
-from problems import PROBLEM_TYPE
 from settings import Settings, get_settings
 from storage import db_connect, db_io
+from storage.cql.execution import QueryOptions
 from storage.errors import StorageError, StorageTimeout, StorageUnavailable
-from storage.execution import QueryOptions
 from tests.support import PROJECT, USER, Service, Wire, clean_environment, wait_for
+from web.errors import PROBLEM_TYPE
 
 
 def test_threads_share_one_session(settings: Settings) -> None:
@@ -38,7 +38,7 @@ def test_threads_share_one_session(settings: Settings) -> None:
 FORK = """
 import os, sys
 from storage import db_connect, db_io
-from storage.execution import QueryOptions
+from storage.cql.execution import QueryOptions
 
 def rows():
     session = db_connect.get_session(timeout=20)

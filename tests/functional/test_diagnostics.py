@@ -15,14 +15,17 @@ import pytest
 from cassandra.cluster import Session
 from flask.testing import FlaskClient
 
-from local_cassandra.node import free_port
+from dev.local_cassandra.node import free_port
+from diagnostics import probes
+from diagnostics import table as diagnostics
+from diagnostics.table import DiagnosticRow, diagnostic_rows
 from settings import Settings
-from storage import db_connect, execution, probes
-from storage.db_io import DiagnosticRow, diagnostic_rows, diagnostics
-from storage.db_io.statements import Statement, bound
+from storage import db_connect
+from storage.cql import execution
+from storage.cql.execution import QueryOptions
+from storage.cql.statements import Statement, bound
 from storage.db_io.users import SELECT_USER
 from storage.errors import StorageTimeout
-from storage.execution import QueryOptions
 from tests.functional.test_errors import assert_problem
 from tests.support import Service, Wire, rows_left, wait_for
 

@@ -13,12 +13,15 @@ import pytest
 from cassandra.cluster import Cluster, Session
 from flask.testing import FlaskClient
 
-from local_cassandra.node import free_port
+from dev.local_cassandra.node import free_port
+from diagnostics import probes
+from diagnostics import table as diagnostics
+from diagnostics.table import DiagnosticRow, diagnostic_rows
 from settings import Settings
-from storage import db_connect, execution, probes
-from storage.db_io import DiagnosticRow, diagnostic_rows, diagnostics
+from storage import db_connect
+from storage.cql import execution
+from storage.cql.execution import QueryOptions, Stream
 from storage.errors import StorageError
-from storage.execution import QueryOptions, Stream
 from tests.functional.test_diagnostics import CANCELLATION, CONCURRENT, NESTED, QUERY_ERROR, STREAMING_ERROR
 from tests.support import Service, Wire, rows_left, wait_for
 
@@ -197,7 +200,7 @@ def test_a_concurrent_stream_that_fails(client: FlaskClient, monkeypatch: pytest
             return diagnostics.stream_diagnostics_failing(session, run_id, fetch_size, options)
         return by_age(session, run_id, age, fetch_size, options)
 
-    monkeypatch.setattr(probes.db_io, "stream_diagnostics_by_age", one_fails)
+    monkeypatch.setattr(probes.table, "stream_diagnostics_by_age", one_fails)
     # What it gives until then has columns of its own.
     monkeypatch.setattr(
         diagnostics,

@@ -15,9 +15,9 @@ from cassandra.cluster import Session
 
 from settings import Settings
 from storage import db_io
+from storage.cql.execution import QueryOptions
 from storage.db_io import idempotency
 from storage.errors import StorageTimeout
-from storage.execution import QueryOptions
 from tests.support import Service, Wire, wait_for
 
 Count = Callable[[str], int]

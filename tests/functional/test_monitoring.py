@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-import metrics
+from observability import metrics
 from tests.support import PROJECT, USER, Service
 
 # Prometheus itself puts these on what it scrapes.
@@ -21,7 +21,7 @@ OUTCOMES = {"finished", "cut", "left"}
 
 def expressions() -> list[tuple[str, str]]:
     """Where it stands, and what it is, of every PromQL expression."""
-    dashboard = json.loads((PROJECT / "monitoring" / "grafana-dashboard.json").read_text())
+    dashboard = json.loads((PROJECT / "deploy" / "monitoring" / "grafana-dashboard.json").read_text())
     found = [
         (f"panel {panel['title']}", target["expr"])
         for panel in dashboard["panels"]
@@ -32,7 +32,7 @@ def expressions() -> list[tuple[str, str]]:
         for item in dashboard["templating"]["list"]
         if "definition" in item
     ]
-    rules = yaml.safe_load((PROJECT / "monitoring" / "alerts.yml").read_text())
+    rules = yaml.safe_load((PROJECT / "deploy" / "monitoring" / "alerts.yml").read_text())
     found += [(f"alert {rule['alert']}", rule["expr"]) for group in rules["groups"] for rule in group["rules"]]
     assert len(found) > 25
     return found
@@ -75,7 +75,7 @@ def test_every_metric_is_shown(exposed: dict[str, set[str]]) -> None:
 
 def test_alerts_say_what_to_think(exposed: Any) -> None:
     """Each has a summary and a severity; the labels in its text are among those that its expression keeps."""
-    rules = yaml.safe_load((PROJECT / "monitoring" / "alerts.yml").read_text())["groups"][0]["rules"]
+    rules = yaml.safe_load((PROJECT / "deploy" / "monitoring" / "alerts.yml").read_text())["groups"][0]["rules"]
     for rule in rules:
         assert rule["annotations"]["summary"], rule
         assert rule["labels"]["severity"] in ("page", "warn")

@@ -12,7 +12,7 @@ import pytest
 
 from settings import Settings
 from storage import db_initialize
-from tests import readme
+from tests import docs_examples as readme
 from tests.support import PROJECT, Service, clean_environment, copy_project
 
 README = (PROJECT / "README.md").read_text()

@@ -13,9 +13,9 @@ from cassandra.query import BoundStatement
 
 from settings import Settings
 from storage import db_connect, db_io
-from storage.db_io.statements import Statement, prepared_cache
+from storage.cql.execution import QueryOptions, bind
+from storage.cql.statements import Statement, prepared_cache
 from storage.db_io.users import INSERT_USER, SELECT_USERS
-from storage.execution import QueryOptions, bind
 
 # A transaction that comes to the same however often it is applied: a user's id is never used again.
 REPEATABLE_TRANSACTIONS = {"delete_user"}

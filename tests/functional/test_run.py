@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from local_cassandra import node
-from local_cassandra.node import free_port, port_is_free, speaks_cql
+from dev.local_cassandra import node
+from dev.local_cassandra.node import free_port, port_is_free, speaks_cql
 from tests.support import PROJECT, clean_environment, copy_project, wait_for
 
 
@@ -27,7 +27,7 @@ class Run:
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "local_cassandra.run"],
+                [sys.executable, "-m", "dev.local_cassandra.run"],
                 cwd=directory,
                 env=clean_environment() | {"PORT": str(self.port)} | variables,
                 stdout=output,
@@ -133,7 +133,7 @@ def test_a_cassandra_of_its_own(run: Callable[..., Run], tmp_path: Path) -> None
     third.process.kill()
     third.process.wait()
     assert third.get("/health/live").status_code == 200
-    subprocess.run([sys.executable, "-m", "local_cassandra", "stop"], cwd=clone, timeout=60, check=True)
+    subprocess.run([sys.executable, "-m", "dev.local_cassandra", "stop"], cwd=clone, timeout=60, check=True)
     wait_for(lambda: port_is_free("127.0.0.1", third.port), what="the service's end")
     assert port_is_free("127.0.0.1", int(port))
 

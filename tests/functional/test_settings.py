@@ -75,7 +75,7 @@ def test_a_wrong_value_names_itself(variables: dict[str, str], name: str) -> Non
 
 def test_gunicorn_and_the_initializer_refuse_too() -> None:
     """Every way to start checks the settings first."""
-    for command in (("-m", "gunicorn", "wsgi:app"), ("storage/db_initialize.py",), ("-m", "local_cassandra.run")):
+    for command in (("-m", "gunicorn", "wsgi:app"), ("storage/db_initialize.py",), ("-m", "dev.local_cassandra.run")):
         run = start_with({"APP_ENV": "production"}, *command)
         assert run.returncode != 0
         assert "SECRET_KEY is required" in run.stderr

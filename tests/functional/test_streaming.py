@@ -20,9 +20,9 @@ from cassandra.cluster import Session
 
 from settings import Settings
 from storage import db_connect, db_initialize, db_io
-from storage.db_io import statements
+from storage.cql import statements
+from storage.cql.execution import QueryOptions
 from storage.db_io.users import SELECT_USERS_BY_AGE
-from storage.execution import QueryOptions
 from tests.support import Service, Wire, raw_request, wait_for
 
 pytestmark = pytest.mark.timeout(300)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from local_cassandra.node import STATE, Node, free_port
+from dev.local_cassandra.node import STATE, Node, free_port
 from tests.support import Service, wait_for
 
 

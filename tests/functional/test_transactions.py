@@ -15,9 +15,9 @@ from cassandra.cluster import Session
 
 from settings import Settings
 from storage import db_connect, db_io
+from storage.cql.execution import QueryOptions
 from storage.db_io import users
 from storage.errors import StorageTimeout, StorageUnavailable, VersionConflict
-from storage.execution import QueryOptions
 from tests.support import USER, Service, Wire
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-import paging
 from storage import db_io
 from tests.support import USER, Service
+from web import pagination as paging
 
 
 @pytest.fixture

@@ -1,0 +1,149 @@
+"""(a): the floor. The same prepared statements in a loop, sixteen threads, tuples, and nothing done with the rows."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import Connection
+from typing import Any
+from uuid import uuid4
+
+from cassandra.cluster import Cluster
+from cassandra.concurrent import execute_concurrent_with_args
+from cassandra.query import BatchStatement, BatchType, tuple_factory
+
+from dev.bench.data import GENERA, new_user, sample
+from dev.bench.load import Outcome
+
+
+@dataclass(frozen=True)
+class DriverJob:
+    """What the load generator's job is for a server.
+
+    :ivar users: stored ones, by number (`data.sample`).
+    :ivar rows: of a stream or an import, or users of a batch.
+    """
+
+    work: str
+    count: int
+    threads: int
+    users: int
+    rate: float | None = None
+    rows: int = 0
+
+
+def serve(pipe: Connection, environment: Mapping[str, str]) -> None:
+    """Takes jobs until the pipe is closed; its first answer says that it is connected."""
+    os.environ.update(environment)
+    with suppress(EOFError, KeyboardInterrupt):
+        try:
+            driver = _Driver()
+        except Exception as error:
+            pipe.send(error)
+            return
+        pipe.send(None)
+        while True:
+            job = pipe.recv()
+            try:
+                pipe.send(driver.run(job))
+            except Exception as error:
+                pipe.send(error)
+
+
+class _Driver:
+    def __init__(self) -> None:
+        # Only now: the module takes the keyspace from the environment.
+        from dev.bench.baselines import statements
+
+        self._now = statements.now
+        self._session = session = Cluster(**statements.cluster_arguments(tuple_factory)).connect()
+        self._select_user = session.prepare(statements.SELECT_USER)
+        self._select_user_version = session.prepare(statements.SELECT_USER_VERSION)
+        self._select_users = session.prepare(statements.SELECT_USERS)
+        self._select_animals = session.prepare(statements.SELECT_ANIMALS)
+        self._insert_user = session.prepare(statements.INSERT_USER)
+        self._update_user = session.prepare(statements.UPDATE_USER)
+        self._pools: dict[int, ThreadPoolExecutor] = {}
+
+    def run(self, job: DriverJob) -> Outcome:
+        """All calls of the job, in a closed loop or, with a rate, in an open one."""
+        call = getattr(self, job.work)
+        outcome = Outcome(statuses=Counter({200: job.count}))
+        numbers = itertools.count()
+        lock = threading.Lock()
+        began = time.perf_counter()
+
+        def loop() -> None:
+            latencies = []
+            for number in iter(lambda: next(numbers), None):
+                if number >= job.count:
+                    break
+                due = time.perf_counter()
+                if job.rate is not None:
+                    due = began + number / job.rate
+                    time.sleep(max(0.0, due - time.perf_counter()))
+                first_row = call(job, number)
+                latencies.append(time.perf_counter() - due)
+                if first_row is not None:
+                    outcome.first_rows.append(first_row - due)
+            with lock:
+                outcome.latencies += latencies
+
+        pool = self._pools.setdefault(job.threads, ThreadPoolExecutor(job.threads))
+        for future in [pool.submit(loop) for _ in range(job.threads)]:
+            future.result()
+        outcome.seconds = time.perf_counter() - began
+        return outcome
+
+    def read(self, job: DriverJob, number: int) -> None:
+        assert self._session.execute(self._select_user, (sample(number, job.users),)).one()
+
+    def list(self, job: DriverJob, number: int) -> None:
+        ready = self._select_users.bind(())
+        ready.fetch_size = 100
+        assert len(self._session.execute(ready).current_rows) == 100
+
+    def genus(self, job: DriverJob, number: int) -> None:
+        assert list(self._session.execute(self._select_animals, (GENERA[number % len(GENERA)],)))
+
+    def stream(self, job: DriverJob, number: int) -> float | None:
+        ready = self._select_users.bind(())
+        ready.fetch_size = min(1000, job.rows)
+        rows = 0
+        first = None
+        for _ in islice(self._session.execute(ready), job.rows):
+            first = first or time.perf_counter()
+            rows += 1
+        assert rows == job.rows
+        return first
+
+    def create(self, job: DriverJob, number: int) -> None:
+        self._session.execute(self._insert_user, self._values(number))
+
+    def patch(self, job: DriverJob, number: int) -> None:
+        identity = sample(number, job.users)
+        row = self._session.execute(self._select_user_version, (identity,)).one()
+        values = (row[1], row[2], number % 100, self._now(), uuid4(), identity, row[6])
+        self._session.execute(self._update_user, values)
+
+    def batch(self, job: DriverJob, number: int) -> None:
+        batch = BatchStatement(BatchType.LOGGED)
+        for each in range(job.rows):
+            batch.add(self._insert_user, self._values(each))
+        self._session.execute(batch)
+
+    def load(self, job: DriverJob, number: int) -> None:
+        rows = (self._values(each) for each in range(job.rows))
+        execute_concurrent_with_args(self._session, self._insert_user, rows, concurrency=100, results_generator=False)
+
+    def _values(self, number: int) -> tuple[Any, ...]:
+        moment = self._now()
+        return (uuid4(), *new_user(number).values(), moment, moment, uuid4())

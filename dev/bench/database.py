@@ -1,0 +1,102 @@
+"""The nodes of a run, and its keyspaces with their rows."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from cassandra.cluster import Cluster, Session
+
+from dev.bench import data
+from dev.bench.processes import cpu_seconds
+from dev.local_cassandra.node import Node, free_port
+from settings import Settings
+from storage import db_initialize
+from tests.chaos.system import Ring
+
+
+class Database:
+    """Nodes that answer, and a keyspace of the run's own in them, with a replica on each.
+
+    :ivar users: how many are stored by number (`data.user_id`); the work itself stores more.
+    """
+
+    def __init__(self, nodes: list[Node], session: Session, keyspace: str) -> None:
+        self.nodes = nodes
+        self.keyspace = keyspace
+        self.users = 0
+        self.version: str = session.execute("SELECT release_version FROM system.local").one()[0]
+        self.environment = {
+            "CASSANDRA_HOSTS": ",".join(node.address for node in nodes),
+            "CASSANDRA_PORT": str(nodes[0].native_port),
+            "CASSANDRA_KEYSPACE": self.keyspace,
+            "CASSANDRA_REPLICATION_FACTOR": str(len(nodes)),
+        }
+        settings = Settings(_env_file=None, **{name.lower(): value for name, value in self.environment.items()})
+        db_initialize.initialize(settings, samples=False, say=lambda line: None)
+        data.load_animals(session, self.keyspace)
+
+    def grow(self, users: int) -> None:
+        """Stores users until there are so many."""
+        hosts = [node.address for node in self.nodes]
+        if users > self.users:
+            data.load_users(hosts, self.nodes[0].native_port, self.keyspace, self.users, users)
+            self.users = users
+
+    def cpu_seconds(self) -> float:
+        return cpu_seconds([node.running() or 0 for node in self.nodes])
+
+    def settle(self, share: float = 0.1, timeout: float = 20.0) -> None:
+        """Returns when the nodes have little left to do, flushes and compactions of what came before, or in time.
+
+        :param share: of a core, for each node.
+        :param timeout: seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            before = self.cpu_seconds()
+            time.sleep(0.3)
+            if self.cpu_seconds() - before < 0.3 * share * len(self.nodes):
+                return
+
+
+class Nodes:
+    """Nodes of the run's own, on free ports."""
+
+    def __init__(self, nodes: list[Node], session: Session) -> None:
+        self._nodes = nodes
+        self._session = session
+
+    @contextmanager
+    def keyspace(self, suffix: str = "") -> Iterator[Database]:
+        """A keyspace with the service's tables and no users, dropped at the end of the block."""
+        name = f"bench_{os.getpid()}{suffix}"
+        try:
+            yield Database(self._nodes, self._session, name)
+        finally:
+            self._session.execute(f"DROP KEYSPACE IF EXISTS {name}", timeout=60)
+
+
+@contextmanager
+def running_nodes(directory: Path, count: int = 1) -> Iterator[Nodes]:
+    """A node, or a ring of three, ended with the block.
+
+    :raises NodeError: when one does not come up.
+    """
+    with ExitStack() as stack:
+        if count == 1:
+            nodes = [Node(directory=directory / "node", native_port=free_port(), storage_port=free_port())]
+            stack.callback(nodes[0].stop)
+            nodes[0].start()
+            nodes[0].wait_until_ready()
+        else:
+            ring = Ring(directory)
+            stack.callback(ring.close)
+            ring.start()
+            nodes = ring.nodes
+        cluster = Cluster([node.address for node in nodes], port=nodes[0].native_port, protocol_version=5)
+        stack.callback(cluster.shutdown)
+        yield Nodes(nodes, cluster.connect())

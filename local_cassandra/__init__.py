@@ -1,5 +1,0 @@
-"""A real Cassandra for development and tests, from Maven Central and a Java in a wheel.
-
-The service never imports this package. `python -m local_cassandra` starts and stops nodes;
-`python -m local_cassandra.run` is what `make run` calls.
-"""

@@ -1,0 +1,61 @@
+"""The rules for one value."""
+
+from __future__ import annotations
+
+import pytest
+from email_validator import EmailNotValidError, validate_email
+from pydantic import TypeAdapter, ValidationError
+
+from schemas.models import Email
+
+LOCAL_PARTS = [
+    "a",
+    "Postmaster",
+    "Ada.B",
+    "a+b_c-d",
+    "a..b",
+    ".a",
+    "a.",
+    "é",
+    '"a b"',
+    "a b",
+    "a\n",
+    "a" * 60,
+    "a" * 64,
+    "a" * 65,
+    "",
+]
+DOMAINS = [
+    "example.org",
+    "EXAMPLE.Org",
+    "é.org",
+    "localhost",
+    "a.test",
+    "a..b",
+    "-a.org",
+    "a",
+    "[1.2.3.4]",
+    "a.org\n",
+    "",
+]
+# Longer when it is decoded.
+IDN = ".".join(["xn--l8j" + "aaa" * 10] * 2) + ".org"
+LONG_DOMAIN = ".".join(["b" * 61] * 3) + ".org"
+
+
+@pytest.mark.parametrize("local", LOCAL_PARTS)
+def test_addresses_are_what_the_library_takes(local: str) -> None:
+    """The short way for plain addresses takes, refuses and normalises the same as the long one, again and again."""
+    for domain in [*DOMAINS, LONG_DOMAIN, IDN, *DOMAINS]:
+        address = f"{local}@{domain}"
+        expected: str | None
+        try:
+            expected = validate_email(address, check_deliverability=False).normalized
+        except EmailNotValidError:
+            expected = None
+        found: str | None
+        try:
+            found = TypeAdapter(Email).validate_python(address)
+        except ValidationError:
+            found = None
+        assert found == expected, address

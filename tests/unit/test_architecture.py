@@ -84,7 +84,7 @@ def rules() -> set[tuple[str, str]]:
         (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
         for rule in create_app().url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        if rule.endpoint not in ("static", "operations.docs_file")
+        if rule.endpoint not in ("static", "docs.docs_file")
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 from email_validator import EmailNotValidError, validate_email
 from pydantic import TypeAdapter, ValidationError
 
-from schemas.models import Email
+from schemas.fields import Email
 
 LOCAL_PARTS = [
     "a",

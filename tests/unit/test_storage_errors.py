@@ -19,6 +19,7 @@ from cassandra.cluster import NoHostAvailable
 from cassandra.connection import ConnectionBusy, ConnectionException, ConnectionShutdown
 from cassandra.protocol import ErrorMessage, OverloadedErrorMessage, ProtocolException, ServerError
 
+from storage.cql.translation import translate
 from storage.errors import (
     BatchTooLarge,
     ConsistencyRefused,
@@ -27,7 +28,6 @@ from storage.errors import (
     StorageError,
     StorageTimeout,
     StorageUnavailable,
-    translate,
 )
 
 

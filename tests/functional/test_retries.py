@@ -10,11 +10,11 @@ import pytest
 from cassandra.cluster import Session
 from cassandra.policies import FallthroughRetryPolicy, NoSpeculativeExecutionPlan
 from cassandra.query import BoundStatement
+from storage.cql.statements import Statement, prepared_cache
 
 from settings import Settings
 from storage import db_connect, db_io
 from storage.cql.execution import QueryOptions, bind
-from storage.cql.statements import Statement, prepared_cache
 from storage.db_io.users import INSERT_USER, SELECT_USERS
 
 # A transaction that comes to the same however often it is applied: a user's id is never used again.

@@ -1,4 +1,7 @@
-"""What the driver raises, as storage's errors: nothing that may have been applied passes for refused."""
+"""Translation of driver exceptions to the exceptions of storage.errors.
+
+A write that may have been applied must never be reported as rejected.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ DOWN = ConnectionException("Host has been marked down or removed")
         (ErrorMessage(0x1700, "CAS write result unknown", None), "lwt", False, StorageTimeout, True),
         (unavailable(ConsistencyLevel.TWO), "read", True, StorageUnavailable, None),
         (unavailable(ConsistencyLevel.TWO), "write", True, StorageUnavailable, None),
-        # Of a transaction: before the proposal, and after it, when it will be finished by the next one.
+        # A lightweight transaction before its proposal, and after it, when the next transaction completes it.
         (unavailable(ConsistencyLevel.LOCAL_SERIAL), "lwt", False, StorageUnavailable, None),
         (unavailable(ConsistencyLevel.ALL), "lwt", False, StorageTimeout, True),
         (OverloadedErrorMessage(0x1001, "", None), "write", True, StorageUnavailable, None),
@@ -64,7 +67,7 @@ DOWN = ConnectionException("Host has been marked down or removed")
         (NoHostAvailable("", {"a": DOWN, "b": LOST}), "lwt", True, StorageTimeout, True),
         (NoHostAvailable("", {"a": DOWN, "b": ConnectionBusy()}), "write", True, StorageUnavailable, None),
         (NoHostAvailable("", {}), "write", True, StorageUnavailable, None),
-        # What is not idempotent is not sent on, so that a node that could not be asked was not asked.
+        # A statement that is not idempotent is not sent to another node, so this one was never sent.
         (NoHostAvailable("", {"a": LOST}), "lwt", False, StorageUnavailable, None),
         (NoHostAvailable("", {"a": unavailable(ConsistencyLevel.ONE)}), "read", True, StorageUnavailable, None),
         (NoHostAvailable("", {"a": ServerError(0, "", None)}), "read", True, StorageError, None),
@@ -79,8 +82,10 @@ DOWN = ConnectionException("Host has been marked down or removed")
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_translation(error: Exception, kind: Kind, idempotent: bool, expected: type, applied: Any) -> None:
-    """The class, and whether the write may have been applied."""
+def test_driver_exceptions_are_translated(
+    error: Exception, kind: Kind, idempotent: bool, expected: type, applied: Any
+) -> None:
+    """Check the class, and whether the write may have been applied."""
     translated = translate(error, kind, idempotent)
     if isinstance(translated, StorageUnavailable):
         assert translated.safe_to_retry == (idempotent or not isinstance(error, OverloadedErrorMessage))

@@ -80,7 +80,10 @@ def test_busy_keep_alive_connections_share_few_threads_fairly(start: Callable[..
 
 
 def test_pipelined_requests_in_one_segment_all_get_responses(start: Callable[..., Service]) -> None:
-    """The thread finds later pipelined requests in its read buffer, where no socket event reports them."""
+    """Four pipelined requests get four responses.
+
+    The later requests are already in the thread's read buffer, so no socket event reports them.
+    """
     running = start()
     with raw_request(running.port, "1.1", "/health/live") as connection:
         wait_for(lambda: connection.recv(65536, socket.MSG_PEEK).endswith(b"}"), what="the first response")
@@ -91,7 +94,7 @@ def test_pipelined_requests_in_one_segment_all_get_responses(start: Callable[...
 
 
 def test_requests_over_the_concurrency_limit_are_rejected_at_once(start: Callable[..., Service]) -> None:
-    """At the concurrency limit, requests get 503 with Retry-After; probes and metrics stay available.
+    """At the limit, requests get 503 with Retry-After; probes and metrics stay available.
 
     Requests are accepted again as soon as the number in flight is below the limit.
     """
@@ -115,8 +118,8 @@ def test_requests_over_the_concurrency_limit_are_rejected_at_once(start: Callabl
     assert "fieldbook_requests_refused_total 22.0" in exposition
 
 
-def test_every_kind_of_request_is_counted_out_at_its_end(start: Callable[..., Service], keyspace: str) -> None:
-    """Errors, rejected requests, HEAD, unknown methods, streams and disconnects leave none in flight."""
+def test_no_kind_of_request_stays_in_flight(start: Callable[..., Service], keyspace: str) -> None:
+    """No request stays in flight after an error, a HEAD, a stream or a client disconnect."""
     running = start(
         {"WEB_CONCURRENCY": "1", "GUNICORN_THREADS": "8", "MAX_REQUESTS_IN_FLIGHT": "2", "CASSANDRA_KEYSPACE": keyspace}
     )
@@ -235,7 +238,7 @@ def test_trickling_request_body_gets_504_at_the_deadline(start: Callable[..., Se
 
 
 def test_rest_of_a_timed_out_body_is_not_parsed_as_a_request(start: Callable[..., Service]) -> None:
-    """The connection is closed after a body times out, so its remaining bytes cannot smuggle a request."""
+    """The connection is closed after the timeout, so later bytes cannot smuggle in a request."""
     running = start({"WEB_CONCURRENCY": "1"})
     head = b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     head += b"X-Request-Timeout: 0.2\r\nContent-Length: 1000\r\n\r\n{"
@@ -256,7 +259,7 @@ def test_rest_of_a_timed_out_body_is_not_parsed_as_a_request(start: Callable[...
 
 
 def test_connections_with_stalled_headers_are_closed(start: Callable[..., Service]) -> None:
-    """12 clients that never finish their headers are disconnected; 4 threads still serve the others."""
+    """12 clients with unfinished headers are disconnected; 4 threads still serve other clients."""
     running = start(IDLE)
     with ExitStack() as stack:
         stalled = [
@@ -291,7 +294,7 @@ def test_trickling_headers_do_not_exhaust_worker_threads(start: Callable[..., Se
         sender.start()
         try:
             # Once the first connections exceed their time limit and are closed, threads are always available.
-            wait_for(lambda: get(running, "/health").status_code == 200, what="health")
+            wait_for(lambda: get(running, "/health").status_code == 200, what="/health to return 200")
             for connection in slow:
                 with suppress(ConnectionResetError):
                     assert connection.recv(1000) == b""
@@ -320,7 +323,7 @@ def test_lingering_closes_do_not_exhaust_worker_threads(start: Callable[..., Ser
 
 
 def test_idle_connections_occupy_no_threads(start: Callable[..., Service]) -> None:
-    """Browsers open connections in advance. 20 silent ones do not delay the requests of others."""
+    """20 idle connections, as browsers open them in advance, do not delay other requests."""
     running = start({"WEB_CONCURRENCY": "1", "GUNICORN_THREADS": "4"})
     with ExitStack() as stack:
         for _ in range(20):
@@ -350,7 +353,7 @@ def test_stream_to_a_stalled_client_is_aborted(
 def test_slow_client_receives_the_complete_stream(
     start: Callable[..., Service], keyspace: str, add_users: Callable[[str, int], None]
 ) -> None:
-    """A slow client is not idle: the idle timeout applies between reads, not to the whole stream.
+    """The idle timeout applies between reads, not to the whole stream.
 
     The client reads every 0.3 s for 4 s; CLIENT_IDLE_TIMEOUT is 1 s.
     """
@@ -372,7 +375,7 @@ def test_slow_client_receives_the_complete_stream(
     ids=["limit equals threads", "one thread"],
 )
 def test_concurrency_limit_must_leave_a_thread_to_reject_requests(settings: dict[str, str]) -> None:
-    """The service does not start with a limit that leaves no thread free for rejections and probes."""
+    """The service does not start if the limit leaves no thread for rejections and probes."""
     run = subprocess.run(
         [sys.executable, "-m", "gunicorn", "--check-config", "wsgi:app"],
         cwd=PROJECT,

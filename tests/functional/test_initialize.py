@@ -91,7 +91,7 @@ def test_concurrent_runs_create_one_working_schema(missing_keyspace: Settings, s
 def test_edited_migration_is_rejected_by_name(
     missing_keyspace: Settings, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error names a migration that was edited after it was applied; later ones are not applied."""
+    """The error names the migration that was edited; later migrations are not applied."""
     monkeypatch.setattr(db_initialize, "MIGRATIONS", tmp_path)
     (tmp_path / "0001_birds.cql").write_text("CREATE TABLE IF NOT EXISTS birds (name text PRIMARY KEY);\n")
     initialize(missing_keyspace, samples=False, say=quiet)
@@ -108,7 +108,7 @@ def test_edited_migration_is_rejected_by_name(
 def test_optional_statements_may_fail_and_others_stop_the_run(
     missing_keyspace: Settings, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An optional statement that the server rejects is reported and skipped; others stop the run."""
+    """A rejected optional statement is reported and skipped; any other stops the run."""
     monkeypatch.setattr(db_initialize, "MIGRATIONS", tmp_path)
     table = "CREATE TABLE IF NOT EXISTS birds (name text PRIMARY KEY, age int);\n"
     index = "CREATE CUSTOM INDEX IF NOT EXISTS birds_age ON birds (age) USING 'NoSuchIndex';\n"

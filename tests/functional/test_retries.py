@@ -35,7 +35,10 @@ def statements() -> list[Statement]:
 
 @pytest.mark.parametrize("statement", statements(), ids=lambda statement: statement.name)
 def test_statements_declare_their_kind_and_idempotence_correctly(statement: Statement) -> None:
-    """Conditional and creating statements are not idempotent; kinds match the CQL; names are unique."""
+    """Conditional and creating statements are not idempotent, unless listed above.
+
+    The kind matches the CQL, and each name is unique.
+    """
     verb = statement.cql.split()[0]
     conditional = re.search(r"\bIF\b", statement.cql) is not None
     assert (statement.kind == "lwt") == conditional

@@ -152,9 +152,7 @@ def _check_while_down(
     ]
     result.errors_after_detection = len(violations)
     allowed = Counter(operation.kind for operation in after_detection if operation not in violations)
-    result.facts.append(
-        f"failed after the service, but before the other nodes, had marked the node down: {dict(allowed) or 'none'}"
-    )
+    result.facts.append(f"failures allowed until the other nodes marked the node down: {dict(allowed) or 'none'}")
     result.problems += [f"failed while a node was marked down: {operation}" for operation in violations]
     begun = sum(detected <= operation.started < down_until for operation in operations)
     result.facts.append(f"{begun} operations began while the node was marked down")

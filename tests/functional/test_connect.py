@@ -17,8 +17,9 @@ import pytest
 from cassandra.cluster import Session
 
 from settings import Settings, get_settings
-from storage import db_connect, db_io
-from storage.cql.execution import QueryOptions
+from storage import db_connect
+from storage.cql import QueryOptions
+from storage.db_io import plants
 from storage.errors import StorageError, StorageTimeout, StorageUnavailable
 from tests.support import PROJECT, USER, Service, TcpProxy, clean_environment, wait_for
 from web.errors import PROBLEM_TYPE
@@ -40,12 +41,13 @@ def test_concurrent_threads_share_one_session(settings: Settings) -> None:
 
 FORK = """
 import os, sys
-from storage import db_connect, db_io
-from storage.cql.execution import QueryOptions
+from storage import db_connect
+from storage.cql import QueryOptions
+from storage.db_io import animals
 
 def rows():
     session = db_connect.get_session(timeout=20)
-    return [len(page) for page in db_io.retrieve_animals_by_genus(session, "Lynx", QueryOptions())], session
+    return [len(page) for page in animals.retrieve_animals_by_genus(session, "Lynx", QueryOptions())], session
 
 before, session = rows()
 children = []
@@ -246,8 +248,8 @@ def counting_session(settings: Settings, keyspace: str) -> Iterator[Session]:
 
 def store_and_count(session: Session) -> int:
     """Insert one oak and return the number of oaks: two statements to prepare."""
-    db_io.store_plant(session, ("Quercus", "robur", 1))
-    return sum(len(page) for page in db_io.retrieve_plants_by_genus(session, "Quercus"))
+    plants.store_plant(session, plants.Plant("Quercus", "robur", 1), QueryOptions())
+    return sum(len(page) for page in plants.retrieve_plants_by_genus(session, "Quercus", QueryOptions()))
 
 
 def test_concurrent_threads_prepare_each_statement_once(counting_session: Session) -> None:
@@ -274,11 +276,15 @@ def test_prepared_statements_follow_a_keyspace_change(
     """After USE the same functions read the new keyspace; after a second USE, the first again."""
     assert store_and_count(counting_session) == 1
     counting_session.set_keyspace(settings.cassandra_keyspace)
-    hawkweeds = sum(len(page) for page in db_io.retrieve_plants_by_genus(counting_session, "Hieracium"))
+    hawkweeds = sum(
+        len(page) for page in plants.retrieve_plants_by_genus(counting_session, "Hieracium", QueryOptions())
+    )
     assert hawkweeds == 12_000
     counting_session.set_keyspace(keyspace)
     assert store_and_count(counting_session) == 1
-    assert sum(len(page) for page in db_io.retrieve_plants_by_genus(counting_session, "Hieracium")) == 0
+    assert (
+        sum(len(page) for page in plants.retrieve_plants_by_genus(counting_session, "Hieracium", QueryOptions())) == 0
+    )
 
 
 def test_failed_preparation_is_retried_by_the_next_call(counting_session: Session, keyspace: str) -> None:
@@ -298,10 +304,10 @@ def test_preparation_respects_the_deadline(settings: Settings, proxy: TcpProxy) 
         proxy.pause()
         began = time.monotonic()
         with pytest.raises(StorageTimeout):
-            db_io.retrieve_plant(session, "Quercus", "robur", QueryOptions(deadline=began + 0.4))
+            plants.retrieve_plant(session, "Quercus", "robur", QueryOptions(deadline=began + 0.4))
         assert 0.3 < time.monotonic() - began < 1.5
         proxy.resume()
-        assert db_io.retrieve_plant(session, "Quercus", "robur", QueryOptions()) == ("Quercus", "robur", 41)
+        assert plants.retrieve_plant(session, "Quercus", "robur", QueryOptions()) == ("Quercus", "robur", 41)
     finally:
         session.cluster.shutdown()
 

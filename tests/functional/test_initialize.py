@@ -16,8 +16,9 @@ import pytest
 from cassandra.cluster import Session
 
 from settings import Settings
-from storage import db_initialize, sample_data
+from storage import db_initialize
 from storage.db_initialize import InitializeError, initialize, parse_migration
+from storage.sample_data.plants import HAWKWEEDS
 from tests.support import PROJECT, clean_environment
 
 
@@ -62,7 +63,7 @@ def test_command_is_repeatable(missing_keyspace: Settings, session: Session, com
     assert len({genus for genus, _ in animals}) >= 8
     assert all(taxonomy for _, taxonomy in animals)
     hawkweeds = session.execute(f"SELECT COUNT(*) FROM {keyspace}.plants WHERE genus = 'Hieracium'").one()[0]
-    assert hawkweeds == sample_data.HAWKWEEDS >= 10_000
+    assert hawkweeds == HAWKWEEDS >= 10_000
 
 
 def test_sample_rows_do_not_overwrite_later_changes(missing_keyspace: Settings, session: Session) -> None:
@@ -115,7 +116,7 @@ def test_optional_statements_may_fail_and_others_stop_the_run(
     (tmp_path / "0001_birds.cql").write_text(table + "-- skip where refused: for the test\n" + index)
     printed: list[str] = []
     initialize(missing_keyspace, samples=False, say=printed.append)
-    assert any(line.startswith("skipped, this server refuses it") for line in printed)
+    assert any(line.startswith("skipped, because this server refuses it") for line in printed)
     assert "migration 0001_birds.cql: applied" in printed
     (tmp_path / "0002_more.cql").write_text(index)
     with pytest.raises(Exception, match="NoSuchIndex"):

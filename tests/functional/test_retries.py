@@ -10,11 +10,10 @@ import pytest
 from cassandra.cluster import Session
 from cassandra.policies import FallthroughRetryPolicy, NoSpeculativeExecutionPlan
 from cassandra.query import BoundStatement
-from storage.cql.statements import Statement, prepared_cache
 
 from settings import Settings
 from storage import db_connect, db_io
-from storage.cql.execution import QueryOptions, bind
+from storage.cql import QueryOptions, Statement, bind, prepared_cache
 from storage.db_io.users import INSERT_USER, SELECT_USERS
 
 # Lightweight transactions that are safe to apply twice: a deleted user's id is never used again.
@@ -58,13 +57,10 @@ def test_driver_retries_only_idempotent_statements(session: Session, settings: S
 
     def bind_nulls(statement: Statement) -> BoundStatement:
         prepared = prepared_cache.get(own, statement, options)
-        values = [None] * len(prepared.column_metadata)
-        return bind(own, prepared, values, options, kind=statement.kind, idempotent=statement.idempotent)
+        return bind(own, statement, [None] * len(prepared.column_metadata), options)
 
     try:
         for statement in statements():
-            if statement.name == "select_missing":
-                continue
             bound = bind_nulls(statement)
             assert bound.is_idempotent == statement.idempotent
             assert isinstance(bound.retry_policy, FallthroughRetryPolicy) == (not statement.idempotent)

@@ -268,7 +268,7 @@ def test_a_client_that_leaves_stops_the_fetching(wired: Service, proxy: TcpProxy
     whole = len(wired.client.get("/users/stream?limit=10000").content) * ROWS // 10000
     with raw_request(wired.port, "1.1", f"/users/stream?limit={ROWS}") as connection:
         connection.recv(1000)
-    wait_for(lambda: "the client left" in wired.log_text(), what="the log line")
+    wait_for(lambda: "client disconnected" in wired.log_text(), what="the log line")
     left = proxy.bytes_to_client - before
     assert left < whole / 2
     wait_until_still(proxy)

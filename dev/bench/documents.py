@@ -1,4 +1,4 @@
-"""Puts what was measured into docs/performance.md, between its markers."""
+"""Writes the measured tables and plots into docs/performance.md, between its markers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from dev.bench.report import Values
 from settings import PROJECT
 
 PAGE = PROJECT / "docs" / "performance.md"
+RESULTS_PLOT = "![Server CPU of each system, one panel per workload](performance-bench.svg)"
+SCALE_PLOT = "![Seconds per stream over the number of rows, log-log](performance-scale.svg)"
 
 
 def write_results(
     values: Values, units: Mapping[str, str], growth: Mapping[str, Mapping[int, int]], machine: Mapping[str, Any]
 ) -> None:
-    """The tables and the plot of a run of all work."""
+    """Write the tables and the plot of a run with all workloads."""
     plot.draw(values, units, PAGE.with_name("performance-bench.png"))
     tables = [report.ratio_table(values), report.results_table(values, units)]
     if growth:
         tables.append(report.memory_table(growth))
-    picture = "![Server CPU of each contender, a panel for each work](performance-bench.svg)"
-    replace(PAGE, "bench", [where(machine), *map(report.markdown, tables), picture])
+    replace(PAGE, "bench", [describe_machine(machine), *map(report.markdown_table, tables), RESULTS_PLOT])
 
 
 def write_scale(
@@ -31,28 +32,27 @@ def write_scale(
     seconds: Mapping[str, Mapping[int, float]],
     machine: Mapping[str, Any],
 ) -> None:
-    """The tables of `python -m dev.bench scale`, each under its title, and the plot of its streams.
+    """Write the tables of `python -m dev.bench scale`, each under its title, and the plot of its streams.
 
-    :param seconds: of a stream, by contender and rows.
+    :param seconds: seconds per stream, by system and number of rows.
     """
     plot.draw_stream(seconds, PAGE.with_name("performance-scale.png"))
-    parts = [part for title, table in tables for part in (f"### {title}", report.markdown(table))]
-    picture = "![Seconds of a stream over its rows, log-log](performance-scale.svg)"
-    replace(PAGE, "scale", [where(machine), *parts, picture])
+    parts = [part for title, table in tables for part in (f"### {title}", report.markdown_table(table))]
+    replace(PAGE, "scale", [describe_machine(machine), *parts, SCALE_PLOT])
 
 
-def where(machine: Mapping[str, Any]) -> str:
-    """A sentence on the machine."""
+def describe_machine(machine: Mapping[str, Any]) -> str:
+    """One sentence: date, commit, cores and versions."""
     return (
-        f"{machine['date']}, commit {machine['commit']}: {machine['cores']} cores for everything, "
+        f"{machine['date']}, commit {machine['commit']}: {machine['cores']} cores shared by all processes, "
         f"Python {machine['python']}, Cassandra {machine['cassandra']}."
     )
 
 
 def replace(page: Path, name: str, parts: Sequence[str]) -> None:
-    """Puts paragraphs where the markers of that name stand.
+    """Replace the text between the page's `name` markers with paragraphs.
 
-    :raises BenchError: there are none.
+    :raises BenchError: the page has no such markers.
     """
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     text = page.read_text()

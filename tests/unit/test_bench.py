@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from dev.bench.equality import normal
-from dev.bench.load import Answer
+from dev.bench.equality import normalize
+from dev.bench.load import Response
 from dev.bench.stats import Spread, percentile, ratios, spread
 
 
 def test_timestamps_are_compared_as_instants() -> None:
     """However a moment is written it is the same one, and another is another."""
     same = ["2026-11-21T11:42:17.293Z", "2026-11-21T11:42:17.293000", "2026-11-21T13:42:17.293+02:00"]
-    assert len({normal(text) for text in same}) == 1
-    assert normal({"at": [same[0]]}) == normal({"at": [same[2]]})
-    assert normal(same[0]) != normal("2026-11-21T11:42:17.294Z")
-    assert normal("observer 2026") == "observer 2026"
+    assert len({normalize(text) for text in same}) == 1
+    assert normalize({"at": [same[0]]}) == normalize({"at": [same[2]]})
+    assert normalize(same[0]) != normalize("2026-11-21T11:42:17.294Z")
+    assert normalize("observer 2026") == "observer 2026"
 
 
 def test_ratios_are_made_within_rounds() -> None:
@@ -43,7 +43,7 @@ def test_median_spread_and_percentiles() -> None:
 def test_the_load_generator_reads_answers_however_they_are_cut(body: bytes, step: int) -> None:
     """Whole at the last byte and not before, with all rows counted."""
     wire = b"HTTP/1.1 200 OK\r\n" + body
-    answer = Answer(count_rows=True)
+    answer = Response(count_rows=True)
     ends = [answer.feed(wire[at : at + step]) for at in range(0, len(wire), step)]
     assert ends == [False] * (len(ends) - 1) + [True]
     assert (answer.status, answer.rows) == (200, 2)

@@ -1,4 +1,4 @@
-"""Writes the measured tables and plots into docs/performance.md, between its markers."""
+"""Writes the measured tables into docs/performance.md, between its markers."""
 
 from __future__ import annotations
 
@@ -6,39 +6,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dev.bench import plot, report
+from dev.bench import report
 from dev.bench.processes import BenchError
 from dev.bench.report import Values
 from settings import PROJECT
 
 PAGE = PROJECT / "docs" / "performance.md"
-RESULTS_PLOT = "![Server CPU of each system, one panel per workload](performance-bench.svg)"
-SCALE_PLOT = "![Seconds per stream over the number of rows, log-log](performance-scale.svg)"
+# The plots that the page shows.
+RESULTS_PLOT = PAGE.with_name("performance-bench.svg")
+SCALE_PLOT = PAGE.with_name("performance-scale.svg")
 
 
 def write_results(
     values: Values, units: Mapping[str, str], growth: Mapping[str, Mapping[int, int]], machine: Mapping[str, Any]
 ) -> None:
-    """Write the tables and the plot of a run with all workloads."""
-    plot.draw(values, units, PAGE.with_name("performance-bench.png"))
+    """Write the tables of a run with all workloads, and a link to the plot."""
     tables = [report.ratio_table(values), report.results_table(values, units)]
     if growth:
         tables.append(report.memory_table(growth))
-    replace(PAGE, "bench", [describe_machine(machine), *map(report.markdown_table, tables), RESULTS_PLOT])
+    picture = f"![Server CPU of each system, one panel per workload]({RESULTS_PLOT.name})"
+    replace(PAGE, "bench", [describe_machine(machine), *map(report.markdown_table, tables), picture])
 
 
-def write_scale(
-    tables: Sequence[tuple[str, list[list[str]]]],
-    seconds: Mapping[str, Mapping[int, float]],
-    machine: Mapping[str, Any],
-) -> None:
-    """Write the tables of `python -m dev.bench scale`, each under its title, and the plot of its streams.
-
-    :param seconds: seconds per stream, by system and number of rows.
-    """
-    plot.draw_stream(seconds, PAGE.with_name("performance-scale.png"))
+def write_scale(tables: Sequence[tuple[str, list[list[str]]]], machine: Mapping[str, Any]) -> None:
+    """Write the tables of `python -m dev.bench scale`, each under its title, and a link to the plot."""
     parts = [part for title, table in tables for part in (f"### {title}", report.markdown_table(table))]
-    replace(PAGE, "scale", [describe_machine(machine), *parts, SCALE_PLOT])
+    picture = f"![Seconds per stream over the number of rows, log-log]({SCALE_PLOT.name})"
+    replace(PAGE, "scale", [describe_machine(machine), *parts, picture])
 
 
 def describe_machine(machine: Mapping[str, Any]) -> str:

@@ -145,7 +145,8 @@ def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> No
     say(f"\nWritten to {STATE}: bench-scale.json, bench-scale.png, bench-scale.svg")
     if arguments.write_docs:
         tables = [(each.title, report.results_table(each.values, each.units)) for each in sections]
-        documents.write_scale(tables, _seconds(streams), machine)
+        plot.draw_stream(_seconds(streams), documents.SCALE_PLOT)
+        documents.write_scale(tables, machine)
 
 
 def _stored(bench: Bench, few: Database, many: Database) -> Section:

@@ -65,4 +65,5 @@ def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> No
     if arguments.record:
         report.append_history(values, machine)
     if arguments.write_docs:
+        plot.draw(values, units, documents.RESULTS_PLOT)
         documents.write_results(values, units, growth, machine)

@@ -83,7 +83,7 @@ def format_spread(value: Spread) -> str:
 
 
 def format_number(value: float) -> str:
-    """Three significant digits; above 100 the whole number."""
+    """Three significant digits; whole numbers from 100 on."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

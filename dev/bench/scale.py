@@ -14,6 +14,7 @@ from dev.bench.database import Database, Nodes, running_nodes
 from dev.bench.load import ChildProcess, load_generator
 from dev.bench.report import Values
 from dev.bench.rounds import REFUSED, closed_loop
+from dev.bench.stats import spread
 from dev.bench.system import System, start
 from dev.bench.workloads import Requests, Workload
 from dev.local_cassandra.node import STATE
@@ -220,6 +221,6 @@ def _seconds(streams: Section) -> dict[str, dict[int, float]]:
     by_system: dict[str, dict[int, float]] = {}
     for (label, system, metric), by_round in streams.values.items():
         if metric == "whole_ms":
-            median = report.spread(list(by_round.values())).median
+            median = spread(list(by_round.values())).median
             by_system.setdefault(system, {})[int(label.split()[0])] = median / 1e3
     return by_system

@@ -50,7 +50,11 @@ def _parse() -> argparse.Namespace:
     names = list(workloads.all_workloads(workloads.FULL))
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--short", action="store_true", help="few requests and rounds; takes about two minutes")
-    common.add_argument("--rounds", type=int, help="number of counted rounds, after one warm-up round")
+    common.add_argument(
+        "--rounds",
+        type=int,
+        help="number of counted rounds, after one warm-up round; an even number balances the order of two revisions",
+    )
     documents = argparse.ArgumentParser(add_help=False)
     documents.add_argument("--write-docs", action="store_true", help="write tables and plot into docs/performance.md")
     parser = argparse.ArgumentParser(prog="python -m dev.bench", description=__doc__, parents=[common, documents])

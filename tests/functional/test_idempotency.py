@@ -178,7 +178,7 @@ def test_completing_a_crashed_request_keeps_later_changes(
     """If the crashed request had stored its user, a repeated request does not undo later changes or a deletion."""
     body, key = new_body(), uuid.uuid4().hex
     expected = crash(body, key, stored=True)
-    url = f"/users/{promised.id}"
+    url = f"/users/{expected.id}"
     live.client.request(change, url, json={"age": 99} if change == "PATCH" else None)
     response = wait_for(lambda: (r := post(live, body, key)).status_code == 201 and r, what="201")
     assert response.json()["age"] == 36

@@ -200,7 +200,7 @@ def test_head_response_has_no_body(live: Service) -> None:
     assert (response.status_code, response.content) == (200, b"")
 
 
-# --- aborted streams and disconnected clients ---------------------------------------------------------------
+# --- aborted streams and disconnected clients --------------------------------------------------------------
 
 
 @pytest.fixture

@@ -333,7 +333,7 @@ def test_unreachable_consistency_levels_are_rejected(live: Service) -> None:
     """A level that needs more replicas than the keyspace's single one is a client error, not a finding."""
     for method, path in FAST:
         response = live.client.request(method, path, headers={"X-Consistency-Level": "THREE"})
-        # The query error probe ignores the requested consistency level.
+        # The query error probe checks the session at the default consistency level.
         assert response.status_code == (200 if path == QUERY_ERROR else 422), path
         if path == QUERY_ERROR:
             assert response.json()["session_still_works"]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 
-from server import connection, graceful_shutdown, metrics_directory, reload
+from server import connection, graceful_shutdown, metrics_directory
+from server.reload import forget_application, import_settings, prepare_worker
 
-_settings = reload.import_settings()
+_settings = import_settings()
 
 from observability import logs  # noqa: E402
 
@@ -42,12 +43,12 @@ def when_ready(server):  # type: ignore[no-untyped-def]
 def on_reload(server):  # type: ignore[no-untyped-def]
     """In the master, after SIGHUP: settings and listeners may have changed."""
     when_ready(server)
-    reload.forget_application(server)
+    forget_application(server)
 
 
 def post_fork(server, worker):  # type: ignore[no-untyped-def]
     """In a new worker, before it imports the application."""
-    reload.prepare_worker(worker)
+    prepare_worker(worker)
 
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]

@@ -22,7 +22,7 @@ from storage.cql import (
     execute_concurrently,
     stream,
 )
-from storage.cql.execute import execute_bound, execute_unprepared
+from storage.cql.execution import execute_bound, execute_unprepared
 from storage.db_io.users import SELECT_USER
 from storage.errors import StorageError
 

@@ -47,6 +47,11 @@ def needs_cassandra(item: pytest.Item) -> bool:
     return not item.path.is_relative_to(UNIT_TESTS) or "environment" in fixtures or "node" in fixtures
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the unit tests first, before the `environment` fixture changes the settings."""
+    items.sort(key=needs_cassandra)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start a node if a collected test needs one.
@@ -94,7 +99,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(scope="session")
 def node() -> Node:
-    """The node that this run started. Tests that stop Cassandra use it, and are skipped on other clusters."""
+    """The node that this run started.
+
+    Tests that stop Cassandra use this fixture. They are skipped on the cluster that TEST_CASSANDRA_HOSTS names.
+    """
     if _node is None:
         pytest.skip("needs a node that the test may stop; TEST_CASSANDRA_HOSTS names another cluster")
     return _node
@@ -102,7 +110,10 @@ def node() -> Node:
 
 @pytest.fixture(scope="session")
 def environment() -> Iterator[dict[str, str]]:
-    """The service's environment variables; they name a keyspace with the schema and the sample rows."""
+    """The service's environment variables.
+
+    They name a keyspace of this run, with the schema and the sample rows.
+    """
     global _cassandra_version
     variables = {
         "CASSANDRA_HOSTS": _hosts,
@@ -141,7 +152,10 @@ def session(settings: Settings) -> Iterator[Session]:
 
 @pytest.fixture(scope="session")
 def live(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A running service with two workers, shared by the tests that do not change its settings or stop it."""
+    """A running service with two workers.
+
+    It is shared by all tests that neither change its settings nor stop it.
+    """
     with service(environment, tmp_path_factory.mktemp("live") / "log") as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""Shared test helpers: a clean environment, the service in gunicorn, and a TCP proxy in front of Cassandra."""
+"""Test helpers: a clean environment, the service in gunicorn, a TCP proxy to Cassandra."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ USER = {"name": "Ada", "email": "ada@example.org", "age": 36}
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without the service's variables, so that no test depends on the developer's shell."""
+    """Return the environment without the service's variables.
+
+    No test then depends on what the developer has set.
+    """
     ours = {name.upper() for name in Settings.model_fields}
     return {name: value for name, value in os.environ.items() if name not in ours} | {"ENV_FILE": os.devnull}
 
@@ -87,7 +90,7 @@ class Service:
 
 @contextmanager
 def service(environment: dict[str, str], log: Path, *arguments: str, healthy: bool = True) -> Iterator[Service]:
-    """Run gunicorn on a free port with the command line that a user would type; stop it when the block ends.
+    """Run the service in gunicorn on a free port, and stop it when the block ends.
 
     :param environment: the service's environment variables.
     :param log: the file to which the output is appended.
@@ -121,7 +124,7 @@ def service(environment: dict[str, str], log: Path, *arguments: str, healthy: bo
 
 
 def raw_request(port: int, version: str, path: str) -> socket.socket:
-    """Send a GET request on a new connection and return the connection with the response unread.
+    """Send a GET request on a new connection and return it with the response unread.
 
     :param version: of HTTP: "1.0" or "1.1".
     """
@@ -131,7 +134,7 @@ def raw_request(port: int, version: str, path: str) -> socket.socket:
 
 
 class TcpProxy:
-    """A TCP proxy in front of Cassandra: the server is real, and tests make the network fail.
+    """A TCP proxy in front of Cassandra, with which tests make the network fail.
 
     `pause()` holds back the data that Cassandra sends; `disconnect()` closes every connection and refuses new ones.
     """

@@ -3,11 +3,11 @@
 There are two verbs: `execute` returns one page, `stream` yields all pages.
 """
 
-from storage.cql.execute import Page, bind, execute, execute_batch, execute_concurrently
+from storage.cql.execution import Page, bind, execute, execute_batch, execute_concurrently
 from storage.cql.options import Clock, QueryOptions
 from storage.cql.prepared_cache import prepared_cache
 from storage.cql.statement import Statement
-from storage.cql.stream import Stream, stream
+from storage.cql.streams import Stream, stream
 
 __all__ = [
     "Clock",

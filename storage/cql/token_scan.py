@@ -15,11 +15,11 @@ from cassandra.cluster import ResponseFuture, Session
 from cassandra.query import BoundStatement
 
 from storage.cql.driver import uses_murmur3
-from storage.cql.execute import bind, execute_bound, receive, send
+from storage.cql.execution import bind, execute_bound, receive, send
 from storage.cql.options import QueryOptions
 from storage.cql.row_encoding import JsonRows, json_rows
 from storage.cql.statement import Statement
-from storage.cql.stream import Stream, pages_of
+from storage.cql.streams import Stream, pages_of
 
 # The token range of Murmur3Partitioner. No partition key has the least token.
 _LEAST, _GREATEST = -(2**63), 2**63 - 1

@@ -202,7 +202,7 @@ def test_concurrent_streams_probe_detects_a_failed_stream(client: FlaskClient, m
         return by_age(session, run_id, age, fetch_size, options)
 
     monkeypatch.setattr(probes.table, "stream_diagnostics_by_age", one_fails)
-    # The failing stream returns the rows before the failure with columns of its own.
+    # The probe reads the rows before the failure, so select three columns, as the other streams do.
     monkeypatch.setattr(
         diagnostics,
         "SELECT_DIAGNOSTICS_FAILING",

@@ -10,7 +10,7 @@ from typing import Any, Self
 from cassandra.cluster import Session
 from cassandra.query import BoundStatement
 
-from storage.cql.execute import bind, execute_bound, receive, send
+from storage.cql.execution import bind, execute_bound, receive, send
 from storage.cql.options import QueryOptions
 from storage.cql.row_encoding import JsonRows, json_rows
 from storage.cql.statement import Statement

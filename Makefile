@@ -35,8 +35,8 @@ PYTEST = .venv/bin/python $(if $(COVERAGE),-m coverage run )-m pytest
 
 # $(call phase,NAME,COMMAND) runs the command, prints how long it took, and fails if the command failed.
 define phase
-@echo "=== $(1)"; begin=$$(date +%s); $(2); status=$$?; \
-	echo "=== $(1): $$(($$(date +%s) - begin)) s$$(if [ $$status -ne 0 ]; then echo ', FAILED'; fi)"; exit $$status
+@echo "--- $(1)"; begin=$$(date +%s); $(2); status=$$?; seconds=$$(($$(date +%s) - begin)); \
+	if [ $$status -eq 0 ]; then echo "$(1): $$seconds s"; else echo "$(1): failed after $$seconds s"; fi; exit $$status
 endef
 
 .DEFAULT_GOAL := help

@@ -22,7 +22,7 @@ CHECK_INSTALLED = .venv/bin/python -m pip check
 endif
 
 ifneq ($(origin PYTHON),file)
-ifneq ($(shell "$(PYTHON)" --version 2>&1),$(shell .venv/bin/python --version 2>&1))
+ifneq ($(shell "$(PYTHON)" --version 2>&1),$(shell [ ! -x .venv/bin/python ] || .venv/bin/python --version))
 # PYTHON names another version than .venv has: create .venv again.
 .PHONY: .venv/ready
 endif

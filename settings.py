@@ -1,19 +1,21 @@
-"""Every setting of the service, read once from the environment and `.env` (or `ENV_FILE`), and checked."""
+"""Every setting of the service, read once from the environment and `.env` (or `ENV_FILE`), and validated.
+
+This is the only module that reads the environment. It also checks the versions of packages whose private API is used.
+"""
 
 from __future__ import annotations
 
-import atexit
 import os
 import secrets
-import shutil
 import ssl
 import sys
 import zipfile
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
+from importlib import metadata
 from pathlib import Path
-from tempfile import NamedTemporaryFile, mkdtemp
+from tempfile import NamedTemporaryFile
 from typing import Annotated, Literal, Self
 
 from dotenv import dotenv_values
@@ -31,8 +33,12 @@ class SettingsError(Exception):
     """A wrong or missing setting; the message names the variable and the rule."""
 
 
+class UnsupportedVersion(SettingsError):
+    """An installed package has a version whose private API the service was not written for."""
+
+
 class Settings(BaseSettings):
-    """The field `cassandra_port` is the environment variable `CASSANDRA_PORT`; `.env.example` explains each."""
+    """The settings. Field `cassandra_port` is variable `CASSANDRA_PORT`; `.env.example` explains each variable."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -84,14 +90,14 @@ class Settings(BaseSettings):
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 16:
-            raise ValueError("give 16 characters or more")
+            raise ValueError("must have at least 16 characters")
         return value
 
     @field_validator("astra_db_secure_bundle_path")
     @classmethod
     def _is_bundle(cls, value: Path | None) -> Path | None:
         if value is not None and not zipfile.is_zipfile(value):
-            raise ValueError(f"{value} is not the zip file of a secure-connect bundle")
+            raise ValueError(f"{value} is not a zip file; give the path of the secure-connect bundle")
         return value
 
     @field_validator("cassandra_hosts", mode="before")
@@ -100,9 +106,9 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             hosts = tuple(host.strip() for host in value.split(",") if host.strip())
             if not hosts:
-                raise ValueError("give at least one host, several separated by commas")
+                raise ValueError("must name at least one host; separate several hosts by commas")
             if any(host.count(":") == 1 for host in hosts):
-                raise ValueError("give hosts without a port; CASSANDRA_PORT is the port of all")
+                raise ValueError("must name hosts without a port; CASSANDRA_PORT sets the port of all hosts")
             return hosts
         return value
 
@@ -114,83 +120,87 @@ class Settings(BaseSettings):
             ("astra_db_secure_bundle_path", "astra_db_application_token"),
         ):
             if (getattr(self, first) is None) != (getattr(self, second) is None):
-                raise ValueError(f"{first.upper()} and {second.upper()} go together: set both or neither")
+                raise ValueError(f"{first.upper()} and {second.upper()} must be set together; set both or neither")
         if not self.cassandra_tls and (self.cassandra_tls_ca or self.cassandra_tls_cert):
             raise ValueError("CASSANDRA_TLS_CA and CASSANDRA_TLS_CERT have no effect without CASSANDRA_TLS=true")
         self.tls_context()
         if self.cassandra_reconnect_min > self.cassandra_reconnect_max:
-            raise ValueError("CASSANDRA_RECONNECT_MIN must not be above CASSANDRA_RECONNECT_MAX")
+            raise ValueError("CASSANDRA_RECONNECT_MIN must not exceed CASSANDRA_RECONNECT_MAX")
         if self.max_requests_in_flight is not None and self.max_requests_in_flight >= self.gunicorn_threads:
             raise ValueError(
-                f"MAX_REQUESTS_IN_FLIGHT must be below GUNICORN_THREADS ({self.gunicorn_threads}): "
-                "the threads above it answer /health and say 503"
+                f"MAX_REQUESTS_IN_FLIGHT must be less than GUNICORN_THREADS ({self.gunicorn_threads}): "
+                "the other threads answer /health and reject requests with 503"
             )
         if self.app_env == "production" and self.diagnostics and self.operator_token is None:
-            raise ValueError("DIAGNOSTICS needs OPERATOR_TOKEN when APP_ENV=production")
+            raise ValueError("DIAGNOSTICS=true requires OPERATOR_TOKEN when APP_ENV=production")
         if self.app_env == "production" and self.secret_key is None:
             raise ValueError(
                 "SECRET_KEY is required when APP_ENV=production; it must be the same for all workers and instances. "
-                "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
+                "Generate one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
             )
         return self
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """For connections to Cassandra; None without TLS.
+        """The TLS context of connections to Cassandra; None without TLS.
 
-        :raises ValueError: naming the file that is not what it should be.
+        :raises ValueError: a file is not valid; the message names its variable.
         """
         if not self.cassandra_tls:
             return None
         try:
             context = ssl.create_default_context(cafile=self.cassandra_tls_ca)
         except OSError as error:
-            raise ValueError(f"CASSANDRA_TLS_CA: no PEM certificates in {self.cassandra_tls_ca} ({error})") from None
+            raise ValueError(
+                f"CASSANDRA_TLS_CA: {self.cassandra_tls_ca} has no valid PEM certificates ({error})"
+            ) from None
         context.check_hostname = self.cassandra_tls_check_hostname
         if self.cassandra_tls_cert:
             try:
-                # A key with a password is refused, for want of someone to ask.
+                # A key with a password is rejected; without this callback, OpenSSL would ask for it on the terminal.
                 context.load_cert_chain(self.cassandra_tls_cert, self.cassandra_tls_key, password=lambda: "")
             except OSError as error:
                 raise ValueError(
-                    f"CASSANDRA_TLS_CERT and CASSANDRA_TLS_KEY: no PEM certificate and key without a password ({error})"
+                    "CASSANDRA_TLS_CERT and CASSANDRA_TLS_KEY must be a PEM certificate and its key without a "
+                    f"password ({error})"
                 ) from None
         return context
 
     @property
     def in_flight_limit(self) -> int:
-        """Requests that a worker works on at a time: `MAX_REQUESTS_IN_FLIGHT`, or three quarters of the threads."""
+        """Concurrency limit of each worker: `MAX_REQUESTS_IN_FLIGHT`, or three quarters of `GUNICORN_THREADS`."""
         return self.max_requests_in_flight or max(1, self.gunicorn_threads * 3 // 4)
 
     @property
     def drain_time(self) -> float:
-        """Seconds between a request to stop and the stop: `DRAIN_SECONDS`, or 10 in production and 0 in development."""
+        """Seconds of connection draining: `DRAIN_SECONDS`, or 10 in production and 0 in development."""
         if self.drain_seconds is not None:
             return self.drain_seconds
         return 10.0 if self.app_env == "production" else 0.0
 
     @property
     def has_diagnostics(self) -> bool:
-        """`DIAGNOSTICS`, or true in development."""
+        """Whether the diagnostics routes exist: `DIAGNOSTICS`, or true in development."""
         return self.app_env == "development" if self.diagnostics is None else self.diagnostics
 
     @property
     def astra(self) -> bool:
-        """True when the cluster is Astra DB, which makes its own keyspaces."""
+        """Whether the cluster is Astra DB, where CQL can't create keyspaces."""
         return self.astra_db_secure_bundle_path is not None
 
     @cached_property
     def signing_key(self) -> bytes:
-        """`SECRET_KEY`; in development a generated one that all workers of this checkout share."""
+        """`SECRET_KEY`; in development a generated key that all workers of this checkout share."""
         if self.secret_key is not None:
             return self.secret_key.get_secret_value().encode()
         return _development_key(PROJECT / ".fieldbook" / "secret_key")
 
 
 def _development_key(path: Path) -> bytes:
-    """The key in `path`, made first when it is not there. Of several processes that make it, one wins."""
+    """The key in the file `path`, which is created if it does not exist. Safe when several processes create it."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Readable by its owner only. A link, unlike a rename, never replaces a key that is in use already.
+        # The temporary file is readable by its owner only. A hard link, unlike a rename, never replaces a file: if
+        # another process was faster, its key stays.
         with NamedTemporaryFile("w", dir=path.parent) as draft, suppress(FileExistsError):
             draft.write(secrets.token_urlsafe(48))
             draft.flush()
@@ -202,39 +212,42 @@ def _development_key(path: Path) -> bytes:
 def get_settings() -> Settings:
     """The settings of this process.
 
-    :raises SettingsError: naming each variable that is wrong or missing.
+    :raises SettingsError: variables are wrong or missing; the message names each.
     """
     env_file = Path(os.environ.get("ENV_FILE") or PROJECT / ".env")
-    _check_names(env_file)
+    _reject_misspellings(env_file)
     try:
         return Settings(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
 
 
-def _check_names(env_file: Path) -> None:
-    """A name that is nearly one of ours is a slip of the pen; others may be for other programs."""
+def _reject_misspellings(env_file: Path) -> None:
+    """Report likely misspellings of our variables. Other unknown names may belong to other programs.
+
+    :raises SettingsError: a name is nearly one of ours, or `ENV_FILE` can't be read.
+    """
     if os.environ.get("ENV_FILE") and (not env_file.exists() or env_file.is_dir()):
-        raise SettingsError(f"ENV_FILE: there is no file {env_file}")
-    ours = [field.upper() for field in Settings.model_fields]
+        raise SettingsError(f"ENV_FILE: {env_file} is not a file")
+    known = [field.upper() for field in Settings.model_fields]
     try:
         names = list(dotenv_values(env_file))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{env_file} can't be read: {error}") from None
-    slips = []
-    # In the environment there is more of others', so only a letter or so may be wrong.
-    for where, found, cutoff in ((str(env_file), names, 0.9), ("The environment", list(os.environ), 0.95)):
+    misspellings = []
+    # The environment has many variables of other programs, so the match must be closer there.
+    for where, found, cutoff in ((str(env_file), names, 0.9), ("Environment", list(os.environ), 0.95)):
         for name in found:
-            if name.upper() not in ours and (near := get_close_matches(name.upper(), ours, n=1, cutoff=cutoff)):
-                slips.append(f"{where}: {name} is unknown; {near[0]} is meant?")
-    if slips:
-        raise SettingsError("\n".join(slips))
+            if name.upper() not in known and (near := get_close_matches(name.upper(), known, n=1, cutoff=cutoff)):
+                misspellings.append(f"{where}: {name} is unknown. Did you mean {near[0]}?")
+    if misspellings:
+        raise SettingsError("\n".join(misspellings))
 
 
 def _explain(error: ValidationError) -> str:
-    lines = ["The settings (environment or .env) are not right:"]
+    lines = ["The settings (environment or .env) are wrong:"]
     for problem in error.errors():
-        # With "before" validators and models, pydantic puts "Value error, " before the message.
+        # pydantic adds this prefix to the messages of our own validators.
         message = problem["msg"].removeprefix("Value error, ")
         if problem["loc"]:
             lines.append(f"  {str(problem['loc'][0]).upper()}: {message}")
@@ -247,32 +260,34 @@ _METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def metrics_directory() -> str | None:
-    """Where the workers of one gunicorn share what they count; None in a process that shares nothing."""
+    """The directory in which the workers of one gunicorn share their metrics; None outside gunicorn."""
     return os.environ.get(_METRICS_DIRECTORY)
 
 
-def make_metrics_directory() -> None:
-    """For gunicorn's master, before prometheus-client is imported: an empty directory, for as long as it runs.
+def set_metrics_directory(path: str) -> None:
+    """Set the directory for this process and its children; prometheus-client reads the variable when imported."""
+    os.environ[_METRICS_DIRECTORY] = path
 
-    A master that reads its configuration again (SIGHUP) keeps the one it has; one that was started by another (SIGUSR2)
-    does not take over the other's.
+
+def require_version(package: str, supported: tuple[str, ...], used_by: str) -> None:
+    """Refuse to start with a version of a package whose private API was not checked.
+
+    :param package: name of the installed distribution.
+    :param supported: the versions that the code was written for.
+    :param used_by: path of the file that lists the private API and the supported versions.
+    :raises UnsupportedVersion: another version is installed.
     """
-    prefix = f"fieldbook-metrics-{os.getpid()}-"
-    if Path(metrics_directory() or "").name.startswith(prefix):
-        return
-    directory, master = mkdtemp(prefix=prefix), os.getpid()
-    os.environ[_METRICS_DIRECTORY] = directory
-
-    def remove() -> None:
-        # What a fork has taken along is called in the worker too.
-        if os.getpid() == master:
-            shutil.rmtree(directory, ignore_errors=True)
-
-    atexit.register(remove)
+    installed = metadata.version(package)
+    if installed not in supported:
+        raise UnsupportedVersion(
+            f"{package} {installed} is installed, but {used_by} uses private API of {package} and supports only "
+            f"{', '.join(supported)}. Run `pip install -r requirements.txt`. To use {package} {installed}, check the "
+            f"private API that is listed at the top of {used_by}, and add the version there."
+        )
 
 
 def settings_or_exit() -> Settings:
-    """For commands: the settings, or their explanation on standard error and exit status 2."""
+    """The settings, for commands: wrong settings end the process with exit status 2 and a message on stderr."""
     try:
         return get_settings()
     except SettingsError as error:

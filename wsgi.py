@@ -1,4 +1,4 @@
-"""For gunicorn: `gunicorn wsgi:app` reads gunicorn.conf.py beside this file."""
+"""The WSGI application for gunicorn: run `gunicorn wsgi:app`, which reads gunicorn.conf.py in this directory."""
 
 from api import create_app
 

@@ -1,7 +1,8 @@
-"""What the service counts, over all workers of a gunicorn, for Prometheus and as a summary in JSON.
+"""Metrics of all workers of one gunicorn, in the formats of Prometheus and as a JSON summary.
 
-A worker counts into files of its own in the directory that gunicorn's master made (prometheus-client's multiprocess
-mode); whichever worker is asked adds them up. Without such a directory it is this process alone that is counted.
+prometheus-client's multiprocess mode: each worker counts into files of its own in a directory that gunicorn's master
+creates (`server.metrics_directory`). The worker that answers GET /metrics adds up the files of all workers. Without
+that directory, only this process is counted.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from settings import metrics_directory
 
 log = logging.getLogger(__name__)
 
-# Seconds. From a read by id on a near node to the longest deadline that a client may ask for.
+# Seconds: from a read by id on a nearby node to the longest deadline that a client may request.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
-# Seconds over which the summary's queries_per_second is taken, and between two looks at the gauges.
-_WINDOW = 60.0
+# Seconds over which queries_per_second is averaged.
+_RATE_WINDOW = 60.0
+# Seconds between updates of the gauges.
 _INTERVAL = 1.0
 
 _registry = CollectorRegistry()
@@ -37,71 +39,86 @@ def _gauge(name: str, text: str, mode: Literal["livesum", "livemax"] = "livesum"
     return Gauge(name, text, registry=_registry, multiprocess_mode=mode)
 
 
-REQUESTS = Counter("fieldbook_requests", "Answered requests.", ["route", "method", "status"], registry=_registry)
+REQUESTS = Counter("fieldbook_requests", "Requests answered.", ["route", "method", "status"], registry=_registry)
 REQUEST_SECONDS = Histogram(
     "fieldbook_request_duration_seconds",
-    "From a request to its answer; of a stream, to its first page.",
+    "Time from the start of a request to its response; for a stream, to its first page.",
     ["route", "method"],
     buckets=_BUCKETS,
     registry=_registry,
 )
-REFUSED = Counter("fieldbook_requests_refused", "Refused because too many were in flight.", registry=_registry)
-IN_FLIGHT = _gauge("fieldbook_requests_in_flight", "Requests that take a slot now.")
-IN_FLIGHT_LIMIT = _gauge("fieldbook_requests_in_flight_limit", "Slots in all.")
+REFUSED = Counter(
+    "fieldbook_requests_refused",
+    "Requests rejected because the concurrency limit was reached.",
+    registry=_registry,
+)
+IN_FLIGHT = _gauge("fieldbook_requests_in_flight", "Requests in flight that count against the concurrency limit.")
+IN_FLIGHT_LIMIT = _gauge("fieldbook_requests_in_flight_limit", "Concurrency limit, the sum over all workers.")
 WORKERS = _gauge("fieldbook_workers", "Worker processes.")
 
 QUERY_SECONDS = Histogram(
     "fieldbook_query_duration_seconds",
-    "From sending a statement to its answer, also where that is an error; of a stream, each page.",
+    "Time from sending a statement to its response or error; for a stream, for each page.",
     ["statement"],
     buckets=_BUCKETS,
     registry=_registry,
 )
-DRIVER_ERRORS = Counter("fieldbook_driver_errors", "Exceptions of the Cassandra driver.", ["kind"], registry=_registry)
-DRIVER_CONNECTIONS = _gauge("fieldbook_driver_connections", "Open connections to nodes.")
-DRIVER_IN_FLIGHT = _gauge("fieldbook_driver_requests_in_flight", "Requests on the way on these connections.")
-# Not the fewest: a worker that has just begun sees none yet.
-NODES_UP = _gauge("fieldbook_nodes_up", "Nodes seen up, by the worker that sees the most.", "livemax")
-NODES_DOWN = _gauge("fieldbook_nodes_down", "Nodes seen down, by the worker that sees the most.", "livemax")
-QUERIES_PER_SECOND = _gauge("fieldbook_queries_per_second", "Over the last 60 seconds.")
+DRIVER_ERRORS = Counter(
+    "fieldbook_driver_errors", "Exceptions that the Cassandra driver raised.", ["kind"], registry=_registry
+)
+DRIVER_CONNECTIONS = _gauge("fieldbook_driver_connections", "Open connections to Cassandra nodes.")
+DRIVER_IN_FLIGHT = _gauge("fieldbook_driver_requests_in_flight", "Requests in flight on these connections.")
+# The maximum over the workers, because a worker that has just started sees no nodes yet.
+NODES_UP = _gauge("fieldbook_nodes_up", "Cassandra nodes that are up; the maximum over all workers.", "livemax")
+NODES_DOWN = _gauge("fieldbook_nodes_down", "Cassandra nodes that are down; the maximum over all workers.", "livemax")
+QUERIES_PER_SECOND = _gauge("fieldbook_queries_per_second", "Queries per second, averaged over the last 60 seconds.")
 
-STREAMS_OPENED = Counter("fieldbook_streams_opened", "Streams whose first page was had.", ["route"], registry=_registry)
+STREAMS_OPENED = Counter(
+    "fieldbook_streams_opened", "Streams whose first page was fetched.", ["route"], registry=_registry
+)
 STREAMS_ENDED = Counter(
     "fieldbook_streams_ended",
-    "Streams by their end: finished, cut by a fault, or left by the client.",
+    "Streams by outcome: finished, aborted (a fault) or disconnected (the client).",
     ["route", "outcome"],
     registry=_registry,
 )
 
 IDEMPOTENT_REPEATS = Counter(
-    "fieldbook_idempotent_repeats", "Requests that got the answer of an earlier one.", registry=_registry
+    "fieldbook_idempotent_repeats",
+    "Requests that got the stored response of an earlier request with the same Idempotency-Key.",
+    registry=_registry,
 )
 
 
 class Sampler:
-    """Sets the gauges of this process from what registered functions tell."""
+    """Updates the gauges of this process once a second, from registered functions."""
 
     def __init__(self) -> None:
         self._sources: list[tuple[Gauge, Callable[[], float]]] = [
             (WORKERS, lambda: 1),
             (QUERIES_PER_SECOND, self._queries_per_second),
         ]
-        self._seen: deque[tuple[float, float]] = deque()
+        # Times of a monotonic clock, each with the number of queries until then.
+        self._query_counts: deque[tuple[float, float]] = deque()
         self._lock = threading.Lock()
 
     def add(self, gauge: Gauge, source: Callable[[], float]) -> None:
-        """:param source: tells the gauge's value; called from any thread."""
+        """Register the function that supplies a gauge's value; it replaces an earlier one.
+
+        :param source: called from any thread.
+        """
         with self._lock:
-            self._sources = [(known, old) for known, old in self._sources if known is not gauge] + [(gauge, source)]
+            others = [(other, function) for other, function in self._sources if other is not gauge]
+            self._sources = [*others, (gauge, source)]
 
     def sample(self) -> None:
-        """Sets all gauges now."""
+        """Update all gauges now."""
         with self._lock:
             for gauge, source in self._sources:
                 gauge.set(source())
 
     def start(self) -> None:
-        """Sets all gauges every second from now on, so that they are right whichever worker is asked."""
+        """Update all gauges every second in a background thread, for whichever worker answers GET /metrics."""
         threading.Thread(target=self._run, name="metrics", daemon=True).start()
 
     def _run(self) -> None:
@@ -109,7 +126,7 @@ class Sampler:
             try:
                 self.sample()
             except Exception:
-                log.exception("The gauges stay as they were")
+                log.exception("The gauges could not be updated")
             time.sleep(_INTERVAL)
 
     def _queries_per_second(self) -> float:
@@ -120,49 +137,52 @@ class Sampler:
             for sample in metric.samples
             if sample.name.endswith("_count")
         )
-        self._seen.append((now, total))
-        while now - self._seen[0][0] > _WINDOW:
-            self._seen.popleft()
-        then, before = self._seen[0]
+        self._query_counts.append((now, total))
+        while now - self._query_counts[0][0] > _RATE_WINDOW:
+            self._query_counts.popleft()
+        then, before = self._query_counts[0]
         return (total - before) / (now - then) if now > then else 0.0
 
 
 sampler = Sampler()
 
 
-# Finding the child of a metric by its labels costs more than counting.
+# Cached, because looking up a time series by its labels costs more than counting.
 @cache
-def _of_request(route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+def _request_series(route: str, method: str, status: int) -> tuple[Counter, Histogram]:
     return REQUESTS.labels(route, method, status), REQUEST_SECONDS.labels(route, method)
 
 
 @cache
-def _of_query(statement: str) -> Histogram:
+def _query_series(statement: str) -> Histogram:
     return QUERY_SECONDS.labels(statement)
 
 
 def observe_request(route: str, method: str, status: int, seconds: float) -> None:
-    """Counts an answered request.
+    """Count an answered request.
 
-    :param route: the URL rule, of which there are few, and not the URL.
+    :param route: the URL rule instead of the URL, to bound the label cardinality.
+    :param seconds: from the start of the request to its response.
     """
-    requests, latency = _of_request(route, method, status)
+    requests, latency = _request_series(route, method, status)
     requests.inc()
     latency.observe(seconds)
 
 
 def observe_query(statement: str, started: float) -> float:
-    """Counts a query that was sent at `started` (of `time.monotonic()`) and is answered now.
+    """Count a query whose response or error has just arrived.
 
-    :returns: the seconds that it took.
+    :param statement: name of the statement.
+    :param started: when it was sent, by `time.monotonic()`.
+    :returns: the duration in seconds.
     """
     seconds = time.monotonic() - started
-    _of_query(statement).observe(seconds)
+    _query_series(statement).observe(seconds)
     return seconds
 
 
 def collect() -> CollectorRegistry:
-    """What all workers have counted."""
+    """The metrics of all workers."""
     sampler.sample()
     if metrics_directory() is None:
         return _registry
@@ -172,13 +192,16 @@ def collect() -> CollectorRegistry:
 
 
 def exposition(media_type: str) -> tuple[str, bytes]:
-    """All of it, with its content type, in the format of Prometheus (`text/plain`) or of OpenMetrics."""
+    """All metrics as text, with the content type.
+
+    :param media_type: `text/plain` for the format of Prometheus, `application/openmetrics-text` for OpenMetrics.
+    """
     generate, content_type = choose_encoder(media_type)
     return content_type, generate(collect())
 
 
 def summary() -> dict[str, Any]:
-    """The few numbers that a person wants first. Percentiles are estimated from the histogram's buckets."""
+    """The most important metrics as JSON. Percentiles are estimated from the buckets of the histograms."""
     metrics = {metric.name: metric for metric in collect().collect()}
     queries = _total(metrics, "fieldbook_query_duration_seconds", "_count")
     seconds = _total(metrics, "fieldbook_query_duration_seconds", "_sum")
@@ -206,15 +229,16 @@ def _percentiles(metric: Metric | None) -> dict[str, float | None]:
     buckets: dict[float, float] = {}
     for sample in metric.samples if metric else []:
         if sample.name.endswith("_bucket"):
-            bound = float(sample.labels["le"])
-            buckets[bound] = buckets.get(bound, 0) + sample.value
+            upper = float(sample.labels["le"])
+            buckets[upper] = buckets.get(upper, 0) + sample.value
     return {f"p{share:g}": _quantile(share / 100, sorted(buckets.items())) for share in (50, 90, 95, 99)}
 
 
 def _quantile(share: float, buckets: Iterable[tuple[float, float]]) -> float | None:
-    """Milliseconds; in between the bounds of a bucket, as PromQL's histogram_quantile() has it.
+    """A quantile in milliseconds, interpolated within its bucket as PromQL's histogram_quantile() does.
 
-    :param buckets: upper bounds in seconds in order, each with the count of all up to it.
+    :param share: 0 to 1.
+    :param buckets: upper bounds in seconds, in ascending order, each with the cumulative count.
     """
     buckets = list(buckets)
     if not buckets or not buckets[-1][1]:
@@ -223,7 +247,7 @@ def _quantile(share: float, buckets: Iterable[tuple[float, float]]) -> float | N
     lower, below = 0.0, 0.0
     for upper, count in buckets:
         if count >= wanted and count > below:
-            # Of the last bucket, which has no end, only its beginning is known.
+            # The last bucket has no upper bound, so its lower bound is the best estimate.
             within = 0.0 if upper == float("inf") else (upper - lower) * (wanted - below) / (count - below)
             return round((lower + within) * 1000, 3)
         lower, below = upper, count

@@ -1,0 +1,12 @@
+"""The code behind gunicorn.conf.py; the only package that uses private API of gunicorn.
+
+Four modules use private API: `worker`, `graceful_shutdown`, `connection` and `reload`. The docstring of each lists the
+names. They can change in any release, so the service refuses to start with a version of gunicorn that is not in
+`GUNICORN_VERSIONS`.
+
+The master imports this package once and keeps it: changed code in it takes effect after a restart, not after SIGHUP.
+For the same reason its modules import the rest of the project inside functions (`server.reload` says why).
+"""
+
+# Before you add a version, check the private API that the modules list.
+GUNICORN_VERSIONS = ("27.0.1",)

@@ -1,9 +1,11 @@
-"""Keeps the threads of a worker on one core at a time, one that has time to give.
+"""CPU affinity: pins the threads of a worker to one core, and moves them to another core when that one is busy.
 
-CPython lets one thread of a process run at a time. Spread over cores, each hand-over of its lock wakes another core
-and moves what the caches hold; on one core the next thread runs when the one before waits. What keeps to one core the
-kernel can't move away when that gets busy, so somebody has to look: once a second, here. Where a core gives too little,
-or nothing can be known of them, the threads may run anywhere.
+CPython runs one thread of a process at a time. If the threads run on several cores, each switch between threads wakes
+another core and moves the contents of its caches. On one core, the next thread runs as soon as the previous one waits.
+
+The kernel does not move a pinned thread away from a busy core. A background thread therefore measures the load of all
+cores once a second and picks the core. If no core has enough idle time, or the load can't be measured, the threads are
+unpinned and the kernel schedules them.
 """
 
 from __future__ import annotations
@@ -22,139 +24,152 @@ from typing import NamedTuple
 
 _log = logging.getLogger(__name__)
 
-# Seconds between looks.
+# Seconds between samples.
 _INTERVAL = 1.0
-# Shares of a core's time: what another core must have to give beyond the present one, to be worth the move; below
-# which a core has no room; and what a worker must have where there is no room, to be better off than with the kernel.
-_MARGIN = 0.25
-_ROOM = 0.1
-_ENOUGH = 0.4
-# How much of a core is lost while the other thread of the same hardware is busy.
-_SIBLING = 0.4
+# Shares of a core's time. Another core must offer this much more than the current one for a move.
+_MIN_GAIN = 0.25
+# A core that is idle for less than this share is full.
+_MIN_IDLE = 0.1
+# On a full core, a worker that gets less than this share is unpinned.
+_MIN_USED = 0.4
+# Share of a core that is lost while its hyper-threading sibling is busy.
+_SIBLING_LOSS = 0.4
 _SYSTEM = Path("/sys/devices/system/cpu")
 
 
-class Look(NamedTuple):
-    """What was read at one time.
+class Sample(NamedTuple):
+    """The load of all cores, and of this process, at one time.
 
-    :ivar free: ticks (proc_stat(5)) of each core in which nobody ran, and all ticks.
-    :ivar threads: of this process, as the kernel numbers them.
+    :ivar ticks: of each core, its idle ticks and all its ticks since boot (proc_stat(5)).
+    :ivar threads: native ids of this process's threads.
     :ivar used: seconds of CPU time of this process.
-    :ivar at: seconds of a clock.
+    :ivar time: seconds of a monotonic clock.
     """
 
-    free: dict[int, tuple[int, int]]
+    ticks: dict[int, tuple[int, int]]
     threads: list[int]
     used: float
-    at: float
+    time: float
 
 
 def start() -> None:
-    """In a worker: looks after its threads from now on, where there are several cores and a way to keep to one."""
-    has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
-    if has_lock and sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1:
-        threading.Thread(target=_look_after, name="affinity", daemon=True).start()
+    """Pin the threads of this worker from now on.
 
-
-def choose(free: Mapping[int, float], current: int | None, used: float) -> int | None:
-    """The core to be on until the next look; None to leave it to the kernel.
-
-    :param free: of each core that may be used, the share of its time in which nobody ran.
-    :param current: where the worker is kept to.
-    :param used: the share of a core's time that the worker had.
+    Does nothing without the GIL, on other systems than Linux, or when only one core is allowed.
     """
-    most = max(free.values())
-    best = [core for core, share in free.items() if share > most - _MARGIN / 2]
-    if current is None or current not in free:
-        return random.choice(best) if most >= _ROOM or used >= _ENOUGH else None
-    room = free[current] >= _ROOM
-    if most > free[current] + used + _MARGIN:
-        # Of several workers that would leave, not all go at once; those that have no room go first.
-        return random.choice(best) if random.random() < (1 / len(free) if room else 0.5) else current
-    return current if room or used >= _ENOUGH else None
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    if has_gil and sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1:
+        threading.Thread(target=_run, name="cpu-affinity", daemon=True).start()
 
 
-def _look_after() -> None:
-    if not _is_permitted():
-        _log.info("The worker's threads may not be kept to one core here")
+def choose_core(idle: Mapping[int, float], current: int | None, used: float) -> int | None:
+    """The core to pin the threads to until the next sample; None to leave them to the kernel.
+
+    :param idle: for each allowed core, the share of its time in which nothing ran.
+    :param current: the core that the threads are pinned to.
+    :param used: the share of a core's time that this worker used.
+    """
+    most = max(idle.values())
+    best = [core for core, share in idle.items() if share > most - _MIN_GAIN / 2]
+    if current is None or current not in idle:
+        return random.choice(best) if most >= _MIN_IDLE or used >= _MIN_USED else None
+    is_full = idle[current] < _MIN_IDLE
+    if most > idle[current] + used + _MIN_GAIN:
+        # At random, so that not all workers move to the same core at once; a full core is left sooner.
+        return random.choice(best) if random.random() < (0.5 if is_full else 1 / len(idle)) else current
+    return current if not is_full or used >= _MIN_USED else None
+
+
+def _run() -> None:
+    if not _affinity_is_permitted():
+        _log.info("CPU affinity is off: this process may not set it")
         return
     core: int | None = None
-    before: Look | None = None
+    before: Sample | None = None
     threads: list[int] = []
     failed = False
     while True:
-        # This thread is kept to no core, and knows by that which ones are allowed, also when the container's change.
+        # This thread is never pinned, so its affinity is the set of allowed cores, also after a container's changes.
         allowed = os.sched_getaffinity(0)
         try:
-            now = _look()
+            now = _take_sample()
             threads = now.threads
-            free = _shares(before, now, allowed) if before else {}
-            core = choose(free, core, (now.used - before.used) / (now.at - before.at)) if before and free else None
-            _keep_to(allowed if core is None else {core}, threads)
+            idle = _idle_shares(before, now, allowed) if before else {}
+            core = (
+                choose_core(idle, core, (now.used - before.used) / (now.time - before.time))
+                if before and idle
+                else None
+            )
+            _pin(threads, allowed if core is None else {core})
             before, failed = now, False
         except (OSError, ValueError) as error:
-            # No descriptor, a core that has just gone, a line that says nothing. The next look may work.
+            # For example no free file descriptor, or a core that went offline. The next sample may succeed.
             if not failed:
-                _log.warning("The worker's threads can't be kept to one core now: %s", error)
+                _log.warning(
+                    "CPU affinity: the load of the cores can't be measured, the threads are unpinned: %s", error
+                )
             core, before, failed = None, None, True
             with suppress(OSError):
-                _keep_to(allowed, threads)
+                _pin(threads, allowed)
         time.sleep(_INTERVAL)
 
 
-def _look() -> Look:
+def _take_sample() -> Sample:
     threads = [int(thread) for thread in os.listdir("/proc/self/task")]
-    return Look(_ticks(), threads, time.process_time(), time.monotonic())
+    return Sample(_read_ticks(), threads, time.process_time(), time.monotonic())
 
 
-def _ticks() -> dict[int, tuple[int, int]]:
-    found = {}
+def _read_ticks() -> dict[int, tuple[int, int]]:
+    ticks = {}
     for line in Path("/proc/stat").read_text().splitlines():
         name, *fields = line.split()
         if name.startswith("cpu") and name != "cpu":
-            user, nice, system, idle, waiting, irq, softirq, steal = map(int, fields[:8])
-            nobody = idle + waiting
-            found[int(name[3:])] = (nobody, nobody + user + nice + system + irq + softirq + steal)
-    return found
+            user, nice, system, idle, iowait, irq, softirq, steal = map(int, fields[:8])
+            unused = idle + iowait
+            ticks[int(name[3:])] = (unused, unused + user + nice + system + irq + softirq + steal)
+    return ticks
 
 
-def _shares(before: Look, now: Look, allowed: Collection[int]) -> dict[int, float]:
-    """Of each core the share of its time that may be had; nothing where the numbers may be those of other cores."""
-    if not set(allowed) <= before.free.keys() & now.free.keys():
-        # lxcfs numbers a container's cores from 0, whatever they are.
+def _idle_shares(before: Sample, now: Sample, allowed: Collection[int]) -> dict[int, float]:
+    """For each allowed core, the idle share of its time between two samples; empty if it can't be known."""
+    if not set(allowed) <= before.ticks.keys() & now.ticks.keys():
+        # lxcfs numbers the cores of a container from 0, so the numbers in /proc/stat are not those of the affinity.
         return {}
     shares = {}
     for core in allowed:
-        (nobody, total), (nobody_now, total_now) = before.free[core], now.free[core]
-        if total_now <= total:
+        (idle_before, total_before), (idle_now, total_now) = before.ticks[core], now.ticks[core]
+        if total_now <= total_before:
             return {}
-        shares[core] = (nobody_now - nobody) / (total_now - total)
-    busy = {
+        shares[core] = (idle_now - idle_before) / (total_now - total_before)
+    sibling_load = {
         core: max((1 - shares[other] for other in _siblings(core) if other in shares), default=0) for core in shares
     }
-    return {core: share - _SIBLING * busy[core] for core, share in shares.items()}
+    return {core: share - _SIBLING_LOSS * sibling_load[core] for core, share in shares.items()}
 
 
 def _siblings(core: int) -> set[int]:
-    """The other threads of the same hardware."""
+    """The other logical cores on the same physical core (hyper-threading)."""
     try:
         text = (_SYSTEM / f"cpu{core}" / "topology" / "thread_siblings_list").read_text()
     except FileNotFoundError:
         return set()
-    spans = [part.partition("-") for part in text.strip().split(",")]
-    return {number for first, _, last in spans for number in range(int(first), int(last or first) + 1)} - {core}
+    ranges = [part.partition("-") for part in text.strip().split(",")]
+    return {number for first, _, last in ranges for number in range(int(first), int(last or first) + 1)} - {core}
 
 
-def _keep_to(cores: Collection[int], threads: Collection[int]) -> None:
-    # All, each time, for a thread may have been started by one that had not been moved yet.
+def _pin(threads: Collection[int], cores: Collection[int]) -> None:
+    # All threads each time: a new thread inherits the affinity of the thread that started it, which may be outdated.
     for thread in threads:
         if thread != threading.get_native_id():
             with suppress(ProcessLookupError):
                 os.sched_setaffinity(thread, cores)
 
 
-def _is_permitted() -> bool:
-    """Some filters of system calls (systemd's ~@resources) kill who asks. Then it is a child that dies of it."""
+def _affinity_is_permitted() -> bool:
+    """Whether this process may set CPU affinity.
+
+    Some filters of system calls, such as systemd's `~@resources`, kill a process that tries. So a child process tries.
+    """
     with suppress(OSError):
         if "\nSeccomp:\t0\n" in Path("/proc/self/status").read_text():
             return True

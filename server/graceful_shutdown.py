@@ -1,7 +1,15 @@
-"""The end of an instance, in two phases: first it only says that it will end, then it finishes what is in flight.
+"""Graceful shutdown of an instance in two phases: connection draining, then the stop.
 
-gunicorn's master closes its listeners as soon as it handles SIGTERM. A load balancer that has not looked at /health
-since would send requests to nobody, so the handling is put off for the first phase.
+While the instance drains, it serves all requests, but `GET /health` returns 503 so that load balancers stop sending.
+Then gunicorn stops: in-flight requests complete, new connections are refused.
+
+gunicorn's master closes its listeners as soon as it handles SIGTERM. A load balancer that has not checked /health since
+then would send requests to a closed port. So the handling of SIGTERM is delayed by the draining time.
+
+| Private name of gunicorn | Used for |
+|---|---|
+| `Arbiter.handle_term` | is replaced, to delay the stop that it begins |
+| `Arbiter.signal` | queues SIGTERM for the master's main loop when the draining time is over |
 """
 
 from __future__ import annotations
@@ -12,61 +20,63 @@ import os
 import signal
 from typing import Any
 
-log = logging.getLogger("fieldbook.drain")
+log = logging.getLogger("fieldbook.shutdown")
 
-# Memory that the master shares with every worker that it forks. The first byte is 1 while the instance drains, the
-# second one once a worker has asked for that.
+# Memory that the master shares with all its workers. Byte 0 is 1 while the instance drains; byte 1 is 1 once a worker
+# has requested the shutdown.
 _shared = mmap.mmap(-1, 2)
 _master: int | None = None
-_seconds = 0.0
+_drain_seconds = 0.0
 
 
-def draining() -> bool:
-    """Whether the instance has been asked to stop."""
+def is_draining() -> bool:
+    """Whether the shutdown of this instance has begun."""
     return _shared[0] == 1
 
 
-def can_stop() -> bool:
-    """Whether this process is a worker of a gunicorn that drains."""
+def can_shut_down() -> bool:
+    """Whether this process is a worker of a gunicorn master in which `install` was called."""
     return _master is not None and os.getppid() == _master
 
 
-def stop() -> float:
-    """Asks the master of this worker to drain and stop, all its workers with it. Once: a repeat changes nothing.
+def shut_down() -> float:
+    """Make the master of this worker drain and stop the instance. Safe to call more than once.
 
-    :returns: seconds of the first phase.
+    :returns: length of the draining phase in seconds.
     """
-    if not draining() and not _shared[1]:
+    if not is_draining() and not _shared[1]:
         _shared[1] = 1
         os.kill(os.getppid(), signal.SIGTERM)
-    return _seconds
+    return _drain_seconds
 
 
-def install(arbiter: Any, seconds: float) -> None:
-    """In gunicorn's master, before it forks: puts the handling of the first SIGTERM off. A second one ends the wait.
+def install(arbiter: Any, drain_seconds: float) -> None:
+    """Delay the handling of the first SIGTERM in gunicorn's master; a second SIGTERM stops it at once.
 
-    Called again, it takes the new time.
+    Must be called before the master forks its workers. Later calls only change the delay.
 
-    :param arbiter: gunicorn's `Arbiter`, whose main loop calls `handle_term`.
-    :param seconds: of the first phase; 0 for none.
+    :param arbiter: gunicorn's `Arbiter`; its main loop calls `handle_term`.
+    :param drain_seconds: length of the draining phase; 0 for none.
     """
-    global _master, _seconds
-    _seconds = seconds
+    global _master, _drain_seconds
+    _drain_seconds = drain_seconds
     if _master == os.getpid():
         return
     _master = os.getpid()
-    stop_now = arbiter.handle_term
+    stop = arbiter.handle_term
 
     def handle_term() -> None:
-        first = not draining()
+        is_first = not is_draining()
         _shared[0] = 1
-        if not first or not _seconds:
-            log.info("Stopping: what is in flight is finished.")
-            stop_now()
+        if not is_first or not _drain_seconds:
+            log.info("Shutting down: in-flight requests complete, new connections are refused")
+            stop()
             return
-        log.info("Draining: /health says 503 from now on; the stop is in %g s, or with the next SIGTERM.", _seconds)
-        # Through the queue of signals, for only the main loop may stop the workers.
+        log.info(
+            "Draining: /health returns 503; the shutdown follows in %g s, or with the next SIGTERM", _drain_seconds
+        )
+        # Queued as a signal, because only the master's main loop may stop the workers.
         signal.signal(signal.SIGALRM, lambda number, frame: arbiter.signal(signal.SIGTERM, frame))
-        signal.setitimer(signal.ITIMER_REAL, _seconds)
+        signal.setitimer(signal.ITIMER_REAL, _drain_seconds)
 
     arbiter.handle_term = handle_term

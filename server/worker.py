@@ -1,9 +1,23 @@
-"""gunicorn's threaded worker, with bounds on what clients can make its threads and its loop wait for.
+"""gunicorn's threaded worker, with limits on the time that slow clients can take of its threads and its main loop.
 
-gunicorn counts on a proxy before it that reads whole requests and closes its connections. These are the places where
-one of gunicorn 27's workers would wait for a client that does neither, with the threads that should answer /health;
-and where it would cost more than the answer: a hand-over from the main loop to a thread for each request, and two
-segments for each response.
+gunicorn expects a reverse proxy in front that sends whole requests and closes its connections. Without one, slow or
+idle clients could occupy all threads of a `gthread` worker, so that not even GET /health is answered. This subclass
+limits the wait for request headers, for unread request bodies and for clients to close their end of the connection.
+It also avoids two costs: the way through the main loop for each request of a keep-alive connection, and a TCP segment
+of its own for the response headers.
+
+| Private name of gunicorn | Used for |
+|---|---|
+| `ThreadWorker.handle`, `.handle_request`, `.enqueue_req`, `.accept` | overridden: steps of a connection |
+| `ThreadWorker.murder_pending` | overridden: called about once a second by the main loop |
+| `ThreadWorker._keepalive_after` | overridden: decides whether the connection is kept after a request |
+| `ThreadWorker.set_accept_enabled`, `.is_parent_alive` | overridden: the end of a worker |
+| `ThreadWorker._accepting`, `.nr_conns`, `.worker_connections`, `.sockets`, `.alive` | state of the worker |
+| `TConn.sock`, `TConn.parser` (`.unreader.buf`, `.finish_body`) | a connection, and the bytes read from it |
+| `Request.headers`, `Request.must_close` | a parsed request; `must_close` adds "Connection: close" to the response |
+| `wsgi.Response` (`.sock`, `.headers_sent`, `.write`) | overridden: sends the headers with the body |
+| `util.close_graceful` | the lingering close of a connection |
+| `glogging.Logger.access` | overridden: no access log |
 """
 
 from __future__ import annotations
@@ -21,35 +35,36 @@ from gunicorn.http import wsgi
 from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import ThreadWorker
 
-# Seconds for a request's headers, from their first byte; where many are late, much less.
-_HEADERS = 5.0
-_HEADERS_OF_MANY = 1.0
-_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# Seconds for the headers of a request, from their first byte; the shorter limit applies while many requests are late.
+_HEADER_TIMEOUT = 5.0
+_HEADER_TIMEOUT_UNDER_LOAD = 1.0
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-# Milliseconds for which a thread stays with its connection when it has answered, and how many times, if nobody wants
-# the thread by then. Handing the connection to the main loop and back costs more than most requests.
-_STAY = 5
-_STAYS = 4
+# After a response, a thread polls its connection this many times for the next request, for so many milliseconds each,
+# unless other connections wait for a thread. Handing the connection to the main loop and back costs more than most
+# requests do.
+_NEXT_REQUEST_POLL = 5
+_NEXT_REQUEST_POLLS = 4
 
-# Seconds to wait for the rest of a body that the answer did not want, to keep the connection.
-_UNWANTED_BODY = 0.05
+# Seconds to wait for the rest of a request body that the application did not read, to keep the connection.
+_UNREAD_BODY_TIMEOUT = 0.05
 
 
 class Logger(GunicornLogger):
-    """gunicorn's logger without the access log, which the service writes (`request_hooks`)."""
+    """gunicorn's logger without the access log; the service logs its requests itself."""
 
     def access(self, *arguments: Any) -> None:
-        """Called for each request; gunicorn's puts a line together also where nobody writes it."""
+        """Do nothing. gunicorn would format a line for each request, even without a log to write it to."""
 
 
-class _Segments(list[bytes]):
-    """Stands in for a socket, to collect what would be sent."""
+class _SegmentList(list[bytes]):
+    """Stands in for a socket, and collects the bytes to send."""
 
     sendall = list.append
 
 
 class _Response(wsgi.Response):
-    """Sends the headers together with what comes first of the body."""
+    """Sends the headers and the first bytes of the body in one segment."""
 
     sock: Any
 
@@ -57,7 +72,7 @@ class _Response(wsgi.Response):
         if self.headers_sent:
             super().write(arg)
             return
-        connection, self.sock = self.sock, _Segments()
+        connection, self.sock = self.sock, _SegmentList()
         try:
             super().write(arg)
         finally:
@@ -66,149 +81,174 @@ class _Response(wsgi.Response):
 
 
 class Worker(ThreadWorker):
-    """A `gthread` worker that keeps threads free for whoever does send requests."""
+    """A `gthread` worker whose threads slow clients can't exhaust."""
 
     alive: bool
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._lock = threading.Lock()
-        # Connections whose headers are being read, with the time since when; the oldest first.
-        self._reading: dict[Any, float] = {}
-        # Those whose client may send no more. Where its next request would begin is not known.
-        self._ended: set[Any] = set()
-        # Threads that may wait for clients to close their end, and that may read headers for more than a moment.
-        self._patient = max(1, self.cfg.threads // 8)
-        self._goodbyes = threading.Semaphore(self._patient)
-        # Connections that wait for a thread, and threads that wait for a connection's next request.
+        # Connections whose headers are being read, each with the time when that began; the oldest comes first.
+        self._reading_headers: dict[Any, float] = {}
+        # Connections whose headers were late. They are closed, because the next request's start is unknown.
+        self._late: set[Any] = set()
+        # How many threads may wait in a lingering close, and how many late requests put the worker under load.
+        self._slow_client_threads = max(1, self.cfg.threads // 8)
+        self._lingering_closes = threading.Semaphore(self._slow_client_threads)
+        # Connections that wait for a thread, and threads that poll a connection for its next request.
         self._queued = 0
-        self._stays = threading.Semaphore(self.cfg.threads // 2)
+        self._polling_threads = threading.Semaphore(self.cfg.threads // 2)
 
     def init_process(self) -> None:
-        """Called after the fork; returns when the worker has ended."""
-        # gunicorn's worker takes the class from there.
+        """Run the worker; called after the fork."""
+        # Imported after the fork, so that a reloaded worker does not use the master's copies.
+        from observability.logs import request_id
+        from settings import get_settings
+
+        self._request_id = request_id
+        self._max_body_bytes = get_settings().max_body_bytes
+        # gunicorn's worker looks the response class up in this module.
         wsgi.Response = _Response
         super().init_process()
 
     def enqueue_req(self, conn: Any) -> None:
-        """Called by the main loop: the connection waits for a thread."""
+        """Queue a connection for a thread; called by the main loop."""
         with self._lock:
             self._queued += 1
         super().enqueue_req(conn)
 
     def handle(self, conn: Any) -> Any:
-        """Called in a thread: answers the connection's requests as long as they come without a pause.
+        """Answer the requests of a connection for as long as they come without a pause; called in a thread.
 
         :returns: false when the connection is to be closed.
         """
         with self._lock:
             self._queued -= 1
         keep = self._handle_one(conn)
-        while keep is True and self._next_is_there(conn):
+        while keep is True and self._wait_for_next_request(conn):
             keep = self._handle_one(conn)
         return keep
 
-    def _next_is_there(self, conn: Any) -> bool:
-        """Whether the connection's next request begins soon, and nobody else waits for the thread."""
+    def _wait_for_next_request(self, conn: Any) -> bool:
+        """Whether the next request of the connection begins within a few milliseconds.
+
+        Returns early when other connections wait for a thread.
+        """
         if not self.alive or self._queued or type(conn.sock) is not socket.socket:
             return False
         if conn.parser.unreader.buf.getvalue():
             return True
-        if not self._stays.acquire(blocking=False):
+        if not self._polling_threads.acquire(blocking=False):
             return False
         try:
             poll = select.poll()
             poll.register(conn.sock, select.POLLIN)
-            for _ in range(_STAYS):
-                if poll.poll(_STAY):
+            for _ in range(_NEXT_REQUEST_POLLS):
+                if poll.poll(_NEXT_REQUEST_POLL):
                     return True
                 if self._queued or not self.alive:
                     break
             return False
         finally:
-            self._stays.release()
+            self._polling_threads.release()
 
     def _handle_one(self, conn: Any) -> Any:
         with self._lock:
-            self._reading[conn] = time.monotonic()
+            self._reading_headers[conn] = time.monotonic()
         try:
             keep = super().handle(conn)
         finally:
-            self._headers_are_read(conn)
+            self._headers_complete(conn)
         if not keep:
-            self._say_goodbye(conn)
-            self._ended.discard(conn)
+            self._linger(conn)
+            self._late.discard(conn)
         return keep
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        """The headers have been read."""
-        self._headers_are_read(conn)
-        return super().handle_request(req, conn)
+        """Answer a request; called when its headers have been read."""
+        self._headers_complete(conn)
+        self._announce_close(req)
+        try:
+            return super().handle_request(req, conn)
+        finally:
+            # This thread's next log lines belong to no request.
+            self._request_id.set("-")
 
-    def _headers_are_read(self, conn: Any) -> None:
+    def _headers_complete(self, conn: Any) -> None:
         with self._lock:
-            self._reading.pop(conn, None)
+            self._reading_headers.pop(conn, None)
+
+    def _announce_close(self, req: Any) -> None:
+        """Add "Connection: close" to the response when part of the body may stay unread: gunicorn closes then."""
+        length = next((int(value) for name, value in req.headers if name == "CONTENT-LENGTH"), 0)
+        chunked = any(name == "TRANSFER-ENCODING" for name, _ in req.headers)
+        if length > self._max_body_bytes or chunked:
+            req.must_close = True
 
     def murder_pending(self) -> None:
-        """Called about once a second by the main loop: ends headers that do not come."""
+        """Stop reading from connections whose headers are late; called about once a second by the main loop."""
         super().murder_pending()
         now = time.monotonic()
         with self._lock:
-            limit = _HEADERS if len(self._reading) <= self._patient else _HEADERS_OF_MANY
-            for conn, since in self._reading.items():
-                if now - since > limit:
-                    # What has come already is still read.
-                    self._ended.add(conn)
+            under_load = len(self._reading_headers) > self._slow_client_threads
+            limit = _HEADER_TIMEOUT_UNDER_LOAD if under_load else _HEADER_TIMEOUT
+            for conn, began in self._reading_headers.items():
+                if now - began > limit:
+                    # A request that has arrived by now is still answered.
+                    self._late.add(conn)
                     with suppress(OSError):
                         conn.sock.shutdown(socket.SHUT_RD)
 
     def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
-        """Whether the connection can be used for another request; gunicorn waits five seconds to find out."""
-        if not keepalive or conn in self._ended:
+        """Whether the connection can be used for another request; gunicorn's own version waits up to five seconds."""
+        if not keepalive or conn in self._late:
             return False
-        return bool(conn.parser.finish_body(deadline=time.monotonic() + _UNWANTED_BODY))
+        return bool(conn.parser.finish_body(deadline=time.monotonic() + _UNREAD_BODY_TIMEOUT))
 
-    def _say_goodbye(self, conn: Any) -> None:
-        """Waits until the client has closed its end, so that it gets all of the answer.
+    def _linger(self, conn: Any) -> None:
+        """Lingering close: wait until the client closes its end, so that it receives the whole response.
 
-        gunicorn's waits in the main loop, up to two seconds for each.
+        gunicorn waits for this in the main loop, up to two seconds for each connection. Here a thread waits; if too
+        many threads wait already, the connection is closed at once.
         """
         if type(conn.sock) is not socket.socket:
             return
         if conn.sock.fileno() == -1:
-            # Closed already, after a fault. The main loop would fail to close it, and count it as closed twice.
+            # Closed after an error. The main loop would fail to close it again, and count the connection as closed
+            # twice.
             conn.sock = socket.socket()
             return
         with suppress(OSError):
-            if self._goodbyes.acquire(blocking=False):
+            if self._lingering_closes.acquire(blocking=False):
                 try:
                     close_graceful(conn.sock.dup())
                 finally:
-                    self._goodbyes.release()
-            # Nothing is left to wait for when the main loop closes it.
+                    self._lingering_closes.release()
+            # After this the main loop closes the connection without waiting.
             conn.sock.shutdown(socket.SHUT_RDWR)
 
     def accept(self, listener: Any) -> None:
-        """Takes a connection; one for which there is no descriptor waits. To gunicorn that is the end of the worker."""
+        """Accept a connection. Without free file descriptors it waits; gunicorn's worker would end with the error."""
         try:
             super().accept(listener)
         except OSError as error:
-            if error.errno not in _NO_DESCRIPTOR:
+            if error.errno not in _OUT_OF_RESOURCES:
                 raise
-            self.log.error("Connections wait: %s", error)
-            # They still make the listener readable.
+            self.log.error("New connections wait: %s", error)
+            # The listener stays readable, so the main loop would try again at once.
             time.sleep(0.05)
 
     def is_parent_alive(self) -> bool:
-        """A worker whose master is gone is to end, as after SIGTERM."""
+        """Whether the master is alive. Without it the worker shuts down, as after SIGTERM."""
         self.alive = self.alive and super().is_parent_alive()
         return self.alive
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Of a worker that is to end: takes who has connected by then, and refuses the others.
+        """Start or stop accepting connections; a worker that shuts down also closes its listeners.
 
-        gunicorn's keeps its listeners until it has finished what is in flight: who connects meanwhile would wait, and
-        be cut off without an answer.
+        gunicorn's worker keeps its listeners open until in-flight requests are complete. Clients that connect in that
+        time would wait, and be disconnected without a response. This worker accepts the connections that are already
+        queued and refuses later ones.
         """
         if enabled and not self.alive:
             return
@@ -221,6 +261,6 @@ class Worker(ThreadWorker):
                         break
         super().set_accept_enabled(enabled)
         if not self.alive:
-            # The master, and after SIGHUP the new workers, have descriptors of their own.
+            # The master, and the new workers after SIGHUP, have descriptors of their own.
             for listener in self.sockets:
                 listener.close()

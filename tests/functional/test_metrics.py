@@ -1,4 +1,4 @@
-"""Metrics: what all workers did, whichever of them is asked."""
+"""Metrics: every worker reports the sums over all workers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def samples(running: Service) -> Samples:
 
 
 def value(running: Service, name: str, **labels: str) -> float:
-    """The sum of all samples of that name that have these labels."""
+    """The sum of all samples with this name and these labels."""
     return sum(
         number
         for (found, has), number in samples(running).items()
@@ -38,23 +38,23 @@ def value(running: Service, name: str, **labels: str) -> float:
     )
 
 
-def requests_by_new_connections(running: Service, count: int, path: str) -> None:
-    """Each on a connection of its own, so that every worker gets some."""
+def get_on_new_connections(running: Service, count: int, path: str) -> None:
+    """Send each request on a new connection, so that every worker gets some."""
 
-    def one(_: int) -> None:
+    def get(_: int) -> None:
         assert httpx.get(f"{running.client.base_url}{path}", timeout=30).status_code == 200
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(one, range(count)))
+        list(pool.map(get, range(count)))
 
 
-def test_all_workers_are_counted(start: Callable[..., Service]) -> None:
-    """Requests and queries of both workers add up exactly, in the summary and for Prometheus."""
+def test_metrics_are_summed_over_all_workers(start: Callable[..., Service]) -> None:
+    """Requests and queries of both workers add up exactly, in the summary and in the Prometheus format."""
     running = start({"WEB_CONCURRENCY": "2"})
     before = running.client.get("/metrics").json()
-    requests_by_new_connections(running, 60, "/plant/Quercus/robur")
-    busy = [line for line in running.log_text().splitlines() if "GET /plant/Quercus/robur 200" in line]
-    assert len(busy) == 60
+    get_on_new_connections(running, 60, "/plant/Quercus/robur")
+    logged = [line for line in running.log_text().splitlines() if "GET /plant/Quercus/robur 200" in line]
+    assert len(logged) == 60
     after = running.client.get("/metrics").json()
     assert after["total_queries"] - before["total_queries"] == 60
     labels = {"route": "/plant/<genus>/<species>", "method": "GET", "status": "200"}
@@ -67,7 +67,7 @@ def test_all_workers_are_counted(start: Callable[..., Service]) -> None:
 
 
 def test_the_summary(live: Service) -> None:
-    """Every field of the contract, with values that fit each other."""
+    """The JSON summary has every field of the contract, with consistent values."""
     for _ in range(20):
         live.client.get("/plant/Quercus/robur")
     summary = live.client.get("/metrics").json()
@@ -79,7 +79,7 @@ def test_the_summary(live: Service) -> None:
 
 
 def test_queries_per_second(start: Callable[..., Service]) -> None:
-    """The rate is the number of queries over the time that the service has run, up to a minute."""
+    """The rate is the number of queries divided by the time since the start, at most one minute."""
     began = time.monotonic()
     running = start({"WEB_CONCURRENCY": "1"})
     started = time.monotonic()
@@ -87,12 +87,12 @@ def test_queries_per_second(start: Callable[..., Service]) -> None:
         running.client.get("/plant/Quercus/robur")
     at_least = 100 / (time.monotonic() - began)
     rate = running.client.get("/metrics").json()["queries_per_second"]
-    # A look at the gauges may lie between the start and the first query.
+    # The gauges may be updated between the start and the first query.
     assert at_least * 0.8 <= rate <= 110 / (time.monotonic() - started) * 2
 
 
 def test_formats(live: Service) -> None:
-    """JSON unless the client asks for one of Prometheus' two formats, each parsed by its own parser."""
+    """The default is JSON; Accept selects a format of Prometheus, which its own parser can read."""
     assert live.client.get("/metrics").headers["Content-Type"] == "application/json"
     text = live.client.get("/metrics", headers={"Accept": "text/plain"})
     assert text.headers["Content-Type"].startswith("text/plain; version=")
@@ -104,8 +104,8 @@ def test_formats(live: Service) -> None:
     assert live.client.get("/metrics", headers={"Accept": "image/png"}).status_code == 406
 
 
-def test_made_up_paths_and_methods_make_no_series(live: Service) -> None:
-    """Nobody can fill the memory of a Prometheus by asking for what is not there."""
+def test_label_cardinality_is_bounded(live: Service) -> None:
+    """Requests with unknown paths and methods create no time series of their own."""
     for number in range(5):
         live.client.request(f"M{number}", f"/nowhere/{number}")
         live.client.get(f"/plant/Genus{number}/x")
@@ -115,27 +115,27 @@ def test_made_up_paths_and_methods_make_no_series(live: Service) -> None:
     assert methods <= {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
 
 
-def test_a_dead_worker_leaves_the_gauges_and_stays_in_the_counters(start: Callable[..., Service]) -> None:
-    """What a killed worker did was done; what it had open is not open any more."""
+def test_killed_worker_counts_in_counters_but_not_in_gauges(start: Callable[..., Service]) -> None:
+    """The requests of a killed worker stay counted; its open connections do not."""
     running = start({"WEB_CONCURRENCY": "2"})
-    requests_by_new_connections(running, 40, "/plant/Quercus/robur")
+    get_on_new_connections(running, 40, "/plant/Quercus/robur")
     killed = running.workers()[0]
     os.kill(killed, signal.SIGKILL)
     wait_for(lambda: len(set(running.workers()) - {killed}) == 2, what="a new worker")
     running.client.close()
     running.client = httpx.Client(base_url=running.client.base_url, timeout=30)
-    # Both live ones have set their gauges: what a dead one had set would come on top.
+    # Wait until both live workers have set their gauges: values of the killed worker would add to these.
     wait_for(lambda: running.log_text().count("Connected to Cassandra") == 3, what="the new worker's connection")
-    wait_for(lambda: value(running, "fieldbook_driver_connections") >= 2, what="its gauges")
+    wait_for(lambda: value(running, "fieldbook_driver_connections") >= 2, what="the new worker's gauges")
     assert value(running, "fieldbook_workers") == 2
     assert value(running, "fieldbook_driver_connections") == 2
     assert value(running, "fieldbook_requests_total", route="/plant/<genus>/<species>") == 40
 
 
-def test_streams(
+def test_streams_are_counted_by_outcome(
     start: Callable[..., Service], wire: Wire, keyspace: str, add_users: Callable[[str, int], None]
 ) -> None:
-    """Each stream is counted when it opens, and by how it ended: finished, cut, or left by its client."""
+    """Each stream is counted when it opens, and when it is finished, aborted, or its client disconnected."""
     add_users(keyspace, 30_000)
     running = start({"CASSANDRA_KEYSPACE": keyspace, "CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1"})
     path = "/users/stream?limit=30000"
@@ -147,20 +147,20 @@ def test_streams(
     assert ended("finished") == 1
     with raw_request(running.port, "1.1", path) as connection:
         connection.recv(1000)
-    wait_for(lambda: ended("left") == 1, what="a stream that was left")
+    wait_for(lambda: ended("disconnected") == 1, what="the count of the disconnected stream")
     errors = running.client.get("/metrics").json()["errors_count"]
     with pytest.raises(httpx.RemoteProtocolError), running.client.stream("GET", path) as response:
         for number, _ in enumerate(response.iter_raw()):
             if number == 0:
                 wire.cut()
-    wait_for(lambda: ended("cut") == 1, what="a stream that was cut")
+    wait_for(lambda: ended("aborted") == 1, what="the count of the aborted stream")
     assert value(running, "fieldbook_streams_opened_total", route="/users/stream") == 3
     assert running.client.get("/metrics").json()["errors_count"] > errors
     assert value(running, "fieldbook_driver_errors_total") > errors
 
 
 def test_errors_are_counted_by_kind(start: Callable[..., Service], wire: Wire) -> None:
-    """The kind is the driver's own name for what went wrong."""
+    """The label `kind` is the class name of the driver's exception."""
     running = start({"CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1"})
     assert running.client.get("/plant/Quercus/robur").status_code == 200
     wire.hold(1.0)
@@ -169,8 +169,8 @@ def test_errors_are_counted_by_kind(start: Callable[..., Service], wire: Wire) -
     assert value(running, "fieldbook_driver_errors_total", kind="OperationTimedOut") == 1
 
 
-def test_in_flight_is_seen_while_it_lasts(start: Callable[..., Service], wire: Wire) -> None:
-    """The gauge shows requests that wait for Cassandra, and goes back when they are answered."""
+def test_in_flight_gauge(start: Callable[..., Service], wire: Wire) -> None:
+    """The gauge counts requests that wait for Cassandra, and returns to 0 when they are answered."""
     running = start({"CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1"})
     assert running.client.post("/users", json=USER).status_code == 201
     wire.hold()
@@ -183,11 +183,11 @@ def test_in_flight_is_seen_while_it_lasts(start: Callable[..., Service], wire: W
     wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 0, what="none in flight")
 
 
-def test_the_directory_goes_with_the_master(start: Callable[..., Service], tmp_path: Path) -> None:
-    """It is made by the master, for itself, kept over SIGHUP, and removed at the end."""
+def test_metrics_directory_lives_as_long_as_the_master(start: Callable[..., Service], tmp_path: Path) -> None:
+    """The master creates its own directory, keeps it after SIGHUP, and removes it when it ends."""
     running = start({"TMPDIR": str(tmp_path)})
     (directory,) = tmp_path.glob("fieldbook-metrics-*")
-    requests_by_new_connections(running, 10, "/plant/Quercus/robur")
+    get_on_new_connections(running, 10, "/plant/Quercus/robur")
     old = set(running.workers())
     running.process.send_signal(signal.SIGHUP)
     wait_for(lambda: not old & set(running.workers()), what="new workers")

@@ -1,4 +1,4 @@
-"""Settings: a wrong or missing value stops the start and names itself; the documents list them all."""
+"""Settings: a wrong or missing value stops the start with a message; .env.example lists all settings."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def start_with(variables: dict[str, str], *command: str) -> subprocess.Completed
         ({"APP_ENV": "production", "SECRET_KEY": "x" * 16, "DIAGNOSTICS": "1"}, "OPERATOR_TOKEN"),
         ({"APP_ENV": "staging"}, "APP_ENV"),
         ({"CASSANDRA_RECONNECT_MIN": "20"}, "CASSANDRA_RECONNECT_MIN"),
-        ({"CASSANDRA_HOST": "10.0.0.1"}, "CASSANDRA_HOST is unknown; CASSANDRA_HOSTS is meant"),
+        ({"CASSANDRA_HOST": "10.0.0.1"}, "CASSANDRA_HOST is unknown. Did you mean CASSANDRA_HOSTS?"),
         ({"DRAIN_SECOND": "5"}, "DRAIN_SECONDS"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_wrong_value_names_itself(variables: dict[str, str], name: str) -> None:
-    """The start ends with status 2 and a sentence that names the variable, without a traceback or a secret."""
+def test_a_wrong_value_stops_the_start(variables: dict[str, str], name: str) -> None:
+    """The exit status is 2; the message names the variable and shows neither a traceback nor a secret."""
     run = start_with(variables)
     assert run.returncode == 2
     assert name in run.stderr
@@ -73,16 +73,16 @@ def test_a_wrong_value_names_itself(variables: dict[str, str], name: str) -> Non
     assert "short" not in run.stderr or name != "SECRET_KEY"
 
 
-def test_gunicorn_and_the_initializer_refuse_too() -> None:
-    """Every way to start checks the settings first."""
+def test_every_command_checks_the_settings() -> None:
+    """gunicorn, storage/db_initialize.py and the development server do not start with wrong settings."""
     for command in (("-m", "gunicorn", "wsgi:app"), ("storage/db_initialize.py",), ("-m", "dev.local_cassandra.run")):
         run = start_with({"APP_ENV": "production"}, *command)
         assert run.returncode != 0
         assert "SECRET_KEY is required" in run.stderr
 
 
-def test_development_keeps_a_generated_key(tmp_path: Path) -> None:
-    """All processes of a checkout get the same key, readable by its owner only, though they make it at once."""
+def test_development_key_is_generated_once(tmp_path: Path) -> None:
+    """Processes that create the key at the same time all get the same one; only its owner can read the file."""
     path = tmp_path / "state" / "secret_key"
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(lambda _: settings_module._development_key(path), range(8)))
@@ -93,16 +93,16 @@ def test_development_keeps_a_generated_key(tmp_path: Path) -> None:
 
 
 def test_workers_and_instances_share_page_states(start: Callable[..., Service]) -> None:
-    """A page_state of one instance is good at another with the same SECRET_KEY, and refused with another key."""
-    first, second, stranger = start(), start(), start({"SECRET_KEY": "the secret of somebody else"})
+    """An instance accepts the page_state of another one with the same SECRET_KEY, and rejects it with another key."""
+    first, second, other_key = start(), start(), start({"SECRET_KEY": "the secret of somebody else"})
     link = first.client.get("/users?limit=1").links["next"]["url"]
     for _ in range(10):
         assert second.client.get(link).status_code == 200
-    assert stranger.client.get(link).status_code == 400
+    assert other_key.client.get(link).status_code == 400
 
 
 def test_dotenv_file(tmp_path: Path) -> None:
-    """ENV_FILE is read, and a variable in the environment wins over it."""
+    """ENV_FILE is read; a variable in the environment overrides it."""
     (tmp_path / "env").write_text("CASSANDRA_PORT=1234\nCASSANDRA_KEYSPACE=from_file\nCASSANDRA_USERNAME=\n")
     show = (
         "from settings import get_settings; s = get_settings(); "
@@ -112,18 +112,18 @@ def test_dotenv_file(tmp_path: Path) -> None:
     assert run.stdout.split() == ["4321", "from_file", "None"]
 
 
-def test_a_slip_of_the_pen_in_dotenv(tmp_path: Path) -> None:
-    """A name that is nearly one of ours stops the start; one of another program does not."""
+def test_misspelled_variable_in_dotenv(tmp_path: Path) -> None:
+    """A likely misspelling stops the start; a variable of another program does not."""
     (tmp_path / "env").write_text("COMPOSE_PROJECT=x\nCASANDRA_HOSTS=10.0.0.1\n")
     run = start_with({"ENV_FILE": str(tmp_path / "env")})
     assert run.returncode == 2
-    assert "CASANDRA_HOSTS is unknown; CASSANDRA_HOSTS is meant?" in run.stderr
+    assert "CASANDRA_HOSTS is unknown. Did you mean CASSANDRA_HOSTS?" in run.stderr
     (tmp_path / "env").write_text("COMPOSE_PROJECT=x\n")
     assert start_with({"ENV_FILE": str(tmp_path / "env")}).returncode == 0
 
 
 def test_the_example_lists_every_variable() -> None:
-    """.env.example has every setting, once, with its default, and no other."""
+    """.env.example lists every setting with its default value, and no other variable."""
     example = (PROJECT / ".env.example").read_text()
     listed = dict(re.findall(r"^#?([A-Z][A-Z_]+)=(.*)$", example, re.MULTILINE))
     assert set(listed) == {name.upper() for name in Settings.model_fields}
@@ -135,7 +135,7 @@ def test_the_example_lists_every_variable() -> None:
         assert listed[name.upper()] == text.removesuffix(".0"), name
 
 
-def test_the_service_runs_on_the_example(start: Callable[..., Service], environment: dict[str, str]) -> None:
-    """A copy of .env.example is a .env that works."""
+def test_the_service_runs_with_the_example(start: Callable[..., Service], environment: dict[str, str]) -> None:
+    """An unchanged copy of .env.example works."""
     running = start({"ENV_FILE": str(PROJECT / ".env.example"), "SECRET_KEY": ""})
     wait_for(running.healthy, what="health")

@@ -1,4 +1,4 @@
-"""The end of an instance, of its workers, and their replacement: nothing acknowledged is lost, nobody is cut short."""
+"""Graceful shutdown, and the replacement of workers: no acknowledged write is lost, no request is interrupted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,7 +19,8 @@ import pytest
 from cassandra.cluster import Session
 
 from settings import Settings
-from tests.support import USER, Service, Wire, raw_request, wait_for
+from tests import support
+from tests.support import USER, Service, Wire, copy_project, raw_request, wait_for
 
 TOKEN = "the token of the tests"
 OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
@@ -28,7 +30,7 @@ def get(running: Service, path: str, **options: Any) -> httpx.Response:
     return httpx.get(f"{running.client.base_url}{path}", timeout=30, **options)
 
 
-def gone(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -39,8 +41,8 @@ def gone(pid: int) -> bool:
 # --- POST /shutdown ----------------------------------------------------------------------------------------
 
 
-def test_who_may_shut_down(start: Callable[..., Service]) -> None:
-    """Without a token 401, with another one 401, and either says how; nothing stops."""
+def test_shutdown_requires_the_operator_token(start: Callable[..., Service]) -> None:
+    """Without the token, or with another one, the status is 401 with WWW-Authenticate, and the service runs on."""
     running = start({"OPERATOR_TOKEN": TOKEN})
     for headers in ({}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer another"}):
         refused = running.client.post("/shutdown", headers=headers)
@@ -50,15 +52,17 @@ def test_who_may_shut_down(start: Callable[..., Service]) -> None:
     assert running.client.get("/health").json()["status"] == "healthy"
 
 
-def test_without_a_token_nobody_is_an_operator(live: Service) -> None:
-    """A service that was given no token takes none: 401 without, 403 with any."""
+def test_no_client_is_an_operator_without_operator_token(live: Service) -> None:
+    """Without OPERATOR_TOKEN, the status is 401 for requests without a token and 403 with any token."""
     assert live.client.post("/shutdown").status_code == 401
     assert live.client.post("/shutdown", headers={"Authorization": "Bearer x"}).status_code == 403
     assert live.client.get("/health").status_code == 200
 
 
-def test_a_server_that_can_not_stop(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under another server than our gunicorn it is 501, and the process lives."""
+def test_shutdown_is_not_implemented_under_other_servers(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without gunicorn the status is 501, and the process runs on."""
     from api import create_app
     from settings import get_settings
 
@@ -72,24 +76,24 @@ def test_a_server_that_can_not_stop(environment: dict[str, str], monkeypatch: py
         get_settings.cache_clear()
 
 
-# --- two phases --------------------------------------------------------------------------------------------
+# --- connection draining and stop --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "POST /shutdown"])
-def test_two_phases(start: Callable[..., Service], how: str) -> None:
-    """First all is served, on new connections too, while /health of every worker says 503; then the instance ends."""
+@pytest.mark.parametrize("trigger", ["SIGTERM", "POST /shutdown"])
+def test_draining_then_stop(start: Callable[..., Service], trigger: str) -> None:
+    """While draining, all requests are served, also on new connections, and /health returns 503; then it stops."""
     running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "3", "WEB_CONCURRENCY": "2"})
     workers = running.workers()
     began = time.monotonic()
-    if how == "SIGTERM":
+    if trigger == "SIGTERM":
         running.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: get(running, "/health").status_code == 503, what="503")
+        wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
     else:
         answer = running.client.post("/shutdown", headers=OPERATOR)
         assert answer.status_code == 202
         assert answer.json()["message"].startswith("Shutdown initiated")
-        wait_for(lambda: get(running, "/health").status_code == 503, what="503")
-    seen = 0
+        wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
+    rounds = 0
     while time.monotonic() - began < 2.5:
         health = get(running, "/health")
         assert (health.status_code, health.json()["status"], health.json()["cassandra"]) == (
@@ -99,42 +103,42 @@ def test_two_phases(start: Callable[..., Service], how: str) -> None:
         )
         assert get(running, "/plant/Quercus/robur").status_code == 200
         assert get(running, "/health/live").status_code == 200
-        seen += 1
-    assert seen
+        rounds += 1
+    assert rounds
     assert running.process.wait(timeout=30) == 0
     assert time.monotonic() - began >= 3
-    assert all(gone(worker) for worker in workers)
+    assert all(has_ended(worker) for worker in workers)
 
 
-def test_a_second_signal_ends_the_first_phase(start: Callable[..., Service]) -> None:
-    """Whoever is in a hurry need not wait."""
+def test_second_sigterm_ends_draining(start: Callable[..., Service]) -> None:
+    """A second SIGTERM stops the service without waiting for the rest of DRAIN_SECONDS."""
     running = start({"DRAIN_SECONDS": "60"})
     running.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: get(running, "/health").status_code == 503, what="503")
+    wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
     began = time.monotonic()
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(timeout=30) == 0
     assert time.monotonic() - began < 20
 
 
-def test_a_worker_that_dies_while_draining_is_replaced_and_drains(start: Callable[..., Service]) -> None:
-    """The first phase serves; a new worker knows that the instance drains."""
+def test_worker_killed_while_draining_is_replaced(start: Callable[..., Service]) -> None:
+    """The new worker serves requests, and its /health reports that the instance is draining."""
     running = start({"DRAIN_SECONDS": "30", "WEB_CONCURRENCY": "1"})
     running.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: get(running, "/health").status_code == 503, what="503")
+    wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
     (worker,) = running.workers()
     os.kill(worker, signal.SIGKILL)
     wait_for(lambda: running.workers() not in ([], [worker]), what="a new worker")
-    wait_for(lambda: get(running, "/plant/Quercus/robur").status_code == 200, what="an answer")
+    wait_for(lambda: get(running, "/plant/Quercus/robur").status_code == 200, what="a response")
     assert get(running, "/health").json()["status"] == "draining"
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(timeout=30) == 0
 
 
-def test_what_is_in_flight_is_finished(
+def test_in_flight_requests_complete(
     start: Callable[..., Service], keyspace: str, add_users: Callable[[str, int], None]
 ) -> None:
-    """A stream and a slow request that run when the instance stops come to their whole end; then the session closes."""
+    """A stream and a slow request complete after SIGTERM; then the service stops without an error in the log."""
     add_users(keyspace, 40_000)
     running = start({"CASSANDRA_KEYSPACE": keyspace, "WEB_CONCURRENCY": "1"})
     slow: list[httpx.Response] = []
@@ -154,8 +158,8 @@ def test_what_is_in_flight_is_finished(
     assert "Traceback" not in running.log_text()
 
 
-def test_nobody_is_left_waiting_in_the_second_phase(start: Callable[..., Service]) -> None:
-    """While what is in flight is finished, who connects anew is refused, and not left without an answer."""
+def test_new_connections_are_refused_while_in_flight_requests_complete(start: Callable[..., Service]) -> None:
+    """A new connection is refused at once; it is not accepted and then left without a response."""
     running = start({"WEB_CONCURRENCY": "2"})
     slow: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: slow.append(get(running, "/slow_query")))
@@ -167,11 +171,11 @@ def test_nobody_is_left_waiting_in_the_second_phase(start: Callable[..., Service
         try:
             get(running, "/health/live")
         except httpx.TransportError as error:
-            # Whoever connects in the very moment of the end may be cut off: that is what the first phase is for.
+            # A client that connects while the listeners close may be disconnected; draining is there to avoid that.
             return isinstance(error, httpx.ConnectError)
         return False
 
-    wait_for(refused, timeout=3, what="a refusal")
+    wait_for(refused, timeout=3, what="a refused connection")
     assert slow == []
     thread.join(timeout=30)
     assert slow[0].status_code == 200
@@ -179,10 +183,10 @@ def test_nobody_is_left_waiting_in_the_second_phase(start: Callable[..., Service
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_cut_streams_do_not_shorten_the_end(
+def test_in_flight_requests_complete_after_aborted_streams(
     start: Callable[..., Service], wire: Wire, keyspace: str, add_users: Callable[[str, int], None], version: str
 ) -> None:
-    """After streams that were cut, the worker still counts its connections right: it waits for what is in flight."""
+    """Aborted streams do not break the worker's count of connections: it still waits for in-flight requests."""
     add_users(keyspace, 30_000)
     running = start({"CASSANDRA_KEYSPACE": keyspace, "CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1"})
     for _ in range(3):
@@ -194,7 +198,8 @@ def test_cut_streams_do_not_shorten_the_end(
                     pass
         wire.mend()
         wait_for(running.healthy, what="health")
-    assert running.log_text().count("cut after") == 3
+    exposition = get(running, "/metrics", headers={"Accept": "text/plain"}).text
+    assert 'fieldbook_streams_ended_total{outcome="aborted",route="/users/stream"} 3.0' in exposition
     slow: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: slow.append(get(running, "/slow_query")))
     thread.start()
@@ -206,25 +211,25 @@ def test_cut_streams_do_not_shorten_the_end(
     assert running.process.wait(timeout=30) == 0
 
 
-def test_a_repeated_shutdown_hurries_nobody(start: Callable[..., Service]) -> None:
-    """An operator whose first answer was lost may ask again: the first phase keeps its length, and is named."""
+def test_repeated_shutdown_does_not_shorten_draining(start: Callable[..., Service]) -> None:
+    """POST /shutdown is safe to send more than once: each response names the draining time, which stays the same."""
     running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "3"})
     began = time.monotonic()
     for _ in range(3):
         answer = httpx.post(f"{running.client.base_url}/shutdown", headers=OPERATOR, timeout=10)
         assert answer.status_code == 202
         assert "for 3 s" in answer.json()["message"]
-        wait_for(lambda: get(running, "/health").status_code == 503, what="503")
+        wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
     assert running.process.wait(timeout=30) == 0
     assert time.monotonic() - began >= 3
 
 
-# --- workers are replaced under load -----------------------------------------------------------------------
+# --- replacement of workers under load ---------------------------------------------------------------------
 
 
 @dataclass
 class Load:
-    """Writers that each remember what was acknowledged, and what else they heard."""
+    """What the writers observed: acknowledged writes (id and email), other responses, and lost connections."""
 
     acknowledged: dict[str, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -233,8 +238,8 @@ class Load:
 
 @contextmanager
 def load(running: Service, threads: int = 4) -> Iterator[Load]:
-    """Users are created, each on a connection of its own as through a balancer, until the block ends."""
-    found = Load()
+    """Create users until the block ends, each on a new connection."""
+    writes = Load()
     stop = threading.Event()
 
     def write() -> None:
@@ -243,63 +248,66 @@ def load(running: Service, threads: int = 4) -> Iterator[Load]:
             try:
                 response = httpx.post(f"{running.client.base_url}/users", json=USER | {"email": email}, timeout=30)
             except httpx.TransportError:
-                found.lost_connections.append(time.monotonic())
+                writes.lost_connections.append(time.monotonic())
                 continue
             if response.status_code == 201:
-                found.acknowledged[response.json()["id"]] = email
+                writes.acknowledged[response.json()["id"]] = email
             else:
-                found.errors.append(f"{response.status_code} {response.text}")
+                writes.errors.append(f"{response.status_code} {response.text}")
 
     writers = [threading.Thread(target=write) for _ in range(threads)]
     for writer in writers:
         writer.start()
     try:
-        wait_for(lambda: len(found.acknowledged) > 50, what="a steady load")
-        yield found
+        wait_for(lambda: len(writes.acknowledged) > 50, what="a steady load")
+        yield writes
     finally:
         stop.set()
         for writer in writers:
             writer.join(timeout=60)
 
 
-def assert_nothing_is_lost(found: Load, session: Session, keyspace: str) -> None:
+def assert_no_write_is_lost(writes: Load, session: Session, keyspace: str) -> None:
     stored = {str(row[0]): row[1] for row in session.execute(f"SELECT id, email FROM {keyspace}.users")}
-    assert {user: stored.get(user) for user in found.acknowledged} == found.acknowledged
+    assert {user: stored.get(user) for user in writes.acknowledged} == writes.acknowledged
 
 
-def test_a_rolling_restart_under_load(start: Callable[..., Service], session: Session, keyspace: str) -> None:
-    """SIGHUP, twice: every request is answered, by the old workers or the new, and every answer holds."""
+def test_rolling_restart_under_load(start: Callable[..., Service], session: Session, keyspace: str) -> None:
+    """During two restarts by SIGHUP, every request is answered, and every acknowledged write is stored."""
     running = start({"CASSANDRA_KEYSPACE": keyspace})
-    with load(running) as found:
+    with load(running) as writes:
         for _ in range(2):
-            old, before = set(running.workers()), len(found.acknowledged)
+            old, before = set(running.workers()), len(writes.acknowledged)
             running.process.send_signal(signal.SIGHUP)
             wait_for(lambda: len(running.workers()) == 2 and not old & set(running.workers()), what="new workers")  # noqa: B023
-            wait_for(lambda: len(found.acknowledged) > before + 50, what="more writes")  # noqa: B023
-    assert found.errors == []
-    assert found.lost_connections == []
-    assert_nothing_is_lost(found, session, keyspace)
+            wait_for(lambda: len(writes.acknowledged) > before + 50, what="more writes")  # noqa: B023
+    assert writes.errors == []
+    assert writes.lost_connections == []
+    assert_no_write_is_lost(writes, session, keyspace)
 
 
-def test_a_killed_worker_under_load(start: Callable[..., Service], session: Session, keyspace: str) -> None:
-    """Only requests of the killed worker are cut short, without a word; no other hears of it, and no answer is lost."""
+def test_killed_worker_under_load(start: Callable[..., Service], session: Session, keyspace: str) -> None:
+    """Only the in-flight requests of the killed worker fail, and every acknowledged write is stored."""
     running = start({"CASSANDRA_KEYSPACE": keyspace})
-    with load(running) as found:
+    with load(running) as writes:
         killed = running.workers()[0]
         os.kill(killed, signal.SIGKILL)
         wait_for(lambda: len(set(running.workers()) - {killed}) == 2, what="a new worker")
-        before = len(found.acknowledged)
-        wait_for(lambda: len(found.acknowledged) > before + 50, what="more writes")
-    assert found.errors == []
-    # At most what the four writers had in flight.
-    assert len(found.lost_connections) <= 4
-    assert_nothing_is_lost(found, session, keyspace)
+        before = len(writes.acknowledged)
+        wait_for(lambda: len(writes.acknowledged) > before + 50, what="more writes")
+    assert writes.errors == []
+    # Each of the four writers has at most one request in flight.
+    assert len(writes.lost_connections) <= 4
+    assert_no_write_is_lost(writes, session, keyspace)
 
 
-def test_sighup_takes_new_settings_and_survives_wrong_ones(
+# --- reload of settings and code ---------------------------------------------------------------------------
+
+
+def test_sighup_applies_new_settings_and_keeps_the_old_when_wrong(
     start: Callable[..., Service], tmp_path: Any, settings: Settings
 ) -> None:
-    """A changed .env is taken by the new workers; one that is wrong is named in the log, and the service runs on."""
+    """New workers use the changed .env. A wrong .env is reported in the log, and the previous settings stay."""
     env_file = tmp_path / "env"
     env_file.write_text("LOG_LEVEL=INFO\n")
     running = start({"ENV_FILE": str(env_file), "LOG_LEVEL": "", "WEB_CONCURRENCY": "1"})
@@ -318,3 +326,43 @@ def test_sighup_takes_new_settings_and_survives_wrong_ones(
     restart()
     assert "MAX_BODY_BYTES" in running.log_text()
     assert httpx.post(f"{running.client.base_url}/users", json=too_large).status_code == 413
+
+
+ADD_HEADER = 'app.after_request(lambda response: response.headers.set("X-Changed", "1") or response)'
+
+
+@pytest.mark.parametrize("option", ["", "--preload", "--reload"])
+def test_changed_code_is_live_in_new_workers(
+    start: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """After SIGHUP, or by itself with --reload, new workers use changed settings, logging and application code.
+
+    The request id in the log shows that the hooks and the log filter use the same copy of observability.logs.
+    """
+    project = tmp_path / "project"
+    copy_project(project)
+    monkeypatch.setattr(support, "PROJECT", project)
+    running = start({"WEB_CONCURRENCY": "1"}, *filter(None, [option]))
+    workers = running.workers()
+
+    def change(name: str, old: str, new: str) -> None:
+        text = (project / name).read_text()
+        assert text.count(old) == 1
+        (project / name).write_text(text.replace(old, new))
+
+    change("settings.py", " = 1024 * 1024\n", " = 1024\n")
+    change("observability/logs.py", "%(message)s", "changed format: %(message)s")
+    change("wsgi.py", "app = create_app()\n", f"app = create_app()\n{ADD_HEADER}\n")
+    if option != "--reload":
+        running.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: running.workers() and not set(workers) & set(running.workers()), what="a new worker")
+    wait_for(lambda: "X-Changed" in get(running, "/health").headers, what="the changed application")
+    too_large = USER | {"name": "x" * 2000}
+    for request_id in ("first", "second"):
+        headers = {"X-Request-ID": request_id}
+        refused = httpx.post(f"{running.client.base_url}/users", json=too_large, headers=headers)
+        assert refused.status_code == 413
+        assert f"[{request_id}] changed format: POST /users 413" in running.log_text()
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(timeout=30) == 0
+    assert "Traceback" not in running.log_text()

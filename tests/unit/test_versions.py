@@ -1,0 +1,54 @@
+"""Versions of packages whose private API is used: others are refused, and the pins agree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+import settings
+from server import GUNICORN_VERSIONS
+from settings import SettingsError, UnsupportedVersion, require_version
+from tests.support import PROJECT, clean_environment
+
+
+def test_supported_version_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings.metadata, "version", lambda package: "2.0")
+    require_version("somepackage", ("1.9", "2.0"), used_by="some/file.py")
+
+
+def test_unsupported_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the package, both versions, the module and the remedy."""
+    monkeypatch.setattr(settings.metadata, "version", lambda package: "3.0")
+    with pytest.raises(UnsupportedVersion) as caught:
+        require_version("somepackage", ("1.9", "2.0"), used_by="some/file.py")
+    assert isinstance(caught.value, SettingsError)
+    for part in ("somepackage 3.0", "1.9, 2.0", "some/file.py", "pip install -r requirements.txt"):
+        assert part in str(caught.value)
+
+
+def test_gunicorn_does_not_start_with_an_unsupported_version() -> None:
+    """gunicorn ends with status 2 and the message, before it imports anything of its private API."""
+    code = (
+        "import importlib.metadata, sys; importlib.metadata.version = lambda package: '0.1'; "
+        "sys.argv = ['gunicorn', '--check-config', 'wsgi:app']; from gunicorn.app.wsgiapp import run; run()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PROJECT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith("gunicorn 0.1 is installed")
+    assert "Traceback" not in run.stderr
+
+
+def test_pinned_gunicorn_is_supported() -> None:
+    pins = re.findall(r"^gunicorn==(\S+)", (PROJECT / "requirements.txt").read_text(), re.MULTILINE)
+    assert pins == [*GUNICORN_VERSIONS]

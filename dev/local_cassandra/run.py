@@ -101,8 +101,8 @@ def _banner(settings: Settings, stops_cassandra: bool, reloads: bool) -> str:
     lines = ["", f"Fieldbook is ready at {url}", f"API documentation: {url}/docs", ""]
     # The examples read sample rows, which production does not have.
     if settings.app_env == "development":
-        examples = [example for blueprint in BLUEPRINTS if (example := getattr(blueprint, "example", None))]
-        lines += [f"  curl {example.replace('{url}', url)}" for example in examples]
+        examples = [blueprint.example.format(url=url) for blueprint in BLUEPRINTS if blueprint.example]
+        lines += [f"  curl {example}" for example in examples]
         lines += [""] if examples else []
     if reloads:
         lines.append("The workers restart when a Python file changes.")

@@ -89,8 +89,7 @@ def test_run_uses_the_cassandra_of_cassandra_hosts(
     lines = [line for line in running.text().splitlines() if line.startswith("  curl ")]
     assert len(lines) == 3
     assert all(f"http://127.0.0.1:{running.port}" in line for line in lines)
-    examples = [getattr(blueprint, "example", None) for blueprint in BLUEPRINTS]
-    assert len(lines) == len([example for example in examples if example])
+    assert len(lines) == len([blueprint for blueprint in BLUEPRINTS if blueprint.example])
     assert f"http://127.0.0.1:{running.port}/docs" in running.text()
     assert running.get("/animal/Vulpes").json()
     running.interrupt()
@@ -279,46 +278,48 @@ def test_reload_takes_a_changed_route_module(reloading: Run, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "mistake",
+    ("name", "mistake"),
     [
-        "def broken(:\n",
+        ("routes", "def broken(:\n"),
         pytest.param(
+            "routes",
             "import no_such_module\n",
-            marks=pytest.mark.xfail(strict=True, reason="gunicorn's reload only survives a SyntaxError"),
+            marks=pytest.mark.xfail(strict=True, reason="gunicorn's --reload handles only SyntaxError"),
+        ),
+        pytest.param(
+            "settings",
+            "def broken(:\n",
+            marks=pytest.mark.xfail(
+                strict=True, reason="server/reload.py imports settings before gunicorn handles errors"
+            ),
         ),
     ],
 )
-def test_reload_survives_a_broken_module(reloading: Run, tmp_path: Path, mistake: str) -> None:
+def test_reload_survives_a_broken_module(reloading: Run, tmp_path: Path, name: str, mistake: str) -> None:
     """After a mistake in a module the service returns 500, until the next change corrects the mistake."""
-    module, text = route_module(tmp_path / "copy")
+    route, _ = route_module(tmp_path / "copy")
+    module = route if name == "routes" else tmp_path / "copy" / "settings.py"
+    text = module.read_text()
     module.write_text(text + mistake)
     reloading.wait_for_responses(lambda response: response.status_code == 500)
-    module.write_text(text.replace('"alive"', '"alive again"'))
-    reloading.wait_for_responses(lambda response: response.text == '{"status":"alive again"}')
+    module.write_text(text)
+    reloading.wait_for_responses(lambda response: response.status_code == 200)
 
 
-@pytest.mark.xfail(strict=True, reason="the workers inherit the settings module that the master imported")
 def test_reload_takes_changed_settings(reloading: Run, tmp_path: Path) -> None:
-    """`make run RELOAD=1` takes a changed default in settings.py, and survives a mistake in that module."""
+    """`make run RELOAD=1` takes a changed default in settings.py."""
     module = tmp_path / "copy" / "settings.py"
     text = module.read_text()
     changed = text.replace("max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024", "max_body_bytes: int = 1024")
     assert changed != text
+    url = f"http://127.0.0.1:{reloading.port}/users"
     body = b'{"name": "' + b"a" * 2000 + b'"}'
 
     def rejects_2000_bytes() -> bool:
         with suppress(httpx.TransportError):
-            url = f"http://127.0.0.1:{reloading.port}/users"
-            statuses = [
-                httpx.post(url, content=body, headers={"Content-Type": "application/json"}).status_code
-                for _ in range(10)
-            ]
-            return set(statuses) == {413}
+            headers = {"Content-Type": "application/json"}
+            return {httpx.post(url, content=body, headers=headers).status_code for _ in range(10)} == {413}
         return False
 
     module.write_text(changed)
     wait_for(rejects_2000_bytes, what="the new default")
-    module.write_text(changed + "def broken(:\n")
-    reloading.wait_for_responses(lambda response: response.status_code == 500)
-    module.write_text(text)
-    reloading.wait_for_responses(lambda response: response.status_code == 200)

@@ -21,6 +21,7 @@ from cassandra.cluster import Session
 from settings import Settings
 from storage import db_connect, db_initialize
 from storage.cql import QueryOptions
+from storage.cql.execution import cql_text
 from storage.cql.row_encoding import JsonRows
 from storage.db_io import users
 from storage.db_io.users import SELECT_USERS_BY_AGE
@@ -172,7 +173,7 @@ def test_age_filter_uses_the_index(session: Session, settings: Settings) -> None
     """With storage-attached indexes, Cassandra reads the index on the age; it does not filter all rows."""
     if int(session.execute("SELECT release_version FROM system.local").one()[0].split(".")[0]) < 5:
         pytest.skip("Cassandra before 5.0 has no storage-attached indexes")
-    cql = SELECT_USERS_BY_AGE.cql.replace("{keyspace}", settings.cassandra_keyspace)
+    cql = cql_text(SELECT_USERS_BY_AGE, settings.cassandra_keyspace)
     trace = session.execute(session.prepare(cql), (90,), trace=True).get_query_trace()
     assert any("users_age" in event.description for event in trace.events)
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from storage import db_io
+from storage.db_io.cluster import paging_scope
 from tests.support import USER, Service
 from web import pagination as paging
 
@@ -223,7 +223,7 @@ def test_page_state_of_another_query_or_modified_is_rejected(populated: Service)
 def test_page_state_that_cassandra_rejects_returns_400(start: Callable[..., Service], session: Any) -> None:
     """A correctly signed page_state that Cassandra no longer accepts is a client error, not a server error."""
     running = start()
-    token = paging.sign(b"\x01\x02no paging state", f"users {db_io.paging_scope(session)}")
+    token = paging.sign(b"\x01\x02no paging state", f"users {paging_scope(session)}")
     response = running.client.get("/users", params={"page_state": token})
     assert (response.status_code, "page_state" in response.json()["detail"]) == (400, True)
 

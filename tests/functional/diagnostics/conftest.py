@@ -1,0 +1,43 @@
+"""Fixtures of the diagnostics tests: the service in the test process, and a check that it leaves no rows behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cassandra.cluster import Session
+from flask.testing import FlaskClient
+
+from api import create_app
+from settings import Settings
+from storage import db_connect
+from tests.support import rows_left, wait_for
+
+
+@pytest.fixture
+def no_rows_left(session: Session, settings: Settings) -> Iterator[None]:
+    """Fail a test that leaves rows in the diagnostics table or changes a user, even if the tested probe failed."""
+
+    def users() -> set[Any]:
+        return set(session.execute(f"SELECT id, name, age, version FROM {settings.cassandra_keyspace}.users"))
+
+    before = users()
+    yield
+    # A failed probe deletes its rows in the background.
+    wait_for(lambda: not rows_left(session, settings), timeout=10, what="the diagnostics rows to be deleted")
+    assert users() == before
+
+
+@pytest.fixture
+def app_session(settings: Settings) -> Iterator[Session]:
+    """The session of this process, which the in-process service uses as a gunicorn worker would."""
+    db_connect.shutdown()
+    yield db_connect.get_session(timeout=20)
+    db_connect.shutdown()
+
+
+@pytest.fixture
+def client(app_session: Session) -> FlaskClient:
+    """A client of the service in the test process, where a test can replace what a probe inspects."""
+    return create_app().test_client()

@@ -89,7 +89,8 @@ def test_run_uses_the_cassandra_of_cassandra_hosts(
     lines = [line for line in running.text().splitlines() if line.startswith("  curl ")]
     assert len(lines) == 3
     assert all(f"http://127.0.0.1:{running.port}" in line for line in lines)
-    assert len(lines) == len([blueprint for blueprint in BLUEPRINTS if blueprint.example])
+    examples = [blueprint.example for blueprint in BLUEPRINTS if blueprint.example]
+    assert lines == [f"  curl {example}".replace("{url}", f"http://127.0.0.1:{running.port}") for example in examples]
     assert f"http://127.0.0.1:{running.port}/docs" in running.text()
     assert running.get("/animal/Vulpes").json()
     running.interrupt()

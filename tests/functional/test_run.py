@@ -159,7 +159,9 @@ def test_run_starts_and_stops_its_own_cassandra(run: Callable[..., Run], tmp_pat
 
 
 def make(*arguments: str, cwd: Path = PROJECT, path: str = os.defpath) -> subprocess.CompletedProcess[str]:
-    environment = clean_environment() | {"PATH": path}
+    # `make test PYTHON=…` passes its variables on to pytest; do not pass them on to this make.
+    environment = {name: value for name, value in clean_environment().items() if name not in ("MAKEFLAGS", "PYTHON")}
+    environment["PATH"] = path
     return subprocess.run(
         ["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False
     )

@@ -99,9 +99,9 @@ def _banner(settings: Settings, stops_cassandra: bool, reloads: bool) -> str:
 
     url = f"http://{settings.host}:{settings.port}"
     lines = ["", f"Fieldbook is ready at {url}", f"API documentation: {url}/docs", ""]
-    # The examples read sample rows, which production does not have.
+    # The examples read sample rows, which production does not have. They may contain JSON, so str.format() fails.
     if settings.app_env == "development":
-        examples = [blueprint.example.format(url=url) for blueprint in BLUEPRINTS if blueprint.example]
+        examples = [blueprint.example.replace("{url}", url) for blueprint in BLUEPRINTS if blueprint.example]
         lines += [f"  curl {example}" for example in examples]
         lines += [""] if examples else []
     if reloads:

@@ -89,7 +89,8 @@ def test_run_uses_the_cassandra_of_cassandra_hosts(
     lines = [line for line in running.text().splitlines() if line.startswith("  curl ")]
     assert len(lines) == 3
     assert all(f"http://127.0.0.1:{running.port}" in line for line in lines)
-    assert len(lines) == len([blueprint for blueprint in BLUEPRINTS if blueprint.example])
+    examples = [blueprint.example for blueprint in BLUEPRINTS if blueprint.example]
+    assert lines == [f"  curl {example}".replace("{url}", f"http://127.0.0.1:{running.port}") for example in examples]
     assert f"http://127.0.0.1:{running.port}/docs" in running.text()
     assert running.get("/animal/Vulpes").json()
     running.interrupt()
@@ -158,7 +159,9 @@ def test_run_starts_and_stops_its_own_cassandra(run: Callable[..., Run], tmp_pat
 
 
 def make(*arguments: str, cwd: Path = PROJECT, path: str = os.defpath) -> subprocess.CompletedProcess[str]:
-    environment = clean_environment() | {"PATH": path}
+    # `make test PYTHON=…` passes its variables on to pytest; do not pass them on to this make.
+    environment = {name: value for name, value in clean_environment().items() if name not in ("MAKEFLAGS", "PYTHON")}
+    environment["PATH"] = path
     return subprocess.run(
         ["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False
     )

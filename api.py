@@ -1,61 +1,54 @@
-"""The application: settings, hooks, error handlers, blueprints, and nothing else."""
+"""The application factory: settings, hooks, error handlers and blueprints."""
 
 from __future__ import annotations
 
 import logging.config
-from typing import Any
 
-import orjson
-from flask import Response
-from flask.json.provider import JSONProvider
 from flask_openapi3 import Info, OpenAPI
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from diagnostics.routes import diagnostics
 from observability import logs
 from routes import BLUEPRINTS
-from routes.operations import VERSION
-from settings import get_settings
-from web import errors as problems
-from web import hooks as request_hooks
-from web import json as json_text
-from web import pagination as paging
+from settings import Settings, get_settings, require_version
+from storage.cql.driver import DRIVER_VERSIONS
+from storage.db_connect import Session
+from web import dependencies, errors, hooks
+from web.json import OrjsonProvider
 from web.request_body import FieldbookRequest
 
-
-class OrjsonProvider(JSONProvider):
-    """Writes times as RFC 3339 in UTC and ids as text, which Flask's own provider does not."""
-
-    def dumps(self, obj: Any, **options: Any) -> str:
-        return json_text.dumps(obj).decode()
-
-    def loads(self, s: str | bytes, **options: Any) -> Any:
-        return orjson.loads(s)
-
-    def response(self, *args: Any, **kwargs: Any) -> Response:
-        body = json_text.dumps(self._prepare_response_obj(args, kwargs))
-        return Response(body, content_type="application/json")
+VERSION = "0.2.0"
 
 
-def create_app() -> OpenAPI:
-    """The WSGI application (a Flask application). Opens no connection, so that it may be made before a fork.
+def create_app(settings: Settings | None = None, session: Session | None = None) -> OpenAPI:
+    """Create the WSGI application, a Flask application. It opens no connection, so it may be created before a fork.
 
-    :raises SettingsError: naming each setting that is wrong or missing.
+    Tests pass their own dependencies:
+
+        app = create_app(Settings(max_body_bytes=1024), session)
+        app.test_client().get("/plant/Quercus")
+
+    :param settings: None for those of the environment and `.env`.
+    :param session: an open session, which the caller closes; None for the session of the process, which is opened
+        when the first request needs it.
+    :raises SettingsError: names each setting that is wrong or missing, or a package whose version is not supported.
     """
-    settings = get_settings()
+    require_version("cassandra-driver", DRIVER_VERSIONS, "storage/cql/driver.py")
+    settings = settings or get_settings()
     logging.config.dictConfig(logs.config(settings.log_level))
-    paging.check_key()
+    # In development this creates the key, so that an error shows at start-up and not with the first page.
+    assert settings.signing_key
     info = Info(title="Fieldbook", version=VERSION, description="A naturalist's field book on Apache Cassandra.")
     app = OpenAPI(__name__, info=info, doc_ui=False, static_folder=None, template_folder="routes/templates")
     app.request_class = FieldbookRequest
     app.json = OrjsonProvider(app)
-    # One more, so that a body that was read up to it is known to be too large.
+    # One byte more than the limit, so that a body that was read completely is known to exceed it.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     app.url_map.merge_slashes = False
-    problems.register(app)
-    request_hooks.register(app, settings)
+    dependencies.register(app, settings, session)
+    errors.register(app)
+    hooks.register(app, settings)
     for blueprint in BLUEPRINTS:
-        if blueprint is not diagnostics or settings.has_diagnostics:
+        if blueprint.is_enabled(settings):
             app.register_api(blueprint)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies

@@ -1,8 +1,7 @@
-"""The diagnostics: probes of the session, streams and cluster that this process works with.
+"""The probes: each does something to the session, streams or cluster of this process, and reports what happened.
 
-Each does what it is named by for real, and then looks: whatever it says of the session it has asked the session.
-That Cassandra does not answer is no finding but an error, as in every other request; that the session can no longer be
-used is a finding.
+An unreachable Cassandra is not a finding: it is an error, as everywhere. A session that can no longer be used is a
+finding.
 """
 
 from __future__ import annotations
@@ -24,8 +23,9 @@ from cassandra.cluster import Cluster, Session
 from diagnostics import table
 from diagnostics.table import DiagnosticRow
 from settings import Settings, get_settings
-from storage import db_connect, db_io
-from storage.cql.execution import Clock, QueryOptions, Row, Stream
+from storage import db_connect
+from storage.cql import Clock, QueryOptions, Stream
+from storage.db_io.cluster import retrieve_release_version
 from storage.errors import ConsistencyRefused, StorageError, StorageTimeout, StorageUnavailable
 
 log = logging.getLogger(__name__)
@@ -42,12 +42,12 @@ _CANCELLED_ROWS = 100
 # In the middle of a page.
 _CANCELLED_AFTER = 25
 
-# What says nothing about the probed thing: Cassandra is away, or the request asks for a level that can't be.
+# Errors that are no finding: Cassandra is unreachable, or the client asked for a level that can't be reached.
 _NO_FINDING = (StorageUnavailable, StorageTimeout, ConsistencyRefused)
-# The same once the session has worked: from then on it is a finding that it can't.
+# The same after the session has worked once: from then on StorageUnavailable is a finding.
 _NO_FINDING_LATER = (StorageTimeout, ConsistencyRefused)
 
-# By the names of the contract.
+# By the names of the response schemas.
 Findings = dict[str, Any]
 
 
@@ -55,9 +55,9 @@ Findings = dict[str, Any]
 
 
 def query_concurrently(session: Session, requests: int, options: QueryOptions) -> Findings:
-    """Reads `requests` users by random ids, all at once. Times are in seconds.
+    """Read `requests` users by random ids, all at once. Times are in seconds.
 
-    :raises StorageError: the deadline has passed, or not one read worked.
+    :raises StorageError: the deadline has passed, or every read failed.
     """
     started = time.monotonic()
     results = table.retrieve_users_concurrently(session, [uuid4() for _ in range(requests)], options)
@@ -65,18 +65,18 @@ def query_concurrently(session: Session, requests: int, options: QueryOptions) -
 
 
 def query_serially(session: Session, requests: int, options: QueryOptions) -> Findings:
-    """Reads `requests` users by random ids, each when the one before is answered. Times are in seconds.
+    """Read `requests` users by random ids, one after the other. Times are in seconds.
 
-    :raises StorageError: the deadline has passed, or not one read worked.
+    :raises StorageError: the deadline has passed, or every read failed.
     """
     started = time.monotonic()
     errors = []
     for _ in range(requests):
         try:
-            db_io.retrieve_user(session, uuid4(), options)
+            table.find_user(session, uuid4(), options)
         except StorageError as error:
             errors.append(error)
-            # Also when the driver gave up at the deadline, what failed is the request.
+            # Past the deadline the whole request fails.
             options.remaining()
     return _performance(started, requests, errors)
 
@@ -84,7 +84,7 @@ def query_serially(session: Session, requests: int, options: QueryOptions) -> Fi
 def _performance(started: float, requests: int, errors: Sequence[StorageError]) -> Findings:
     total = time.monotonic() - started
     if len(errors) == requests:
-        # There is nothing to measure, and the error says why.
+        # There is nothing to measure; the error says why.
         raise errors[0]
     return {
         "requests": requests,
@@ -96,14 +96,14 @@ def _performance(started: float, requests: int, errors: Sequence[StorageError]) 
 
 
 def query_for(session: Session, seconds: float, options: QueryOptions) -> Findings:
-    """Reads a user by a random id, again and again at a steady pace, for so many seconds.
+    """Read a user by a random id at a steady pace, for `seconds` seconds.
 
-    :raises StorageError: a read failed, or the deadline came first; it is raised when it comes.
+    :raises StorageError: a read failed, or the deadline passed; it is raised at the deadline.
     """
     started = time.monotonic()
     queries = 0
     while True:
-        db_io.retrieve_user(session, uuid4(), options)
+        table.find_user(session, uuid4(), options)
         queries += 1
         elapsed = time.monotonic() - started
         if elapsed >= seconds:
@@ -115,7 +115,7 @@ def query_for(session: Session, seconds: float, options: QueryOptions) -> Findin
 
 
 def survive_query_error(session: Session, options: QueryOptions) -> Findings:
-    """Asks for a table that does not exist, and looks whether the session is any the worse for it."""
+    """Query a table that does not exist, and check that the session still works."""
     error = None
     try:
         table.query_missing_table(session, options)
@@ -134,7 +134,7 @@ def survive_query_error(session: Session, options: QueryOptions) -> Findings:
 
 
 def survive_streaming_error(session: Session, options: QueryOptions) -> Findings:
-    """Streams until the server fails midway, and looks whether the session still streams."""
+    """Stream until the server fails midway, and check that the session still streams."""
     rows = _rows(_STREAMED_ROWS)
     with table.diagnostic_rows(session, rows, options) as run_id:
         error = None
@@ -144,7 +144,7 @@ def survive_streaming_error(session: Session, options: QueryOptions) -> Findings
         except _NO_FINDING:
             raise
         except StorageError as caught:
-            # Some servers know no arithmetic, and refuse the statement before its first page.
+            # A server without arithmetic refuses the statement before its first page.
             error = str(caught)
         after = _read_again(session, run_id, options)
         return {
@@ -162,19 +162,19 @@ def survive_streaming_error(session: Session, options: QueryOptions) -> Findings
 
 
 def stream_concurrently(session: Session, options: QueryOptions) -> Findings:
-    """Streams rows of three ages in three threads, and looks whether each stream has its own rows and no others."""
+    """Stream rows of three ages in three threads, and check that each stream returns its own rows and no others."""
     rows = _rows(len(_AGES) * _ROWS_OF_AN_AGE)
-    # A clock of their own, because three waits at once are one wait of the request.
-    apart = replace(options, database=Clock())
+    # A separate clock, because three concurrent waits are one wait of the request.
+    concurrent = replace(options, database=Clock())
     with table.diagnostic_rows(session, rows, options) as run_id:
         started = time.monotonic()
-        # The pool is left first: no stream is closed while a thread reads it.
+        # The pool is closed first, so that no stream is closed while a thread reads it.
         with ExitStack() as stack, ThreadPoolExecutor(len(_AGES)) as pool:
             streams = [
-                stack.enter_context(table.stream_diagnostics_by_age(session, run_id, age, _PAGE, apart))
+                stack.enter_context(table.stream_diagnostics_by_age(session, run_id, age, _PAGE, concurrent))
                 for age in _AGES
             ]
-            # All have begun before any goes on.
+            # All streams have started before any continues.
             beginnings = list(pool.map(lambda stream: _read(stream, pages=1), streams))
             rests = list(pool.map(_read, streams))
         options.database.seconds += time.monotonic() - started
@@ -198,11 +198,12 @@ def stream_concurrently(session: Session, options: QueryOptions) -> Findings:
 
 
 def cancel_stream(session: Session, options: QueryOptions) -> Findings:
-    """Closes a stream midway, and looks whether it ended, and whether the session streams the rows again."""
+    """Close a stream midway, and check that it ended and that the session can stream the rows again."""
     rows = _rows(_CANCELLED_ROWS)
     with table.diagnostic_rows(session, rows, options) as run_id:
         seen: list[str] = []
-        stream = Stream(_watched(table.stream_diagnostics(session, run_id, _PAGE, options), seen))
+        rows_of_run = table.stream_diagnostics(session, run_id, _PAGE, options)
+        stream = Stream(_watched(rows_of_run, seen), rows_of_run.columns)
         processed = 0
         try:
             with stream:
@@ -229,8 +230,11 @@ def cancel_stream(session: Session, options: QueryOptions) -> Findings:
         }
 
 
-def _watched(stream: Stream, seen: list[str]) -> Generator[list[Row]]:
-    """The pages of `stream`, which is closed with this; `seen` gets the name of what ends it before its end."""
+def _watched(stream: Stream, seen: list[str]) -> Generator[list[Any]]:
+    """The pages of `stream`, which is closed together with this generator.
+
+    :param seen: receives the name of the exception that ends the stream early.
+    """
     try:
         yield from stream
     except BaseException as error:
@@ -242,11 +246,11 @@ def _watched(stream: Stream, seen: list[str]) -> Generator[list[Row]]:
 
 
 def nest_contexts(session: Session, options: QueryOptions) -> Findings:
-    """Opens a cluster, in it a session, in it a stream, and looks what each end of a context closes."""
+    """Open a cluster, a session in it and a stream in that, and record what the end of each context closes."""
     with table.diagnostic_rows(session, _rows(_NESTED_ROWS), options) as run_id:
         findings: Future[Findings] = Future()
-        # A thread of its own, because connecting knows no deadline; it closes what it opened, if only later.
-        context = copy_context()  # for the request's id in its log lines
+        # A thread of its own, because connecting has no deadline. The thread closes what it opened, even if it is late.
+        context = copy_context()  # for the request id in its log lines
         arguments = (findings, get_settings(), run_id, replace(options, database=Clock()))
         threading.Thread(target=context.run, args=(_nest, *arguments), daemon=True).start()
         started = time.monotonic()
@@ -263,7 +267,7 @@ def _nest(findings: Future[Findings], settings: Settings, run_id: UUID, options:
     try:
         findings.set_result(_nested(settings, run_id, options))
     except db_connect.NotConnected as error:
-        unavailable = StorageUnavailable("No further connection to Cassandra can be had.")
+        unavailable = StorageUnavailable("No further connection to Cassandra can be opened.")
         unavailable.__cause__ = error
         findings.set_exception(unavailable)
     except BaseException as error:
@@ -281,11 +285,11 @@ def _nested(settings: Settings, run_id: UUID, options: QueryOptions) -> Findings
                 events.append("stream_opened")
                 rows, _ = _read(stream)
             ends.append(_closed(stream, session, cluster))
-            events += _news(ends)
+            events += _newly_closed(ends)
         ends.append(_closed(stream, session, cluster))
-        events += _news(ends)
+        events += _newly_closed(ends)
     ends.append(_closed(stream, session, cluster))
-    events += _news(ends)
+    events += _newly_closed(ends)
     return {
         "events": events,
         "correct_order": ends == [(True, False, False), (True, True, False), (True, True, True)],
@@ -297,8 +301,8 @@ def _closed(stream: Stream, session: Session, cluster: Cluster) -> tuple[bool, b
     return stream.closed, session.is_shutdown, cluster.is_shutdown
 
 
-def _news(ends: Sequence[tuple[bool, bool, bool]]) -> Iterator[str]:
-    """What is closed at the last end, and was not at the one before."""
+def _newly_closed(ends: Sequence[tuple[bool, bool, bool]]) -> Iterator[str]:
+    """An event for each object that was closed by the last context, and not by an earlier one."""
     before = ends[-2] if len(ends) > 1 else (False, False, False)
     for name, now, then in zip(("stream", "session", "cluster"), ends[-1], before, strict=True):
         if now and not then:
@@ -306,7 +310,7 @@ def _news(ends: Sequence[tuple[bool, bool, bool]]) -> Iterator[str]:
 
 
 def connection_status() -> Findings:
-    """What this process has open now. Asks nobody."""
+    """Session and cluster of this process, without a query."""
     session = db_connect.current_session()
     if session is None:
         return {"session_open": False, "session_id": None, "cluster_open": False, "cluster_id": None, "keyspace": None}
@@ -319,7 +323,7 @@ def connection_status() -> Findings:
     }
 
 
-# --- looking -----------------------------------------------------------------------------------------------
+# --- helpers -----------------------------------------------------------------------------------------------
 
 
 def _rows(count: int) -> list[DiagnosticRow]:
@@ -331,28 +335,28 @@ def _is_open(session: Session) -> bool:
 
 
 def _is_unchanged(session: Session) -> bool:
-    """Whether the requests of this process still get this session."""
+    """Whether this session is still the one that requests of this process get."""
     return db_connect.current_session() is session
 
 
 def _version(session: Session, options: QueryOptions) -> str | None:
-    """Cassandra's version; None when the session can't ask for it.
+    """Cassandra's version, or None if the session can't query it.
 
-    :raises StorageTimeout: no answer in time, which says nothing of the session.
+    :raises StorageTimeout: no answer in time, which says nothing about the session.
     """
     try:
-        # At the default level: whether the session works, and not whether this request's level does.
-        return db_io.retrieve_release_version(session, replace(options, consistency_level=None))
+        # The default consistency level: the probe asks whether the session works, not whether this level does.
+        return retrieve_release_version(session, replace(options, consistency_level=None))
     except _NO_FINDING_LATER:
         raise
     except StorageError:
         return None
 
 
-def _read_again(session: Session, run_id: UUID, options: QueryOptions) -> list[Row]:
-    """All rows of a run; of a session that can't stream any more, those that came.
+def _read_again(session: Session, run_id: UUID, options: QueryOptions) -> list[Any]:
+    """All rows of a run; if the session can no longer stream, the rows that arrived.
 
-    :raises StorageTimeout: no answer in time, which says nothing of the session.
+    :raises StorageTimeout: no answer in time, which says nothing about the session.
     """
     try:
         with table.stream_diagnostics(session, run_id, _PAGE, options) as stream:
@@ -360,19 +364,19 @@ def _read_again(session: Session, run_id: UUID, options: QueryOptions) -> list[R
     except _NO_FINDING_LATER:
         raise
     except StorageError:
-        # The statement could not even be prepared.
+        # The statement could not be prepared.
         return []
 
 
 def _read(
     stream: Stream, pages: int | None = None, no_finding: tuple[type[StorageError], ...] = _NO_FINDING
-) -> tuple[list[Row], str | None]:
-    """The rows that are left, and the message of the error that ended them early.
+) -> tuple[list[Any], str | None]:
+    """The remaining rows of a stream, and the message of the error that ended it early.
 
-    :param pages: at the most; None for all.
-    :param no_finding: errors that are raised.
+    :param pages: maximum number of pages; None for all.
+    :param no_finding: errors that are raised instead.
     """
-    rows: list[Row] = []
+    rows: list[Any] = []
     try:
         for page in islice(stream, pages):
             rows += page

@@ -1,91 +1,90 @@
-"""Probes of the running service. On in development; in production with DIAGNOSTICS=1, and for operators."""
+"""Routes of the probes: available in development, and in production with DIAGNOSTICS=1 for operators."""
 
 from __future__ import annotations
 
 from flask import g
-from flask_openapi3 import APIBlueprint, Tag
 
-from diagnostics import probes
-from diagnostics import schemas as models
-from web.hooks import route_options
-from web.openapi import answers
-from web.responses import Answer
+from diagnostics import probes, schemas
+from routes.blueprint import Blueprint
+from web.openapi import responses
+from web.responses import ResponseValue
+from web.route_options import route_options
 
-# Seconds that the two slow calls query for, and the deadline of the one that is longer than REQUEST_TIMEOUT.
+# Seconds for which the two slow calls send queries. The longer one has a deadline of its own.
 _SLOW = 5.0
 _LONG = 10.0
 _LONG_TIMEOUT = 15.0
 
-diagnostics = APIBlueprint("diagnostics", __name__, abp_tags=[Tag(name="diagnostics")])
+blueprint = Blueprint("diagnostics", __name__, is_enabled=lambda settings: settings.has_diagnostics)
 
 
-@diagnostics.get("/performance/async", responses=answers(200, models.Performance))
+@blueprint.get("/performance/async", responses=responses(200, schemas.Performance))
 @route_options(operators="in production")
-def performance_async(query: models.PerformanceQuery) -> Answer:
-    """Time queries that are all sent at once."""
+def performance_async(query: schemas.PerformanceQuery) -> ResponseValue:
+    """Time queries that are sent all at once."""
     return probes.query_concurrently(g.session, query.requests, g.options)
 
 
-@diagnostics.get("/performance/sync", responses=answers(200, models.Performance))
+@blueprint.get("/performance/sync", responses=responses(200, schemas.Performance))
 @route_options(operators="in production")
-def performance_sync(query: models.PerformanceQuery) -> Answer:
+def performance_sync(query: schemas.PerformanceQuery) -> ResponseValue:
     """Time queries that are sent one after the other."""
     return probes.query_serially(g.session, query.requests, g.options)
 
 
-@diagnostics.get("/slow_query", responses=answers(200, models.LongQuery))
+@blueprint.get("/slow_query", responses=responses(200, schemas.LongQuery))
 @route_options(operators="in production")
-def slow_query() -> Answer:
-    """Query for 5 seconds, or until the deadline."""
+def slow_query() -> ResponseValue:
+    """Send queries for 5 seconds, or until the deadline."""
     return probes.query_for(g.session, _SLOW, g.options)
 
 
-@diagnostics.get("/long_running_query", responses=answers(200, models.LongQuery))
+@blueprint.get("/long_running_query", responses=responses(200, schemas.LongQuery))
 @route_options(operators="in production", timeout=_LONG_TIMEOUT)
-def long_running_query() -> Answer:
-    """Query for 10 seconds, while others are answered. Its own deadline is 15 seconds."""
+def long_running_query() -> ResponseValue:
+    """Send queries for 10 seconds while other requests are served. The default deadline is 15 seconds."""
     return probes.query_for(g.session, _LONG, g.options)
 
 
-@diagnostics.post("/context_manager_safety/query_error", responses=answers(200, models.QueryErrorFindings))
+@blueprint.post("/context_manager_safety/query_error", responses=responses(200, schemas.QueryErrorFindings))
 @route_options(operators="in production")
-def query_error() -> Answer:
-    """Whether the session survives a query for a table that does not exist."""
+def query_error() -> ResponseValue:
+    """Whether the session still works after a query of a table that does not exist."""
     return probes.survive_query_error(g.session, g.options)
 
 
-@diagnostics.post("/context_manager_safety/streaming_error", responses=answers(200, models.StreamingErrorFindings))
+@blueprint.post("/context_manager_safety/streaming_error", responses=responses(200, schemas.StreamingErrorFindings))
 @route_options(operators="in production")
-def streaming_error() -> Answer:
-    """Whether the session survives a stream that fails midway."""
+def streaming_error() -> ResponseValue:
+    """Whether the session still works after a stream that fails midway."""
     return probes.survive_streaming_error(g.session, g.options)
 
 
-@diagnostics.post(
-    "/context_manager_safety/concurrent_streams", responses=answers(200, models.ConcurrentStreamsFindings)
+@blueprint.post(
+    "/context_manager_safety/concurrent_streams", responses=responses(200, schemas.ConcurrentStreamsFindings)
 )
 @route_options(operators="in production")
-def concurrent_streams() -> Answer:
-    """Whether three streams at once on one session keep to their own rows."""
+def concurrent_streams() -> ResponseValue:
+    """Whether three concurrent streams on one session return their own rows only."""
     return probes.stream_concurrently(g.session, g.options)
 
 
-@diagnostics.post("/context_manager_safety/nested_contexts", responses=answers(200, models.NestedContextsFindings))
+@blueprint.post("/context_manager_safety/nested_contexts", responses=responses(200, schemas.NestedContextsFindings))
 @route_options(operators="in production")
-def nested_contexts() -> Answer:
-    """Whether a cluster, a session and a stream of their own close inside out, each by itself."""
+def nested_contexts() -> ResponseValue:
+    """Whether a cluster, a session and a stream close in the reverse order of opening, each by itself."""
     return probes.nest_contexts(g.session, g.options)
 
 
-@diagnostics.post("/context_manager_safety/cancellation", responses=answers(200, models.CancellationFindings))
+@blueprint.post("/context_manager_safety/cancellation", responses=responses(200, schemas.CancellationFindings))
 @route_options(operators="in production")
-def cancellation() -> Answer:
-    """Whether a stream that is closed midway ends, and its session goes on."""
+def cancellation() -> ResponseValue:
+    """Whether a stream that is closed midway ends, and its session still works."""
     return probes.cancel_stream(g.session, g.options)
 
 
-@diagnostics.get("/context_manager_safety/status", responses=answers(200, models.ConnectionStatus))
+@blueprint.get("/context_manager_safety/status", responses=responses(200, schemas.ConnectionStatus))
 @route_options(operators="in production", session=False)
-def status() -> Answer:
-    """Session and cluster of the worker that answers. Asks nobody else."""
+def status() -> ResponseValue:
+    """Session and cluster of the worker that answers. Does not use Cassandra."""
     return probes.connection_status()

@@ -1,4 +1,4 @@
-"""What the diagnostics take and give."""
+"""Queries and responses of the probes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from schemas.models import Number, Query
+from schemas.base import Query
+from schemas.fields import Number
 
 
 class PerformanceQuery(Query):
-    requests: Annotated[Number, Field(ge=1, le=1000, description="Queries in all.")] = 100
+    requests: Annotated[Number, Field(ge=1, le=1000, description="Number of queries.")] = 100
 
 
 class Performance(BaseModel):
@@ -20,7 +21,7 @@ class Performance(BaseModel):
     total_time: float
     avg_time_per_request: float
     requests_per_second: float
-    errors: int = Field(description="Queries that failed; they count as requests too.")
+    errors: int = Field(description="Queries that failed; they count as requests.")
 
 
 class LongQuery(BaseModel):
@@ -30,21 +31,21 @@ class LongQuery(BaseModel):
 
 
 class SessionFindings(BaseModel):
-    session_unchanged: bool = Field(description="The requests of this worker still get the same session.")
+    session_unchanged: bool = Field(description="Requests of this worker still get the same session.")
     session_open: bool
 
 
 class QueryErrorFindings(SessionFindings):
-    error_caught: str | None = Field(description="What Cassandra said; null where it answered.")
+    error_caught: str | None = Field(description="Cassandra's error; null if the query succeeded.")
     session_still_works: bool
-    cassandra_version: str | None = Field(description="As the session has read it after the error.")
+    cassandra_version: str | None = Field(description="Read by the session after the error.")
 
 
 class StreamingErrorFindings(SessionFindings):
     streaming_error_caught: bool
     error_message: str | None
     stream_completed: bool
-    session_still_streams: bool = Field(description="It gave every row afterwards.")
+    session_still_streams: bool = Field(description="The session streamed every row afterwards.")
     rows_after_error: int
 
 
@@ -61,26 +62,26 @@ class AgeStream(BaseModel):
 
 class ConcurrentStreamsFindings(BaseModel):
     streams_completed: int
-    all_streams_independent: bool = Field(description="Each gave its own rows, all of them and no others.")
+    all_streams_independent: bool = Field(description="Each stream returned all of its own rows and no others.")
     results: list[AgeStream]
     session_still_open: bool
 
 
 class NestedContextsFindings(BaseModel):
-    events: list[str] = Field(description="What was seen to open and to close, in order.")
-    correct_order: bool = Field(description="Each context closed what it had opened, and nothing else.")
+    events: list[str] = Field(description="What was opened and closed, in order.")
+    correct_order: bool = Field(description="Each context closed what it opened, and nothing else.")
     row_count: int
     main_session_unaffected: bool
 
 
 class CancellationFindings(BaseModel):
     rows_processed_before_cancel: int
-    was_cancelled: bool = Field(description="The stream saw its end, and gave nothing more.")
+    was_cancelled: bool = Field(description="The stream was closed and returned no more rows.")
     session_still_works: bool
-    total_rows: int = Field(description="Of a new stream of the same rows.")
+    total_rows: int = Field(description="Rows of a new stream of the same partition.")
     new_stream_worked: bool
     session_open: bool
-    error_type: str | None = Field(description="What the stream saw: `GeneratorExit` when it was closed.")
+    error_type: str | None = Field(description="The exception in the stream: `GeneratorExit` if it was closed.")
 
 
 class ConnectionStatus(BaseModel):

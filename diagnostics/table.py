@@ -1,4 +1,4 @@
-"""The diagnostics' own rows: one partition a run of a probe; and the statements that fail on purpose."""
+"""Rows that the probes write, one partition per run of a probe, and statements that fail on purpose."""
 
 from __future__ import annotations
 
@@ -10,38 +10,25 @@ from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from cassandra.cluster import Session
-from cassandra.query import SimpleStatement
 
-from settings import get_settings
-from storage.cql.execution import Page, QueryOptions, Stream, execute, execute_concurrently, logged_batch
-from storage.cql.statements import Statement, bound, stream
+from storage.cql import (
+    Page,
+    QueryOptions,
+    Statement,
+    Stream,
+    bind,
+    execute,
+    execute_batch,
+    execute_concurrently,
+    stream,
+)
+from storage.cql.execution import execute_bound, execute_unprepared
 from storage.db_io.users import SELECT_USER
 from storage.errors import StorageError
 
 log = logging.getLogger(__name__)
 
 MISSING_TABLE = "non_existent_table_xyz"
-
-# The time to live is for a process that dies midway; a probe deletes its partition itself.
-INSERT_DIAGNOSTIC = Statement(
-    "insert_diagnostic",
-    "INSERT INTO {keyspace}.diagnostics (run, number, age, name) VALUES (?, ?, ?, ?) USING TTL 600",
-    "write",
-)
-SELECT_DIAGNOSTICS = Statement(
-    "select_diagnostics", "SELECT number, age, name FROM {keyspace}.diagnostics WHERE run = ?"
-)
-SELECT_DIAGNOSTICS_BY_AGE = Statement(
-    "select_diagnostics_by_age",
-    "SELECT number, age, name FROM {keyspace}.diagnostics WHERE run = ? AND age = ? ALLOW FILTERING",
-)
-# Fails at row 15, and with it its page; the pages before are good.
-SELECT_DIAGNOSTICS_FAILING = Statement(
-    "select_diagnostics_failing",
-    "SELECT number, 100 / (number - 15) FROM {keyspace}.diagnostics WHERE run = ?",
-)
-DELETE_DIAGNOSTICS = Statement("delete_diagnostics", "DELETE FROM {keyspace}.diagnostics WHERE run = ?", "write")
-SELECT_MISSING = Statement("select_missing", f"SELECT * FROM {{keyspace}}.{MISSING_TABLE}")
 
 
 class DiagnosticRow(NamedTuple):
@@ -52,50 +39,76 @@ class DiagnosticRow(NamedTuple):
     name: str
 
 
+# A probe deletes its partition. The TTL, in seconds, deletes the rows of a process that was killed.
+INSERT_DIAGNOSTIC = Statement(
+    "insert_diagnostic",
+    "INSERT INTO {keyspace}.diagnostics ({columns}) VALUES ({values}) USING TTL 600",
+    ("run", *DiagnosticRow._fields),
+    kind="write",
+)
+SELECT_DIAGNOSTICS = Statement(
+    "select_diagnostics",
+    "SELECT {columns} FROM {keyspace}.diagnostics WHERE run = ?",
+    DiagnosticRow._fields,
+)
+SELECT_DIAGNOSTICS_BY_AGE = Statement(
+    "select_diagnostics_by_age",
+    "SELECT {columns} FROM {keyspace}.diagnostics WHERE run = ? AND age = ? ALLOW FILTERING",
+    DiagnosticRow._fields,
+)
+# Division by zero in row 15 fails the page with that row; earlier pages succeed.
+SELECT_DIAGNOSTICS_FAILING = Statement(
+    "select_diagnostics_failing",
+    "SELECT number, 100 / (number - 15) FROM {keyspace}.diagnostics WHERE run = ?",
+)
+DELETE_DIAGNOSTICS = Statement("delete_diagnostics", "DELETE FROM {keyspace}.diagnostics WHERE run = ?", kind="write")
+SELECT_MISSING_TABLE = Statement("select_missing_table", f"SELECT * FROM {{keyspace}}.{MISSING_TABLE}")
+
+
 @contextmanager
 def diagnostic_rows(session: Session, rows: Sequence[DiagnosticRow], options: QueryOptions) -> Iterator[UUID]:
-    """Stores rows for the length of the block, all or none. Gives the id of their run.
+    """Store rows, all or none, for the duration of the block. Yields the id of their run.
 
-    Where the block fails they are deleted without waiting for it; where the session is shut down in the block, their
-    time to live ends them.
+    If the block fails, the rows are deleted without waiting. If the session is shut down in the block, their TTL
+    deletes them.
 
-    :raises StorageError: they can't be stored, or not be deleted.
+    :raises StorageError: the rows can't be stored or deleted.
     """
     run_id = uuid4()
-    # Before there is anything to delete, so that deleting needs no answer but its own.
-    delete = bound(session, DELETE_DIAGNOSTICS, (run_id,), options)
-    inserts = [bound(session, INSERT_DIAGNOSTIC, (run_id, *row), options) for row in rows]
+    # Bound before any row is stored, so that deleting needs no other response than its own.
+    delete = bind(session, DELETE_DIAGNOSTICS, (run_id,), options)
     try:
-        execute(session, logged_batch(inserts), options, name=INSERT_DIAGNOSTIC.name, kind="write")
+        inserts = [(run_id, *row) for row in rows]
+        execute_batch(session, INSERT_DIAGNOSTIC, inserts, options, name=INSERT_DIAGNOSTIC.name)
         yield run_id
     except BaseException:
-        # What failed may be the deadline: nobody waits for this.
-        session.execute_async(delete).add_errback(partial(_stay, run_id))
+        # The deadline may have passed: do not wait for the response.
+        session.execute_async(delete).add_errback(partial(_log_failed_delete, run_id))
         raise
     if not session.is_shutdown:
-        execute(session, delete, options, name=DELETE_DIAGNOSTICS.name, kind="write")
+        execute_bound(session, delete, options, DELETE_DIAGNOSTICS.name, "write")
 
 
-def _stay(run_id: UUID, error: Exception) -> None:
-    log.warning("The rows of run %s stay until their time is over: %s", run_id, error)
+def _log_failed_delete(run_id: UUID, error: Exception) -> None:
+    log.warning("The rows of run %s stay until their TTL expires: %s", run_id, error)
 
 
 def stream_diagnostics(session: Session, run_id: UUID, fetch_size: int, options: QueryOptions) -> Stream:
-    """Pages of all rows of a run, in the order of :class:`DiagnosticRow`."""
+    """Stream all rows of a run, as tuples in the order of :class:`DiagnosticRow`."""
     return stream(session, SELECT_DIAGNOSTICS, (run_id,), options, fetch_size=fetch_size)
 
 
 def stream_diagnostics_by_age(
     session: Session, run_id: UUID, age: int, fetch_size: int, options: QueryOptions
 ) -> Stream:
-    """Pages of the rows of a run with this age, in the order of :class:`DiagnosticRow`."""
+    """Stream the rows of a run with this age, as tuples in the order of :class:`DiagnosticRow`."""
     return stream(session, SELECT_DIAGNOSTICS_BY_AGE, (run_id, age), options, fetch_size=fetch_size)
 
 
 def stream_diagnostics_failing(session: Session, run_id: UUID, fetch_size: int, options: QueryOptions) -> Stream:
-    """Pages of a run until the server fails to divide by zero, at row 15.
+    """Stream the rows of a run until the server divides by zero, in row 15.
 
-    :raises StorageError: from the first `next()`, where the server knows no arithmetic.
+    :raises StorageError: from the first `next()`, if the server does not support arithmetic.
     """
     return stream(session, SELECT_DIAGNOSTICS_FAILING, (run_id,), options, fetch_size=fetch_size)
 
@@ -103,20 +116,23 @@ def stream_diagnostics_failing(session: Session, run_id: UUID, fetch_size: int, 
 def retrieve_users_concurrently(
     session: Session, user_ids: Sequence[UUID], options: QueryOptions
 ) -> list[Page | StorageError]:
-    """For each id the page with its user, if there is one, or what went wrong; all are asked for at once.
+    """Read users by id, all at once.
 
+    :returns: for each id the page with its user, if it exists, or the error.
     :raises StorageTimeout: the deadline has passed.
     """
-    queries = [bound(session, SELECT_USER, (user_id,), options) for user_id in user_ids]
-    return execute_concurrently(session, queries, options, name=SELECT_USER.name)
+    return execute_concurrently(session, SELECT_USER, [(user_id,) for user_id in user_ids], options)
+
+
+def find_user(session: Session, user_id: UUID, options: QueryOptions) -> bool:
+    """Whether there is a user with this id."""
+    return bool(execute(session, SELECT_USER, (user_id,), options).rows)
 
 
 def query_missing_table(session: Session, options: QueryOptions) -> None:
-    """Asks for a table that does not exist.
+    """Query a table that does not exist.
 
-    :raises StorageError: naming it.
+    :raises StorageError: names the table.
     """
-    # Not prepared: the driver logs what it can't prepare as an error, with a traceback.
-    keyspace = session.keyspace or get_settings().cassandra_keyspace
-    query = SimpleStatement(SELECT_MISSING.cql.format(keyspace=keyspace), is_idempotent=True)
-    execute(session, query, options, name=SELECT_MISSING.name)
+    # Not prepared: the driver logs an error with a traceback for a statement that it can't prepare.
+    execute_unprepared(session, SELECT_MISSING_TABLE, options)

@@ -1,17 +1,20 @@
-"""One module per resource. Views check what comes in, ask `storage.db_io` one question, and answer."""
+"""One module per resource. A view checks its input, calls one function of `storage.db_io` and returns a response."""
 
-from flask_openapi3 import APIBlueprint
+from importlib import import_module
 
-from diagnostics.routes import diagnostics
-from routes.animals import animals
-from routes.operations import operations
-from routes.plants import plants
-from routes.users import users
+from routes.blueprint import Blueprint
 
-BLUEPRINTS: tuple[APIBlueprint, ...] = (
-    operations,
-    animals,
-    plants,
-    users,
-    diagnostics,
+# Each module has a `blueprint`. One line adds a resource, or removes it together with its files.
+MODULES = (
+    "routes.home",
+    "routes.health",
+    "routes.metrics",
+    "routes.admin",
+    "routes.docs",
+    "routes.animals",
+    "routes.plants",
+    "routes.users",
+    "diagnostics.routes",
 )
+
+BLUEPRINTS: tuple[Blueprint, ...] = tuple(import_module(name).blueprint for name in MODULES)

@@ -1,46 +1,49 @@
-"""Plants: one partition a genus, one row a species."""
+"""Plants: one partition per genus, one row per species."""
 
 from __future__ import annotations
 
 from flask import Response, g
-from flask_openapi3 import APIBlueprint, Tag
-from werkzeug.exceptions import NotFound
 
-from schemas.models import GenusPath, Inserted, Plant, SpeciesPath
-from storage import db_io
-from web.hooks import STREAM_TYPES, route_options
-from web.openapi import answers
-from web.responses import Answer, location
+from routes.blueprint import Blueprint
+from schemas.base import Inserted
+from schemas.plants import Plant, PlantGenusPath, PlantPath
+from storage.db_io import plants
+from web.media_types import STREAM_TYPES
+from web.openapi import responses
+from web.responses import ResponseValue, location
+from web.route_options import route_options
 from web.streaming import stream_response
 
-plants = APIBlueprint("plants", __name__, abp_tags=[Tag(name="plants")])
+blueprint = Blueprint(
+    "plants",
+    __name__,
+    sample_path="/plant/Quercus",
+    example="-s {url}/plant/Hieracium -H 'Accept: application/x-ndjson' | head -3",
+)
 
 
-@plants.get("/plant/<genus>", responses=answers(200, Plant, many=True, stream=True))
+@blueprint.get("/plant/<genus>", responses=responses(200, Plant, many=True, stream=True))
 @route_options(produces=STREAM_TYPES, stream=True)
-def list_plants(path: GenusPath) -> Response:
+def list_plants(path: PlantGenusPath) -> Response:
     """All plants of a genus, by species."""
-    return stream_response(db_io.retrieve_plants_by_genus(g.session, path.genus, g.options), db_io.PLANT_COLUMNS)
+    return stream_response(plants.retrieve_plants_by_genus(g.session, path.genus, g.options))
 
 
-@plants.get("/plant/<genus>/<species>", responses=answers(200, Plant, 404))
-def get_plant(path: SpeciesPath) -> Answer:
+@blueprint.get("/plant/<genus>/<species>", responses=responses(200, Plant, 404))
+def get_plant(path: PlantPath) -> ResponseValue:
     """One plant."""
-    plant = db_io.retrieve_plant(g.session, path.genus, path.species, g.options)
-    if plant is None:
-        raise NotFound("Plant not found")
-    return dict(zip(db_io.PLANT_COLUMNS, plant, strict=True))
+    return plants.retrieve_plant(g.session, path.genus, path.species, g.options)._asdict()
 
 
-@plants.post("/plant", responses=answers(201, Inserted, headers=("Location",)))
-def post_plant(body: Plant) -> Answer:
-    """Insert or replace a plant: the last write of a genus and species holds."""
-    db_io.store_plant(g.session, [getattr(body, column) for column in db_io.PLANT_COLUMNS], g.options)
+@blueprint.post("/plant", responses=responses(201, Inserted, headers=("Location",)))
+def post_plant(body: Plant) -> ResponseValue:
+    """Insert or replace a plant: the last write of a genus and species wins."""
+    plants.store_plant(g.session, plants.Plant(**dict(body)), g.options)
     return {"inserted": True}, 201, location("plants.get_plant", genus=body.genus, species=body.species)
 
 
-@plants.delete("/plant/<genus>/<species>", responses=answers(204, None))
-def delete_plant(path: SpeciesPath) -> Answer:
-    """Delete a plant, if there is one."""
-    db_io.delete_plant(g.session, path.genus, path.species, g.options)
+@blueprint.delete("/plant/<genus>/<species>", responses=responses(204, None))
+def delete_plant(path: PlantPath) -> ResponseValue:
+    """Delete a plant, if it exists."""
+    plants.delete_plant(g.session, path.genus, path.species, g.options)
     return "", 204

@@ -1,4 +1,4 @@
-"""One Cassandra session per process: made on first use, in the background, after the fork, and closed once."""
+"""One Cassandra session per process: opened on first use, after the fork, in the background, and closed once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cassandra import ConsistencyLevel, DriverException, ProtocolVersion, UnresolvableContactPoints
+from cassandra import ConsistencyLevel, DriverException, UnresolvableContactPoints
 from cassandra.auth import PlainTextAuthProvider
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+from cassandra.cluster import Session as Session  # also for the type hints of web/, which does not import the driver
 from cassandra.policies import (
     ConstantSpeculativeExecutionPolicy,
     DCAwareRoundRobinPolicy,
@@ -24,20 +25,21 @@ from cassandra.query import tuple_factory
 
 from observability import metrics
 from settings import Settings, get_settings
+from storage.cql.driver import begin_with_protocol_v4
 from storage.errors import StorageUnavailable
 
 log = logging.getLogger(__name__)
 
 
 class NotConnected(Exception):
-    """There is no session; the message is a sentence that says why, for the log and for whoever runs a command."""
+    """No session can be opened. The message says why, for the log and for the user of a command."""
 
 
 @contextmanager
 def cluster_context(settings: Settings) -> Iterator[Cluster]:
-    """A cluster object of one's own, shut down at the end of the block, and with it what it has open.
+    """A new cluster object. The end of the block shuts it down, with its sessions.
 
-    :raises NotConnected: none of the hosts' names has an address.
+    :raises NotConnected: no host name can be resolved.
     """
     cluster = make_cluster(settings)
     try:
@@ -48,10 +50,10 @@ def cluster_context(settings: Settings) -> Iterator[Cluster]:
 
 @contextmanager
 def session_context(cluster: Cluster, settings: Settings, keyspace: str | None) -> Iterator[Session]:
-    """A session on the cluster, shut down at the end of the block; the cluster stays open.
+    """A new session of the cluster. The end of the block shuts it down; the cluster stays open.
 
     :param keyspace: the session's keyspace, which must exist; None for a session without one.
-    :raises NotConnected: no node answers, or there is no such keyspace.
+    :raises NotConnected: no node answers, or the keyspace does not exist.
     """
     session = connect(cluster, settings, keyspace)
     try:
@@ -61,10 +63,10 @@ def session_context(cluster: Cluster, settings: Settings, keyspace: str | None) 
 
 
 def open_session(settings: Settings, keyspace: str | None) -> Session:
-    """A new cluster object and its session, to keep; `session.cluster.shutdown()` closes both.
+    """A new session with a cluster object of its own; `session.cluster.shutdown()` closes both.
 
     :param keyspace: the session's keyspace, which must exist; None for a session without one.
-    :raises NotConnected: no node answers, or there is no such keyspace. Nothing is left open then.
+    :raises NotConnected: no node answers, or the keyspace does not exist. Nothing stays open then.
     """
     cluster = make_cluster(settings)
     try:
@@ -77,42 +79,40 @@ def open_session(settings: Settings, keyspace: str | None) -> Session:
 def make_cluster(settings: Settings) -> Cluster:
     """A cluster object that is not connected yet.
 
-    :raises NotConnected: none of the hosts' names has an address.
+    :raises NotConnected: no host name can be resolved.
     """
     try:
         cluster = Cluster(**_cluster_arguments(settings))
     except UnresolvableContactPoints as error:
         raise NotConnected(f"no address is known for {', '.join(settings.cassandra_hosts)}") from error
     if settings.cassandra_protocol_version is None:
-        # All servers know it. The driver's own first try is a version that only DataStax Enterprise has; and of
-        # version 5, whose frames have checksums, it computes these in Python: a tenth of what a read by id costs.
-        cluster.protocol_version = ProtocolVersion.V4
+        begin_with_protocol_v4(cluster)
     return cluster
 
 
 def connect(cluster: Cluster, settings: Settings, keyspace: str | None) -> Session:
-    """A session on the cluster, which stays open also where this fails.
+    """A new session of the cluster, which stays open even if this fails.
 
-    :raises NotConnected: no node answers, or there is no such keyspace.
+    :raises NotConnected: no node answers, or the keyspace does not exist.
     """
     try:
         session = cluster.connect()
         if keyspace is not None:
-            # Looked up first: to the driver a missing keyspace is a node that is down.
+            # Checked first, because the driver reports a missing keyspace as a node that is down.
             if keyspace not in cluster.metadata.keyspaces:
                 raise NotConnected(f"keyspace {keyspace} does not exist; run: python storage/db_initialize.py")
             session.set_keyspace(keyspace)
         return session
     except NoHostAvailable as error:
-        centres = {host.datacenter for host in cluster.metadata.all_hosts() if host.datacenter}
-        raise NotConnected(_why_no_host(error, settings, centres)) from error
+        centers = {host.datacenter for host in cluster.metadata.all_hosts() if host.datacenter}
+        raise NotConnected(_why_no_host(error, settings, centers)) from error
     except DriverException as error:
         raise NotConnected(str(error)) from error
 
 
-def _why_no_host(error: NoHostAvailable, settings: Settings, centres: set[str]) -> str:
-    if centres and settings.cassandra_local_dc and settings.cassandra_local_dc not in centres:
-        found = ", ".join(sorted(centres))
+def _why_no_host(error: NoHostAvailable, settings: Settings, centers: set[str]) -> str:
+    if centers and settings.cassandra_local_dc and settings.cassandra_local_dc not in centers:
+        found = ", ".join(sorted(centers))
         return f"no node is in CASSANDRA_LOCAL_DC={settings.cassandra_local_dc}; those that answer are in {found}"
     causes = error.errors.items() if isinstance(error.errors, dict) else ()
     return "no node answers: " + ("; ".join(f"{host}: {cause}" for host, cause in causes) or str(error))
@@ -124,7 +124,7 @@ def _cluster_arguments(settings: Settings) -> dict[str, Any]:
         consistency_level=ConsistencyLevel.name_to_value[settings.cassandra_consistency_level],
         serial_consistency_level=ConsistencyLevel.name_to_value[settings.cassandra_serial_consistency_level],
         request_timeout=settings.request_timeout,
-        # Only for statements that are marked idempotent, as the driver sees to.
+        # The driver applies it only to statements that are marked idempotent.
         speculative_execution_policy=ConstantSpeculativeExecutionPolicy(settings.cassandra_speculative_delay, 1)
         if settings.cassandra_speculative_delay
         else None,
@@ -141,7 +141,7 @@ def _cluster_arguments(settings: Settings) -> dict[str, Any]:
         ),
         "executor_threads": settings.cassandra_executor_threads,
         "application_name": "fieldbook",
-        # Else what is longer than a segment, such as a batch, waits for the server's delayed ACK: 40 ms.
+        # Without it, a request longer than one segment, such as a batch, waits 40 ms for the server's delayed ACK.
         "sockopts": [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
     }
     if settings.cassandra_protocol_version is not None:
@@ -162,7 +162,7 @@ def _cluster_arguments(settings: Settings) -> dict[str, Any]:
 
 
 class _Connector:
-    """Holds the session, and the one thread that tries to get it."""
+    """Holds the session, and the one thread that opens it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -171,9 +171,9 @@ class _Connector:
         self._error: Exception | None = None
         self.session: Session | None = None
 
-    def get(self, timeout: float | None) -> Session:
+    def get(self, timeout: float | None, settings: Settings | None) -> Session:
         with self._changed:
-            self._start()
+            self._start(settings)
             self._changed.wait_for(lambda: self.session or self._error or self._stopped, timeout)
             if self.session is not None:
                 return self.session
@@ -181,16 +181,16 @@ class _Connector:
 
     def start(self) -> None:
         with self._changed:
-            self._start()
+            self._start(None)
 
-    def _start(self) -> None:
+    def _start(self, settings: Settings | None) -> None:
         if self._thread is None and not self._stopped:
-            self._thread = threading.Thread(target=self._connect, name="cassandra-connect", daemon=True)
+            arguments = (settings or get_settings(),)
+            self._thread = threading.Thread(target=self._connect, args=arguments, name="cassandra-connect", daemon=True)
             self._thread.start()
 
-    def _connect(self) -> None:
-        """Tries until it works; one attempt at a time, whatever the number of requests that wait."""
-        settings = get_settings()
+    def _connect(self, settings: Settings) -> None:
+        """Try until an attempt succeeds: one attempt at a time, however many requests wait."""
         delays = ExponentialReconnectionPolicy(
             settings.cassandra_reconnect_min, settings.cassandra_reconnect_max, max_attempts=None
         ).new_schedule()
@@ -200,7 +200,7 @@ class _Connector:
             except Exception as error:
                 log.warning("No connection to Cassandra, next attempt in %.1f s: %s", delay, error)
                 with self._changed:
-                    # From here on requests get their answer at once, until an attempt works.
+                    # From now on requests fail at once, until an attempt succeeds.
                     self._error = error
                     self._changed.notify_all()
                     if self._changed.wait_for(lambda: self._stopped, delay):
@@ -216,12 +216,12 @@ class _Connector:
                 return
 
     def pools(self) -> list[dict[str, Any]]:
-        """What the driver tells of its connections, a node each."""
+        """The driver's state of each connection pool, one per node."""
         session = self.session
         return list(session.get_pool_state().values()) if session else []
 
     def hosts(self, *, up: bool) -> int:
-        """Nodes that the driver sees up, or down."""
+        """Number of nodes that the driver sees up, or down."""
         session = self.session
         return sum(1 for host in session.cluster.metadata.all_hosts() if bool(host.is_up) is up) if session else 0
 
@@ -235,37 +235,39 @@ class _Connector:
 
 
 _connector = _Connector()
-# Sessions that a fork took along: their sockets belong to the parent, so they are neither used nor closed.
-_left_to_parent: list[_Connector] = []
+# Connectors that a fork copied. Their sockets belong to the parent, so the child neither uses nor closes them; the
+# reference keeps them from being garbage collected.
+_of_parent: list[_Connector] = []
 
 
-def get_session(timeout: float | None = None) -> Session:
-    """The session of this process. Any thread may call it, before or after a fork.
+def get_session(timeout: float | None = None, settings: Settings | None = None) -> Session:
+    """The session of this process. Any thread may call this, before or after a fork.
 
-    The first call begins to connect and waits; while Cassandra can't be reached, later calls fail at once
-    and the attempts go on in the background.
+    The first call starts to connect and waits. While Cassandra can't be reached, later calls fail at once, and the
+    attempts continue in the background.
 
-    :param timeout: seconds to wait for the first attempt; None for as long as it takes.
-    :raises StorageUnavailable: when there is no session by then.
+    :param timeout: seconds to wait for the first attempt; None for no limit.
+    :param settings: for the first call in a process; None for those of the environment.
+    :raises StorageUnavailable: there is no session yet.
     """
     session = _connector.session
     if session is not None:
         return session
-    return _connector.get(timeout)
+    return _connector.get(timeout, settings)
 
 
 def current_session() -> Session | None:
-    """The session that this process has now, without waiting for one."""
+    """The session of this process if it is open, without waiting."""
     return _connector.session
 
 
 def start_connecting() -> None:
-    """Begins to connect and returns at once, so that the first request need not wait."""
+    """Start to connect and return at once, so that the first request does not wait."""
     _connector.start()
 
 
 def shutdown() -> None:
-    """Closes session and cluster. A later :func:`get_session` opens new ones."""
+    """Close session and cluster. A later :func:`get_session` opens new ones."""
     global _connector
     _connector.stop()
     _connector = _Connector()
@@ -273,7 +275,7 @@ def shutdown() -> None:
 
 def _after_fork_in_child() -> None:
     global _connector
-    _left_to_parent.append(_connector)
+    _of_parent.append(_connector)
     _connector = _Connector()
 
 

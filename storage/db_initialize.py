@@ -1,75 +1,60 @@
-"""Creates the keyspace, the tables and sample rows. Run it any number of times:
+"""Create the keyspace, the tables and sample rows. It is safe to repeat:
 
     python storage/db_initialize.py [--no-samples]
 
-What is there already stays as it is, also rows that were changed or deleted since.
+Existing tables and rows stay as they are, including sample rows that were changed or deleted since.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 if __package__ in (None, ""):
-    # Run as a script: Python then looks for modules beside it, not in the project.
+    # Run as a script: Python then searches this directory for modules, not the project's.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from cassandra import InvalidRequest
-from cassandra.cluster import Session
+from cassandra.cluster import Cluster, Session
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.protocol import ConfigurationException, SyntaxException
 
 from settings import Settings, settings_or_exit
 from storage import sample_data
+from storage.cql.statement import cql_text
 from storage.db_connect import NotConnected, cluster_context, session_context
 
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 
-# DDL waits for all nodes to agree on the schema.
+# Seconds. A schema change waits until all nodes agree on the schema.
 _DDL_TIMEOUT = 60.0
 
 _CREATE_MIGRATIONS = """
 CREATE TABLE IF NOT EXISTS schema_migrations (name text PRIMARY KEY, sha256 text, applied_at timestamp)
 """
+# The entry in schema_migrations that records that the sample rows were inserted.
 _SAMPLES = "sample rows"
-
-# Timestamp 1 is the first microsecond of 1970: whatever anybody did to the row since is later and stays.
-_SAMPLE_INSERTS: list[tuple[str, str, Callable[[], Iterable[tuple[Any, ...]]]]] = [
-    (
-        "animals",
-        "INSERT INTO {keyspace}.animals (genus, species, image_url, size_cm, sightings, taxonomy) "
-        "VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP 1",
-        sample_data.animals,
-    ),
-    (
-        "plants",
-        "INSERT INTO {keyspace}.plants (genus, species, sightings) VALUES (?, ?, ?) USING TIMESTAMP 1",
-        sample_data.plants,
-    ),
-    (
-        "users",
-        "INSERT INTO {keyspace}.users (id, name, email, age, created_at, updated_at, version) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP 1",
-        sample_data.users,
-    ),
-]
 
 
 class InitializeError(Exception):
-    """What the user must do before it can go on."""
+    """Initialization can't continue; the message says what the user must do."""
 
 
 class MigrationStatement(NamedTuple):
     """One statement of a `.cql` file.
 
-    :ivar optional: a comment `-- skip where refused: …` stands before it.
+    :ivar optional: the statement follows a comment `-- skip where refused: …`. Servers that refuse it do not fail the
+        migration.
     """
 
     cql: str
@@ -77,27 +62,42 @@ class MigrationStatement(NamedTuple):
 
 
 def initialize(settings: Settings, samples: bool = True, say: Callable[[str], None] = print) -> None:
-    """Creates what is missing, in order: keyspace, tables, sample rows.
+    """Create what is missing, in this order: keyspace, tables, sample rows.
 
-    :param say: gets a line of progress at a time.
-    :raises InitializeError: with what the user must do.
+    :param samples: insert the sample rows.
+    :param say: is called with each line of progress.
+    :raises InitializeError: the message says what the user must do.
     """
+    keyspace = settings.cassandra_keyspace
     try:
         with cluster_context(settings) as cluster, session_context(cluster, settings, None) as session:
             create_keyspace(session, settings, say)
-            session.set_keyspace(settings.cassandra_keyspace)
+            session.set_keyspace(keyspace)
             migrate(session, say)
-            if samples:
-                insert_samples(session, say)
+            if samples and not _has_samples(session, say):
+                with _oldest_writes(settings) as oldest, session_context(oldest, settings, keyspace) as writer:
+                    insert_samples(writer, say)
+                _record(session, _SAMPLES, "")
     except NotConnected as error:
         where = "Astra DB" if settings.astra else f"{','.join(settings.cassandra_hosts)}:{settings.cassandra_port}"
         raise InitializeError(f"Cassandra at {where} can't be reached: {error}.") from error
 
 
-def create_keyspace(session: Session, settings: Settings, say: Callable[[str], None]) -> None:
-    """Creates the keyspace in the data centre at hand, with three replicas or as many as there are nodes.
+@contextmanager
+def _oldest_writes(settings: Settings) -> Iterator[Cluster]:
+    """A cluster whose writes have timestamp 1, the first microsecond of 1970.
 
-    :raises InitializeError: on Astra DB, where only its console makes keyspaces, when it is missing.
+    If an interrupted run is repeated, every change that was made to a sample row since is newer and stays.
+    """
+    with cluster_context(settings) as cluster:
+        cluster.timestamp_generator = lambda: 1
+        yield cluster
+
+
+def create_keyspace(session: Session, settings: Settings, say: Callable[[str], None]) -> None:
+    """Create the keyspace in the local data center, with three replicas or as many as there are nodes.
+
+    :raises InitializeError: the keyspace is missing on Astra DB, where only the console can create it.
     """
     keyspace = settings.cassandra_keyspace
     if keyspace in session.cluster.metadata.keyspaces:
@@ -118,9 +118,9 @@ def create_keyspace(session: Session, settings: Settings, say: Callable[[str], N
 
 
 def migrate(session: Session, say: Callable[[str], None]) -> None:
-    """Applies the migrations that are not recorded yet, in the order of their numbers.
+    """Apply the migrations that are not recorded yet, in the order of their numbers.
 
-    :raises InitializeError: one that is recorded has another text now.
+    :raises InitializeError: the text of a recorded migration has changed.
     """
     _ddl(session, _CREATE_MIGRATIONS)
     applied = dict(session.execute("SELECT name, sha256 FROM schema_migrations"))
@@ -130,12 +130,12 @@ def migrate(session: Session, say: Callable[[str], None]) -> None:
         if path.name in applied:
             if applied[path.name] != digest:
                 raise InitializeError(
-                    f"{path.name} was applied with another text. A migration stays as it is once it is applied; "
-                    "put the change into a new one."
+                    f"{path.name} has changed since it was applied. Restore its text, and put the change into a new "
+                    "migration."
                 )
             say(f"migration {path.name}: applied already")
             continue
-        # All of the file is read before any of it is applied.
+        # The whole file is parsed before its first statement is applied.
         for statement in list(parse_migration(text)):
             _apply(session, statement, say)
         _record(session, path.name, digest)
@@ -143,9 +143,9 @@ def migrate(session: Session, say: Callable[[str], None]) -> None:
 
 
 def parse_migration(text: str) -> Iterator[MigrationStatement]:
-    """The statements of a `.cql` file; each ends with a semicolon at the end of a line.
+    """The statements of a `.cql` file. Each ends with a semicolon at the end of a line.
 
-    :raises InitializeError: the last one has none.
+    :raises InitializeError: the last statement has no semicolon.
     """
     lines: list[str] = []
     for line in text.splitlines():
@@ -158,22 +158,26 @@ def parse_migration(text: str) -> Iterator[MigrationStatement]:
         raise InitializeError(f"A statement has no semicolon at its end: {lines}")
 
 
+def _has_samples(session: Session, say: Callable[[str], None]) -> bool:
+    if session.execute("SELECT name FROM schema_migrations WHERE name = %s", (_SAMPLES,)).one() is None:
+        return False
+    say("sample rows: there already")
+    return True
+
+
 def insert_samples(session: Session, say: Callable[[str], None]) -> None:
-    """Inserts the sample rows, once: an interrupted run is finished by the next one."""
-    if session.execute("SELECT name FROM schema_migrations WHERE name = %s", (_SAMPLES,)).one():
-        say("sample rows: there already")
-        return
-    for table, insert, rows in _SAMPLE_INSERTS:
-        prepared = session.prepare(insert.replace("{keyspace}", session.keyspace))
+    """Insert the rows of every module in `storage/sample_data/`."""
+    for module in sorted(module.name for module in pkgutil.iter_modules(sample_data.__path__)):
+        samples = import_module(f"{sample_data.__name__}.{module}")
+        prepared = session.prepare(cql_text(samples.INSERT, session.keyspace))
         total = 0
-        for chunk in _chunks(rows(), 2000):
+        for chunk in _chunks(samples.rows(), 2000):
             execute_concurrent_with_args(session, prepared, chunk, concurrency=100)
             total += len(chunk)
-            say(f"sample rows: {total:,} {table}")
-    _record(session, _SAMPLES, "")
+            say(f"sample rows: {total:,} {module}")
 
 
-def _chunks(rows: Iterable[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
+def _chunks(rows: Iterable[Sequence[Any]], size: int) -> Iterator[list[Sequence[Any]]]:
     iterator = iter(rows)
     while chunk := list(islice(iterator, size)):
         yield chunk
@@ -185,7 +189,7 @@ def _apply(session: Session, statement: MigrationStatement, say: Callable[[str],
     except (InvalidRequest, ConfigurationException, SyntaxException) as error:
         if not statement.optional:
             raise
-        say(f"skipped, this server refuses it: {error}")
+        say(f"skipped, because this server refuses it: {error}")
 
 
 def _ddl(session: Session, cql: str) -> None:

@@ -1,7 +1,9 @@
-"""A real Cassandra for the suite, in a keyspace that is dropped at the end.
+"""Fixtures of all tests, and the Cassandra node that the functional tests use.
 
-It is the one that `TEST_CASSANDRA_HOSTS` (and `TEST_CASSANDRA_PORT`) names, or a node of the suite's own. What `.env`
-and `CASSANDRA_HOSTS` name is never touched.
+Unit tests need no Cassandra: `pytest tests/unit` starts no node, and `get_settings()` returns the defaults. All other
+tests use the cluster that `TEST_CASSANDRA_HOSTS` and `TEST_CASSANDRA_PORT` name, or a node that this module starts.
+Each run creates its own keyspace and drops it at the end. The clusters that `.env` and `CASSANDRA_HOSTS` name are
+never touched.
 """
 
 from __future__ import annotations
@@ -17,14 +19,14 @@ from typing import Any
 
 import pytest
 
-from tests.support import Service, Wire, clean_environment, service
+from tests.support import PROJECT, Service, TcpProxy, clean_environment, service
 
 _given = {name: os.environ.get(name) for name in ("TEST_CASSANDRA_HOSTS", "TEST_CASSANDRA_PORT")}
 _environment = clean_environment()
 os.environ.clear()
 os.environ.update(_environment)
 
-# Only now: the settings read the environment when they are imported.
+# Imported after the environment is clean: settings.py reads the environment at import.
 from cassandra.cluster import Session  # noqa: E402
 
 from dev.local_cassandra.jars import NodeError  # noqa: E402
@@ -32,31 +34,56 @@ from dev.local_cassandra.node import STATE, Node, free_port  # noqa: E402
 from settings import Settings, get_settings  # noqa: E402
 from storage import db_connect, db_initialize  # noqa: E402
 
+UNIT_TESTS = PROJECT / "tests" / "unit"
+
 _node: Node | None = None
 _hosts, _port = "127.0.0.1", 9042
-_versions = ""
+_cassandra_version = ""
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Before the first test, so that a first download is not counted against its time limit."""
-    global _node, _hosts, _port
-    if session.config.option.collectonly:
+def needs_cassandra(item: pytest.Item) -> bool:
+    """Return whether a test is outside tests/unit or uses a fixture that connects to Cassandra."""
+    fixtures = getattr(item, "fixturenames", ())
+    return not item.path.is_relative_to(UNIT_TESTS) or "environment" in fixtures or "node" in fixtures
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the unit tests first, before the `environment` fixture changes the settings."""
+    items.sort(key=needs_cassandra)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start a node if a collected test needs one.
+
+    The node starts before the first test, so that its download does not count against a test's time limit.
+    """
+    global _hosts, _port
+    options = session.config.option
+    will_run = not options.collectonly and (not session.testsfailed or options.continue_on_collection_errors)
+    if not will_run or not any(needs_cassandra(item) for item in session.items):
         return
     if _given["TEST_CASSANDRA_HOSTS"]:
         _hosts, _port = _given["TEST_CASSANDRA_HOSTS"], int(_given["TEST_CASSANDRA_PORT"] or 9042)
     else:
-        directory = STATE / f"tests-{os.getpid()}"
-        _port = free_port()
-        _node = Node(directory=directory, native_port=_port, storage_port=free_port())
-        try:
-            _node.start()
-            _node.wait_until_ready()
-        except BaseException as error:
-            # After this pytest does not call pytest_sessionfinish.
-            _node.stop()
-            if isinstance(error, NodeError):
-                pytest.exit(str(error), returncode=1)
-            raise
+        start_node()
+
+
+def start_node() -> None:
+    """Start a node on free ports and wait until it answers CQL. End the run if it does not."""
+    global _node, _port
+    _port = free_port()
+    node = Node(directory=STATE / f"tests-{os.getpid()}", native_port=_port, storage_port=free_port())
+    try:
+        node.start()
+        node.wait_until_ready()
+    except BaseException as error:
+        # The directory stays: the error message names the log in it.
+        node.stop()
+        if isinstance(error, NodeError):
+            pytest.exit(str(error), returncode=1)
+        raise
+    _node = node
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -66,22 +93,28 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if _versions:
-        terminalreporter.write_line(f"Cassandra {_versions}, at {_hosts}:{_port}")
+    if _cassandra_version:
+        terminalreporter.write_line(f"Cassandra {_cassandra_version}, at {_hosts}:{_port}")
 
 
 @pytest.fixture(scope="session")
 def node() -> Node:
-    """The suite's own node; a test that needs to stop it cannot run on somebody else's cluster."""
+    """The node that this run started.
+
+    Tests that stop Cassandra use this fixture. They are skipped on the cluster that TEST_CASSANDRA_HOSTS names.
+    """
     if _node is None:
-        pytest.skip("TEST_CASSANDRA_HOSTS names a cluster that is not ours to stop")
+        pytest.skip("needs a node that the test may stop; TEST_CASSANDRA_HOSTS names another cluster")
     return _node
 
 
 @pytest.fixture(scope="session")
 def environment() -> Iterator[dict[str, str]]:
-    """The service's variables for the suite's Cassandra and keyspace, with the schema and the sample rows in it."""
-    global _versions
+    """The service's environment variables.
+
+    They name a keyspace of this run, with the schema and the sample rows.
+    """
+    global _cassandra_version
     variables = {
         "CASSANDRA_HOSTS": _hosts,
         "CASSANDRA_PORT": str(_port),
@@ -96,7 +129,7 @@ def environment() -> Iterator[dict[str, str]]:
         settings = get_settings()
         db_initialize.initialize(settings, say=logging.getLogger("tests").info)
         session = db_connect.open_session(settings, None)
-        _versions = session.execute("SELECT release_version FROM system.local").one()[0]
+        _cassandra_version = session.execute("SELECT release_version FROM system.local").one()[0]
         yield variables
         db_connect.shutdown()
         session.execute(f"DROP KEYSPACE {settings.cassandra_keyspace}", timeout=60)
@@ -111,7 +144,7 @@ def settings(environment: dict[str, str]) -> Settings:
 
 @pytest.fixture(scope="session")
 def session(settings: Settings) -> Iterator[Session]:
-    """A session of the tests' own, to look into the tables."""
+    """A session with which tests read and change tables directly, without the service."""
     session = db_connect.open_session(settings, settings.cassandra_keyspace)
     yield session
     session.cluster.shutdown()
@@ -119,14 +152,17 @@ def session(settings: Settings) -> Iterator[Session]:
 
 @pytest.fixture(scope="session")
 def live(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service under gunicorn with two workers, for every test that changes nothing about it."""
+    """A running service with two workers.
+
+    It is shared by all tests that neither change its settings nor stop it.
+    """
     with service(environment, tmp_path_factory.mktemp("live") / "log") as running:
         yield running
 
 
 @pytest.fixture
 def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Starts a service of the test's own: `start({"PORT": …}, "--preload", healthy=False)`."""
+    """Start a service for one test: `start({"LOG_LEVEL": "DEBUG"}, "--preload", healthy=False)`."""
     with ExitStack() as stack:
 
         def start_service(variables: dict[str, str] | None = None, *arguments: str, healthy: bool = True) -> Service:
@@ -137,17 +173,17 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
 
 
 @pytest.fixture
-def wire(environment: dict[str, str]) -> Iterator[Wire]:
-    """A relay to the suite's Cassandra: give its port to a service as CASSANDRA_PORT."""
-    relay = Wire(_hosts.split(",")[0], _port)
-    yield relay
-    relay.release()
-    relay.close()
+def proxy(environment: dict[str, str]) -> Iterator[TcpProxy]:
+    """A TCP proxy in front of Cassandra. Pass its port to a service as CASSANDRA_PORT."""
+    proxy = TcpProxy(_hosts.split(",")[0], _port)
+    yield proxy
+    proxy.resume()
+    proxy.close()
 
 
 @pytest.fixture(scope="session")
 def add_users(session: Session) -> Callable[[str, int], None]:
-    """Fills a keyspace's users table with rows fast: `add_users(keyspace, 200_000)`."""
+    """Insert many users quickly: `add_users(keyspace, 200_000)`."""
     from cassandra.concurrent import execute_concurrent_with_args
 
     def add(keyspace: str, count: int) -> None:
@@ -155,10 +191,10 @@ def add_users(session: Session) -> Callable[[str, int], None]:
             f"INSERT INTO {keyspace}.users (id, name, email, age, created_at, updated_at, version) "
             "VALUES (?, ?, ?, ?, toTimestamp(now()), toTimestamp(now()), uuid())"
         )
-        for begin in range(0, count, 20_000):
+        for first in range(0, count, 20_000):
             rows = [
                 (uuid.uuid4(), f"Observer {number}", f"observer{number}@example.org", number % 100)
-                for number in range(begin, min(begin + 20_000, count))
+                for number in range(first, min(first + 20_000, count))
             ]
             execute_concurrent_with_args(session, insert, rows, concurrency=200)
 
@@ -167,7 +203,7 @@ def add_users(session: Session) -> Callable[[str, int], None]:
 
 @pytest.fixture
 def keyspace(settings: Settings, session: Session) -> Iterator[str]:
-    """A keyspace of the test's own, with the schema and no rows."""
+    """The name of a new keyspace for one test, with the schema and no rows."""
     name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
     own = settings.model_copy(update={"cassandra_keyspace": name})
     db_initialize.initialize(own, samples=False, say=logging.getLogger("tests").info)

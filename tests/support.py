@@ -1,4 +1,4 @@
-"""What the tests share: settings of their own, a service in gunicorn, and a wire to Cassandra that can be cut."""
+"""Test helpers: a clean environment, the service in gunicorn, a TCP proxy to Cassandra."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ USER = {"name": "Ada", "email": "ada@example.org", "age": 36}
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without any variable of the service: no test sees what the developer has set."""
+    """Return the environment without the service's variables.
+
+    No test then depends on what the developer has set.
+    """
     ours = {name.upper() for name in Settings.model_fields}
     return {name: value for name, value in os.environ.items() if name not in ours} | {"ENV_FILE": os.devnull}
 
 
 def copy_project(destination: Path) -> None:
-    """Puts what git knows of the project, as it is now, into a new directory."""
+    """Copy every file that git tracks, with its uncommitted changes, to `destination`."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         (destination / name).parent.mkdir(parents=True, exist_ok=True)
@@ -38,9 +41,11 @@ def copy_project(destination: Path) -> None:
 
 
 def wait_for(condition: Callable[[], Any], timeout: float = 30.0, what: str = "the condition") -> Any:
-    """The first true result of `condition`.
+    """Poll `condition` every 20 ms and return its first true result.
 
-    :param timeout: seconds, after which the test fails.
+    :param timeout: seconds.
+    :param what: names the condition in the error message.
+    :raises AssertionError: when the timeout expires.
     """
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -48,11 +53,11 @@ def wait_for(condition: Callable[[], Any], timeout: float = 30.0, what: str = "t
         if result:
             return result
         time.sleep(0.02)
-    raise AssertionError(f"{what} did not come within {timeout} s")
+    raise AssertionError(f"timed out after {timeout} s waiting for {what}")
 
 
 class Service:
-    """A running gunicorn with the service, and a client for it."""
+    """A running gunicorn process that serves the application, and an HTTP client for it."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.process = process
@@ -64,29 +69,33 @@ class Service:
         return self.log.read_text(errors="replace")
 
     def healthy(self) -> bool:
+        """Return whether the readiness probe, which queries Cassandra, succeeds."""
         try:
             return self.client.get("/health").status_code == 200
         except httpx.TransportError:
             return False
 
     def live(self) -> bool:
+        """Return whether the liveness probe, which does not use Cassandra, succeeds."""
         try:
             return self.client.get("/health/live").status_code == 200
         except httpx.TransportError:
             return False
 
     def workers(self) -> list[int]:
+        """Return the process ids of gunicorn's workers."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
 
 
 @contextmanager
 def service(environment: dict[str, str], log: Path, *arguments: str, healthy: bool = True) -> Iterator[Service]:
-    """Runs gunicorn as a user would, until the block ends.
+    """Run the service in gunicorn on a free port, and stop it when the block ends.
 
-    :param environment: variables of the service.
-    :param arguments: more of gunicorn's.
-    :param healthy: wait until it can query Cassandra, or only until it serves.
+    :param environment: the service's environment variables.
+    :param log: the file to which the output is appended.
+    :param arguments: additional arguments for gunicorn.
+    :param healthy: wait for the readiness probe; if false, wait for the liveness probe only.
     """
     port = free_port()
     with log.open("ab") as output:
@@ -115,42 +124,47 @@ def service(environment: dict[str, str], log: Path, *arguments: str, healthy: bo
 
 
 def raw_request(port: int, version: str, path: str) -> socket.socket:
-    """A connection on which a GET was sent, for tests that read its answer in their own way, or not."""
+    """Send a GET request on a new connection and return it with the response unread.
+
+    :param version: of HTTP: "1.0" or "1.1".
+    """
     connection = socket.create_connection(("127.0.0.1", port), timeout=30)
     connection.sendall(f"GET {path} HTTP/{version}\r\nHost: localhost\r\n\r\n".encode())
     return connection
 
 
-class Wire:
-    """A TCP relay to Cassandra: the server behind it is real, the network between can fail.
+class TcpProxy:
+    """A TCP proxy in front of Cassandra, with which tests make the network fail.
 
-    `hold()` lets nothing through to the client until `release()`, or for some seconds; `cut()` closes every
-    connection and takes no new ones until `mend()`.
+    `pause()` holds back the data that Cassandra sends; `disconnect()` closes every connection and refuses new ones.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self.port = free_port()
-        self._open = threading.Event()
-        self._open.set()
+        self._may_forward = threading.Event()
+        self._may_forward.set()
         self._lock = threading.Lock()
         self._connections: list[socket.socket] = []
         self.bytes_to_client = 0
         self.accepted = 0
         self._listener: socket.socket | None = None
-        self.mend()
+        self.reconnect()
 
-    def hold(self, seconds: float | None = None) -> None:
-        self._open.clear()
+    def pause(self, seconds: float | None = None) -> None:
+        """Forward nothing from Cassandra to its clients until `resume()`, or for `seconds`."""
+        self._may_forward.clear()
         if seconds is not None:
-            threading.Timer(seconds, self.release).start()
+            threading.Timer(seconds, self.resume).start()
 
-    def release(self) -> None:
-        self._open.set()
+    def resume(self) -> None:
+        """Forward what was held back, and everything after it."""
+        self._may_forward.set()
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
+        """Close every connection, and refuse new ones until `reconnect()`."""
         if self._listener is not None:
-            # close() alone leaves the port open while accept() waits on it.
+            # close() alone leaves the port open while another thread is blocked in accept().
             with suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
@@ -161,14 +175,15 @@ class Wire:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
-        self._open.set()
+        self._may_forward.set()
 
-    def mend(self) -> None:
-        wait_for(lambda: port_is_free("127.0.0.1", self.port), what="the wire's port")
+    def reconnect(self) -> None:
+        """Accept connections again, on the same port."""
+        wait_for(lambda: port_is_free("127.0.0.1", self.port), what="the proxy's port to be free")
         self._listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
-    close = cut
+    close = disconnect
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -185,20 +200,20 @@ class Wire:
             with self._lock:
                 self.accepted += 1
                 self._connections += [client, server]
-            threading.Thread(target=self._relay, args=(client, server, False), daemon=True).start()
-            threading.Thread(target=self._relay, args=(server, client, True), daemon=True).start()
+            threading.Thread(target=self._forward, args=(client, server, False), daemon=True).start()
+            threading.Thread(target=self._forward, args=(server, client, True), daemon=True).start()
 
-    def _relay(self, source: socket.socket, target: socket.socket, to_client: bool) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket, to_client: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
                 if to_client:
                     self.bytes_to_client += len(data)
-                    self._open.wait()
+                    self._may_forward.wait()
                 target.sendall(data)
         with suppress(OSError):
             target.shutdown(socket.SHUT_RDWR)
 
 
 def rows_left(session: Any, settings: Settings) -> list[Any]:
-    """The time to live, in seconds, of each row in the diagnostics' table."""
+    """Return the time to live, in seconds, of each row in the diagnostics table."""
     return list(session.execute(f"SELECT TTL(name) FROM {settings.cassandra_keyspace}.diagnostics"))

@@ -1,4 +1,4 @@
-"""A bound on the requests that a process works on at a time, so that it says no at once instead of queueing."""
+"""The concurrency limit: a process rejects requests above it at once, instead of letting them queue."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from flask import Flask
+from werkzeug.exceptions import ServiceUnavailable
+
+from observability import metrics
+from web.errors import RETRY_AFTER
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
-_SLOT = "fieldbook.slot"
+_COUNTED = "fieldbook.counted"
 
 
-class InFlight:
-    """WSGI middleware that counts requests from :meth:`enter` until the last byte of the answer is sent.
+class ConcurrencyLimit:
+    """WSGI middleware that counts a request from :meth:`enter` until the last byte of its response is sent.
 
-    :ivar limit: requests at a time.
-    :ivar count: of those that have a slot now.
+    :ivar limit: maximum number of requests in flight.
+    :ivar count: number of requests in flight.
     """
 
     def __init__(self, wsgi_app: WSGIApplication, limit: int) -> None:
@@ -25,14 +31,27 @@ class InFlight:
         self._wsgi_app = wsgi_app
         self._lock = threading.Lock()
 
-    def enter(self, environ: dict[str, Any]) -> bool:
-        """Takes a slot for the request; False when there is none left."""
+    @classmethod
+    def install(cls, app: Flask, limit: int) -> ConcurrencyLimit:
+        """Wrap an application, and report the limit and the count as metrics."""
+        concurrency_limit = cls(app.wsgi_app, limit)
+        app.wsgi_app = concurrency_limit  # type: ignore[method-assign]
+        metrics.sampler.add(metrics.IN_FLIGHT, lambda: concurrency_limit.count)
+        metrics.sampler.add(metrics.IN_FLIGHT_LIMIT, lambda: concurrency_limit.limit)
+        return concurrency_limit
+
+    def enter(self, environ: dict[str, Any]) -> None:
+        """Count the request.
+
+        :raises ServiceUnavailable: the limit is reached.
+        """
         with self._lock:
-            if self.count >= self.limit:
-                return False
-            self.count += 1
-        environ[_SLOT] = True
-        return True
+            if self.count < self.limit:
+                self.count += 1
+                environ[_COUNTED] = True
+                return
+        metrics.REFUSED.inc()
+        raise ServiceUnavailable("Too many requests are in flight.", retry_after=RETRY_AFTER)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         try:
@@ -40,18 +59,18 @@ class InFlight:
         except BaseException:
             self._leave(environ)
             raise
-        if _SLOT not in environ:
+        if _COUNTED not in environ:
             return body
         return _Body(body, lambda: self._leave(environ))
 
     def _leave(self, environ: dict[str, Any]) -> None:
-        if environ.pop(_SLOT, False):
+        if environ.pop(_COUNTED, False):
             with self._lock:
                 self.count -= 1
 
 
 class _Body(Iterable[bytes]):
-    """A response's body; `done` is called when the server closes it, however that goes."""
+    """A response body that calls `done` when the server closes it, also after an error."""
 
     def __init__(self, body: Iterable[bytes], done: Callable[[], None]) -> None:
         self._body = body

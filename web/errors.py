@@ -1,4 +1,4 @@
-"""Turns every exception into `application/problem+json` (RFC 9457). The only place that does."""
+"""Turns every exception into an `application/problem+json` response (RFC 9457). The only place that does."""
 
 from __future__ import annotations
 
@@ -9,79 +9,35 @@ from typing import Any
 
 import orjson
 from flask import Flask, Response, g, request
-from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, ServiceUnavailable, Unauthorized
 from werkzeug.http import HTTP_STATUS_CODES
 
+from schemas.base import InvalidInput
 from storage.errors import (
     BatchTooLarge,
     ConsistencyRefused,
     KeyBusy,
     KeyReused,
     PagingStateRefused,
+    RowNotFound,
     StorageError,
     StorageTimeout,
     StorageUnavailable,
-    UserNotFound,
     VersionConflict,
 )
 
 log = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
-# Seconds. The service looks for Cassandra again at least every 10 s; sooner is likely.
+# Seconds. After an outage the service reconnects within CASSANDRA_RECONNECT_MAX (10 s), and often sooner.
 RETRY_AFTER = 1
-
-# Where pydantic speaks of Python, in words of JSON.
-_MESSAGES = {
-    "model_type": "Input should be an object",
-    "list_type": "Input should be an array",
-    "extra_forbidden": "There is no such field",
-}
-
-
-class InvalidInput(Exception):
-    """A request that breaks a rule of the contract: 422, naming each field and its rule.
-
-    :ivar errors: dicts with `loc`, `msg` and `type`.
-    """
-
-    def __init__(self, errors: list[dict[str, Any]]) -> None:
-        super().__init__(errors)
-        self.errors = errors
-
-    @classmethod
-    def at(cls, where: str, name: str, message: str, kind: str = "value_error") -> InvalidInput:
-        """One error: `where` is `header`, `query` or `body`."""
-        return cls([{"loc": [where, name], "msg": message, "type": kind}])
-
-    @classmethod
-    def of(cls, where: str, error: ValidationError) -> InvalidInput:
-        """All errors that pydantic found, without the values that were sent."""
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        return cls(
-            [
-                {
-                    "loc": [where, *item["loc"]],
-                    "msg": _message(where, item["type"], item["msg"]),
-                    "type": item["type"],
-                }
-                for item in found
-            ]
-        )
-
-
-def _message(where: str, kind: str, message: str) -> str:
-    if kind == "extra_forbidden" and where == "query":
-        return "There is no such parameter"
-    return _MESSAGES.get(kind, message).removeprefix("Value error, ")
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **members: Any) -> Response:
     """An error response.
 
-    :param detail: what happened to this request, for a person.
-    :param members: more members of the document.
+    :param detail: a sentence about what happened to this request.
+    :param members: further members of the document.
     """
     body = {
         "type": "about:blank",
@@ -96,7 +52,7 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, 
 
 
 def register(app: Flask) -> None:
-    """Makes `app` answer every error from here."""
+    """Add the error handlers to an application."""
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(InvalidInput, _invalid)
     app.register_error_handler(StorageError, _storage)
@@ -104,7 +60,7 @@ def register(app: Flask) -> None:
 
 
 def _http(error: HTTPException) -> Response:
-    # A redirect would lose the body of a POST: a URL that is not quite right is one that is not there.
+    # Flask redirects to a similar URL, and a redirect can lose the body of a POST: answer 404 instead.
     status = 404 if error.response is not None else error.code or 500
     headers: dict[str, str] = {}
     match error:
@@ -116,7 +72,7 @@ def _http(error: HTTPException) -> Response:
             headers["WWW-Authenticate"] = ", ".join(map(str, challenges))
     detail = error.description or HTTPStatus(status).phrase
     if detail == NotFound.description:
-        # Werkzeug's words are for somebody at a browser.
+        # Werkzeug's text addresses a person at a browser.
         detail = "There is nothing at this URL."
     return problem(status, detail, headers)
 
@@ -148,7 +104,7 @@ def _storage(error: StorageError) -> Response:
             return _invalid(InvalidInput.at("header", "Idempotency-Key", str(error)))
         case PagingStateRefused():
             return problem(400, str(error))
-        case UserNotFound():
+        case RowNotFound():
             return problem(404, str(error))
         case VersionConflict():
             return problem(412, str(error))
@@ -157,7 +113,7 @@ def _storage(error: StorageError) -> Response:
 
 def _unexpected(error: Exception) -> Response:
     log.error("500", exc_info=error)
-    return problem(500, "Something went wrong; the log has it under the request_id.")
+    return problem(500, "An unexpected error occurred. The service's log has it under this request_id.")
 
 
 def _cause(error: StorageError) -> str:

@@ -1,29 +1,43 @@
-"""JSON as this service writes it: times in UTC, by RFC 3339, with milliseconds, which is what Cassandra stores."""
+"""JSON as every response writes it: UTF-8, times in RFC 3339 with milliseconds, ids as strings."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import orjson
+from flask import Response
+from flask.json.provider import JSONProvider
+
+from storage.cql.row_encoding import rfc3339
+from web.media_types import JSON
 
 
 def dumps(document: Any) -> bytes:
-    """The document as JSON in UTF-8; an `orjson.Fragment` in it is taken as it is.
+    """The document as JSON. An `orjson.Fragment` in it is copied as it is.
 
-    :raises TypeError: something in it has no form in JSON.
+    :raises TypeError: a value has no form in JSON.
     """
-    return orjson.dumps(document, default=_other, option=orjson.OPT_PASSTHROUGH_DATETIME)
+    return orjson.dumps(document, default=_default, option=orjson.OPT_PASSTHROUGH_DATETIME)
 
 
-def rfc3339(moment: datetime) -> str:
-    """As in `2026-11-21T06:50:04.610Z`. A moment without a zone, as the driver gives it, is one in UTC."""
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(UTC).replace(tzinfo=None)
-    return moment.isoformat(timespec="milliseconds") + "Z"
-
-
-def _other(value: Any) -> str:
+def _default(value: Any) -> str:
     if isinstance(value, datetime):
         return rfc3339(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+class OrjsonProvider(JSONProvider):
+    """Flask's JSON through orjson. Flask's own provider writes times as HTTP dates."""
+
+    def dumps(self, obj: Any, **options: Any) -> str:
+        """See :func:`dumps`."""
+        return dumps(obj).decode()
+
+    def loads(self, s: str | bytes, **options: Any) -> Any:
+        """:raises orjson.JSONDecodeError: the text is not JSON."""
+        return orjson.loads(s)
+
+    def response(self, *args: Any, **kwargs: Any) -> Response:
+        """A response whose body is the arguments as JSON."""
+        return Response(dumps(self._prepare_response_obj(args, kwargs)), content_type=JSON)

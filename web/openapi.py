@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: what flask-openapi3 reads off the views, and what is true of every route."""
+"""The OpenAPI 3.1 document: what flask-openapi3 derives from the views, and what holds for every route."""
 
 from __future__ import annotations
 
@@ -9,74 +9,83 @@ from flask_openapi3 import OpenAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from schemas.models import Problem
-from settings import get_settings
+from schemas.base import Problem
+from settings import Settings
+from web.consistency_level import CONSISTENCY_LEVELS, WRITE_LEVELS
+from web.deadline import MAX_TIMEOUT
 from web.errors import PROBLEM_TYPE
-from web.hooks import CONSISTENCY_LEVELS, CSV, HTML, JSON, MAX_TIMEOUT, NDJSON, RouteOptions, options_of
+from web.media_types import CSV, HTML, JSON, NDJSON
+from web.route_options import RouteOptions, options_of
 
 _REF = "#/components/schemas/{model}"
 
 _ERRORS = {
-    304: "The client has this version already",
-    400: "Broken JSON, an invalid UUID, or a page_state that is not good for this query",
-    401: "No token, or another than the operator's",
-    403: "Not an operator",
-    404: "There is none",
-    406: "None of the media types that the client accepts",
-    408: "The body stopped coming",
-    409: "The first request with this Idempotency-Key is still at work",
-    412: "It has changed since, or is gone",
+    304: "The client already has this version",
+    400: "Invalid JSON, an invalid UUID, or a page_state that was not issued for this query",
+    401: "No operator token, or a wrong one",
+    403: "The client is not an operator",
+    404: "Not found",
+    406: "The client accepts none of the available media types",
+    408: "The client stopped sending the body",
+    409: "The first request with this Idempotency-Key is still being processed",
+    412: "The resource has changed since, or is gone",
     413: "The body, or the batch made of it, is too large",
     415: "The body is not JSON",
-    422: "A value breaks a rule; `errors` names each",
-    500: "A fault of the service; its log has the request_id",
-    501: "The server that runs the service can't be stopped from here",
+    422: "A value breaks a rule; `errors` names each value and its rule",
+    500: "An unexpected error; the log of the service has it under the request_id",
+    501: "The server that runs the service can't be stopped by a request",
     503: "Cassandra can't be reached, or too many requests are in flight",
     504: "Cassandra did not answer in time. A write may have been applied",
 }
 
 _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
-    "X-Request-ID": {"description": "The client's id of this request, or a new one.", "schema": {"type": "string"}},
+    "X-Request-ID": {"description": "The client's request id, or a new one.", "schema": {"type": "string"}},
     "Server-Timing": {
-        "description": "Milliseconds waiting for Cassandra and in the service; of a stream, up to the first byte.",
+        "description": "Milliseconds waiting for Cassandra and in the service; for a stream, until the first byte.",
         "schema": {"type": "string"},
     },
     "ETag": {"description": "The version, for `If-Match` and `If-None-Match`.", "schema": {"type": "string"}},
-    "Location": {"description": "Where the new one is.", "schema": {"type": "string", "format": "uri-reference"}},
-    "Link": {"description": '`rel="next"` while there is more.', "schema": {"type": "string"}},
+    "Location": {"description": "URL of the new resource.", "schema": {"type": "string", "format": "uri-reference"}},
+    "Link": {"description": '`rel="next"` while there are more pages.', "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds.", "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
 }
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "X-Request-ID": {
-        "description": "An id for the log: 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'. Another one is replaced.",
+        "description": "Request id in the log: 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'. Others are replaced.",
         "schema": {"type": "string"},
     },
     "X-Request-Timeout": {
-        "description": "Seconds for the whole request.",
+        "description": "Deadline of the whole request, in seconds.",
         "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT},
     },
     "X-Consistency-Level": {
-        "description": "Instead of the default.",
+        "description": "Consistency level of this request.",
         "schema": {"type": "string", "enum": list(CONSISTENCY_LEVELS)},
     },
     "X-Consistency-Level-of-writes": {
-        "description": "Instead of the default. Of a lightweight transaction, the level of the commit.",
-        "schema": {"type": "string", "enum": [*CONSISTENCY_LEVELS, "ANY"]},
+        "description": "Consistency level of this request; for a lightweight transaction, the commit level.",
+        "schema": {"type": "string", "enum": list(WRITE_LEVELS)},
     },
     "Idempotency-Key": {
-        "description": "Your name for what is created. A repeat within 24 hours gets the first answer again.",
+        "description": "A key of your choice. A retry with it within 24 hours gets the first response again.",
         "schema": {"type": "string", "pattern": r"^[\x21-\x2b\x2d-\x7e]{1,255}$"},
     },
-    "If-Match": {"description": "Only if it is at this version (an `ETag`).", "schema": {"type": "string"}},
-    "If-None-Match": {"description": "Only if it is at another version.", "schema": {"type": "string"}},
+    "If-Match": {
+        "description": "Change the resource only at this version (an `ETag`).",
+        "schema": {"type": "string"},
+    },
+    "If-None-Match": {
+        "description": "Return the resource only at another version.",
+        "schema": {"type": "string"},
+    },
 }
 
 _models: set[type[BaseModel]] = {Problem}
 
 
-def answers(
+def responses(
     status: int,
     model: type[BaseModel] | None,
     *errors: int,
@@ -86,14 +95,14 @@ def answers(
     text: tuple[str, ...] = (),
     html: bool = False,
 ) -> dict[int | str, Any]:
-    """The `responses` of a route. Those that every route has are added by :func:`document`.
+    """The `responses` of a route. :func:`document` adds those that every route has.
 
-    :param errors: statuses that this route has besides.
+    :param errors: further error statuses of this route.
     :param many: the body is an array of `model`.
-    :param stream: it is to be had as NDJSON and CSV too.
-    :param headers: of the success response, by their names in this module.
-    :param text: media types as which it is to be had besides.
-    :param html: it is to be had as a page too.
+    :param stream: the body is also available as NDJSON and CSV.
+    :param headers: headers of the success response, by their names in this module.
+    :param text: further media types of the body.
+    :param html: the body is also available as a page.
     """
     success: dict[str, Any] = {"description": "Done", "headers": {name: _RESPONSE_HEADERS[name] for name in headers}}
     if model is not None:
@@ -117,21 +126,24 @@ def _error(status: int) -> dict[str, Any]:
     return {"description": _ERRORS[status], "headers": headers, "content": content}
 
 
-def document(app: OpenAPI) -> dict[str, Any]:
-    """The whole document, for the routes that are registered on `app`."""
+def document(app: OpenAPI, settings: Settings) -> dict[str, Any]:
+    """The document of all routes that are registered on `app`.
+
+    :param settings: decide which routes are for operators.
+    """
     spec = app.api_doc
     for path, operations in spec["paths"].items():
         for method, operation in operations.items():
-            _complete(operation, method, options_of(_view(app, path, method)))
-    # Not those of routes that are not registered.
+            _complete(operation, method, options_of(_view(app, path, method)), settings)
+    # Only models of registered routes.
     paths = orjson.dumps(spec["paths"]).decode()
     used = [model for model in _models if f'"{_REF.format(model=model.__name__)}"' in paths]
     _, definitions = models_json_schema([(model, "serialization") for model in used], ref_template=_REF)
-    # Bodies were put there by flask-openapi3, as they come in.
+    # flask-openapi3 has added the models of request bodies.
     spec["components"]["schemas"] = definitions["$defs"] | spec["components"]["schemas"]
     spec["components"]["schemas"].pop("ValidationErrorModel", None)
     spec["components"]["securitySchemes"] = {
-        "operator": {"type": "http", "scheme": "bearer", "description": "The token that OPERATOR_TOKEN holds."}
+        "operator": {"type": "http", "scheme": "bearer", "description": "The token in the setting OPERATOR_TOKEN."}
     }
     spec["components"]["headers"] = _RESPONSE_HEADERS
     spec["components"]["parameters"] = {
@@ -141,7 +153,7 @@ def document(app: OpenAPI) -> dict[str, Any]:
     return spec
 
 
-def _complete(operation: dict[str, Any], method: str, route: RouteOptions) -> None:
+def _complete(operation: dict[str, Any], method: str, route: RouteOptions, settings: Settings) -> None:
     errors = [422, 500]
     if method != "delete":
         errors.append(406)
@@ -149,7 +161,7 @@ def _complete(operation: dict[str, Any], method: str, route: RouteOptions) -> No
         errors += [503, 504]
     if "requestBody" in operation:
         errors += [400, 408, 413, 415]
-    if route.operators_only(get_settings()):
+    if route.operators_only(settings):
         operation["security"] = [{"operator": []}]
         errors += [401, 403]
     responses = operation["responses"]
@@ -178,4 +190,4 @@ def _view(app: OpenAPI, path: str, method: str) -> Any:
     for candidate in app.url_map.iter_rules():
         if candidate.rule == rule and method.upper() in (candidate.methods or ()):
             return app.view_functions[candidate.endpoint]
-    raise LookupError(f"{method} {path} is in the document, but has no view")
+    raise LookupError(f"{method} {path} is in the document but has no view")

@@ -1,31 +1,34 @@
-"""Who may operate the service: until there is sign-in, whoever sends `Authorization: Bearer $OPERATOR_TOKEN`."""
+"""Access for operators: a client that sends `Authorization: Bearer` with OPERATOR_TOKEN is an operator."""
 
 from __future__ import annotations
 
 import hmac
 
 from flask import request
+from pydantic import SecretStr
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Forbidden, Unauthorized
 
-from settings import get_settings
 
+def require_operator(operator_token: SecretStr | None) -> None:
+    """Return if the current request is an operator's.
 
-def require_operator() -> None:
-    """Lets the current request pass if it is an operator's.
-
-    :raises Unauthorized: it has no token, or another one (401).
-    :raises Forbidden: no OPERATOR_TOKEN is set, so that nobody is an operator (403).
+    :param operator_token: the setting OPERATOR_TOKEN; without it nobody is an operator.
+    :raises Unauthorized: the request has no token, or a wrong one.
+    :raises Forbidden: the request has a token, but OPERATOR_TOKEN is not set.
     """
-    token = get_settings().operator_token
     given = request.authorization
     if given is None or given.type != "bearer" or not given.token:
-        how = "Authorization: Bearer …" if token else "but this service has no OPERATOR_TOKEN, so nobody is one"
-        raise Unauthorized(f"This is for operators: {how}", www_authenticate=_challenge())
-    if token is None:
+        how = (
+            "Send the header Authorization: Bearer with the operator token."
+            if operator_token
+            else "This service has no OPERATOR_TOKEN, so nobody can call it."
+        )
+        raise Unauthorized(f"This route is for operators. {how}", www_authenticate=_challenge())
+    if operator_token is None:
         raise Forbidden("This service has no OPERATOR_TOKEN, so nobody is an operator.")
-    if not hmac.compare_digest(given.token.encode(), token.get_secret_value().encode()):
-        raise Unauthorized("This token is not the operator's.", www_authenticate=_challenge("invalid_token"))
+    if not hmac.compare_digest(given.token.encode(), operator_token.get_secret_value().encode()):
+        raise Unauthorized("The operator token is wrong.", www_authenticate=_challenge("invalid_token"))
 
 
 def _challenge(error: str | None = None) -> WWWAuthenticate:

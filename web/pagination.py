@@ -1,4 +1,4 @@
-"""`page_state`: Cassandra's paging state, signed for the query that made it, for a day."""
+"""`page_state`: Cassandra's paging state, signed for one query, valid for 24 hours."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from itsdangerous import BadSignature, SignatureExpired, TimestampSigner
 from itsdangerous.encoding import base64_decode, base64_encode
 from werkzeug.exceptions import BadRequest
 
-from settings import get_settings
+from web.dependencies import current_settings
 
+# Seconds.
 LIFETIME = 24 * 3600
 
-# Paging state, time and signature. Decoding alone would pass over characters that are no base64, and the 384 bits of
-# the signature fill its 64 digits: no two texts of a token mean the same.
+# Paging state, time and signature. The base64 decoder skips characters that are not base64, so the form is checked
+# first; the 384 bits of the signature fill 64 characters exactly. Each token therefore has only one spelling.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{64}")
+
+_INVALID = "Invalid page_state: it was not issued for this query"
 
 
 def sign(paging_state: bytes | None, query: str) -> str | None:
-    """The token for what follows a page; None after the last one. It is URL-safe text.
+    """The URL-safe token for the next page, or None after the last page.
 
-    :param query: names the query and its filters; the token is good for no other.
+    :param query: the query with its filters; the token is valid for this query only.
     """
     if paging_state is None:
         return None
@@ -29,27 +32,22 @@ def sign(paging_state: bytes | None, query: str) -> str | None:
 
 
 def verify(token: str | None, query: str) -> bytes | None:
-    """The paging state in a token; None for no token.
+    """The paging state in a token; None without a token.
 
-    :raises BadRequest: changed, expired, or made for another query.
+    :raises BadRequest: the token was changed, has expired, or was issued for another query.
     """
     if token is None:
         return None
     if not _TOKEN.fullmatch(token):
-        raise BadRequest("Invalid page_state: it is not one that this query was given")
+        raise BadRequest(_INVALID)
     try:
         return base64_decode(_signer(query).unsign(token, max_age=LIFETIME))
     except SignatureExpired:
-        raise BadRequest("page_state has expired: begin again without it") from None
+        raise BadRequest("page_state has expired: start again without it") from None
     except BadSignature:
-        raise BadRequest("Invalid page_state: it is not one that this query was given") from None
-
-
-def check_key() -> None:
-    """Makes the key of a development checkout, so that what is wrong with it shows at the start."""
-    _signer("")
+        raise BadRequest(_INVALID) from None
 
 
 def _signer(query: str) -> TimestampSigner:
-    key = get_settings().signing_key
+    key = current_settings().signing_key
     return TimestampSigner(key, salt=f"page_state {query}", key_derivation="hmac", digest_method=hashlib.sha384)

@@ -1,4 +1,4 @@
-"""A request's body: JSON within its size, its deadline and the client's idle time, or an error that says which."""
+"""The request body: JSON within the limits of size, deadline and idle time, or the matching error."""
 
 from __future__ import annotations
 
@@ -22,16 +22,20 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
+from server.connection import client_socket, discard_connection
+
 
 class FieldbookRequest(Request):
-    """A request whose body is JSON or an error."""
+    """A request whose JSON body is read within its limits."""
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
-        """:raises UnsupportedMediaType: another content type (415).
-        :raises RequestTimeout: it stopped coming (408).
-        :raises GatewayTimeout: it is not there at the deadline (504).
-        :raises RequestEntityTooLarge: over the limit (413).
-        :raises BadRequest: broken JSON (400); NaN and lone surrogates are no JSON.
+        """The body.
+
+        :raises UnsupportedMediaType: the content type is not JSON (415).
+        :raises RequestTimeout: the client stopped sending (408).
+        :raises GatewayTimeout: the body is not complete at the deadline (504).
+        :raises RequestEntityTooLarge: the body exceeds the limit (413).
+        :raises BadRequest: the body is not valid JSON, which excludes NaN and lone surrogates (400).
         """
         if self.mimetype != "application/json":
             raise UnsupportedMediaType("The body must be application/json.")
@@ -41,25 +45,25 @@ class FieldbookRequest(Request):
             return deadline is not None and time.monotonic() >= deadline
 
         try:
-            with _late_bodies.ended(self.environ.get("gunicorn.socket"), deadline):
+            with _late_bodies.end_at(client_socket(self.environ), deadline):
                 data = self.get_data(cache=cache)
         except ClientDisconnected as error:
-            self._give_up_connection()
+            discard_connection(self.environ)
             if late():
-                raise GatewayTimeout("The body had not come by the deadline.") from error
-            # The socket's time-out, which gunicorn.conf.py has set, is a BlockingIOError.
+                raise GatewayTimeout("The body was not complete at the deadline.") from error
+            # The idle timeout of the socket (CLIENT_IDLE_TIMEOUT) raises BlockingIOError.
             if isinstance(error.__context__, BlockingIOError):
-                raise RequestTimeout("The body stopped coming.") from error
+                raise RequestTimeout("The client stopped sending the body.") from error
             raise
         except HTTPException:
             raise
         except Exception as error:
-            # Whatever the server raises when the body is not framed as it should be.
+            # The server raises errors of its own when the chunks of the body are malformed.
             raise BadRequest("The body could not be read.") from error
         if late() and len(data) < (self.content_length or 0):
-            self._give_up_connection()
-            raise GatewayTimeout("The body had not come by the deadline.")
-        # Werkzeug reads a body without a length up to the limit, and says nothing of the rest.
+            discard_connection(self.environ)
+            raise GatewayTimeout("The body was not complete at the deadline.")
+        # Werkzeug reads a body without Content-Length up to the limit, and ignores the rest.
         if self.max_content_length is not None and len(data) >= self.max_content_length:
             raise RequestEntityTooLarge("The body is too large.")
         try:
@@ -67,40 +71,37 @@ class FieldbookRequest(Request):
         except orjson.JSONDecodeError as error:
             raise BadRequest(f"The body is not JSON: {error}") from None
 
-    def _give_up_connection(self) -> None:
-        """What may still come of this body is not the next request."""
-        # gunicorn looks for none after a body that failed.
-        with suppress(AttributeError):
-            self.environ["wsgi.input"].failed = True
-
 
 class _LateBodies:
-    """Ends bodies that are still coming at their deadline.
+    """Ends the reading of bodies at their deadline.
 
-    A socket's own time-out begins anew with each byte, so a client that sends one now and then would never be late.
+    A socket timeout restarts with each byte, so a client that sends a byte now and then never exceeds it.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._expected: dict[int, tuple[float, socket.socket]] = {}
         self._thread: threading.Thread | None = None
-        # When the thread looks next, of its own accord.
-        self._next_look = math.inf
+        # When the thread wakes up next.
+        self._next_wakeup = math.inf
 
     @contextmanager
-    def ended(self, connection: socket.socket | None, deadline: float | None) -> Iterator[None]:
-        """What the block reads from the connection has an end at the deadline (of `time.monotonic()`)."""
+    def end_at(self, connection: socket.socket | None, deadline: float | None) -> Iterator[None]:
+        """In the block, reads from the connection end at the deadline.
+
+        :param deadline: a value of `time.monotonic()`.
+        """
         if connection is None or deadline is None:
             yield
             return
         number = id(connection)
         with self._changed:
             self._expected[number] = (deadline, connection)
-            if deadline < self._next_look:
-                self._next_look = deadline
+            if deadline < self._next_wakeup:
+                self._next_wakeup = deadline
                 self._changed.notify()
             if self._thread is None:
-                # Made with the first body, and so after the fork.
+                # Started with the first body, so after the fork.
                 thread = threading.Thread(target=self._run, name="late-bodies", daemon=True)
                 thread.start()
                 self._thread = thread
@@ -111,7 +112,7 @@ class _LateBodies:
                 self._expected.pop(number, None)
 
     def _run(self) -> None:
-        # Within the lock all the while, for after it a connection may be another request's.
+        # The lock is held throughout: without it, a connection could already belong to the next request.
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -120,8 +121,8 @@ class _LateBodies:
                         del self._expected[number]
                         with suppress(OSError):
                             connection.shutdown(socket.SHUT_RD)
-                self._next_look = min((deadline for deadline, _ in self._expected.values()), default=math.inf)
-                self._changed.wait(self._next_look - now if self._expected else None)
+                self._next_wakeup = min((deadline for deadline, _ in self._expected.values()), default=math.inf)
+                self._changed.wait(self._next_wakeup - now if self._expected else None)
 
 
 _late_bodies = _LateBodies()

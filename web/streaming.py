@@ -1,4 +1,8 @@
-"""One streaming path for every table and format: page in, bytes out, and a cut connection when it fails midway."""
+"""The one streaming path for every table and format: a page in, bytes out, one chunk for each page.
+
+A stream that fails midway is aborted: the response ends without its final chunk, so that no client takes a part of the
+rows for all of them.
+"""
 
 from __future__ import annotations
 
@@ -16,85 +20,88 @@ import orjson
 from flask import Response, g, request
 
 from observability import metrics
-from storage.cql.execution import Stream
-from web.hooks import CSV, JSON, NDJSON
+from server.connection import client_socket
+from storage.cql import Stream
+from web.media_types import CSV, JSON, NDJSON
 
 log = logging.getLogger(__name__)
 
 Columns = Sequence[str]
-# Rows, each a JSON object that the server has written.
+# Rows, each a JSON object as text.
 Page = Sequence[str]
 
-# SO_LINGER: on, without time, makes close() send a reset; off is the default.
-_RESET, _GOODBYE = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
+# SO_LINGER values: with the first one close() sends a reset, with the second one it ends the connection normally.
+_RESET, _NORMAL = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
-def format_streaming_response(pages: Stream, columns: Columns, media_type: str) -> Generator[bytes]:
-    """The rows as one document: a chunk of bytes for each page, and one for the document's end if it has one.
+def format_streaming_response(pages: Stream, media_type: str) -> Generator[bytes]:
+    """The rows as one document, with a chunk of bytes for each page and one for the end of the document.
 
-    :param pages: of rows with these columns, in this order; closed with this generator.
-    :param media_type: JSON (an array), NDJSON (a line a row) or CSV (a header, then rows).
-    :raises StorageError: whatever `pages` raises; the document then has no end.
+    :param pages: pages of rows as JSON; closed together with this generator.
+    :param media_type: JSON (an array), NDJSON (a line for each row) or CSV (a header, then rows).
+    :raises StorageError: from `pages`; the document then has no end.
     """
     encode = _ENCODERS[media_type]
     before, between, end = _FRAMES[media_type]
+    columns = pages.columns
     if media_type == CSV:
         before = _csv_lines([columns])
-    empty = True
+    is_empty = True
     with pages:
-        for page in pages.as_json():
-            yield (before if empty else between) + encode(columns, page)
-            empty = False
-    if empty:
+        for page in pages:
+            yield (before if is_empty else between) + encode(columns, page)
+            is_empty = False
+    if is_empty:
         yield before + end
     elif end:
         yield end
 
 
-def stream_response(pages: Stream, columns: Columns) -> Response:
-    """The rows as a chunked response in the format that the client accepts.
+def stream_response(pages: Stream) -> Response:
+    """The rows as a chunked response, in the format that the client accepts.
 
-    The first page is fetched here, so that an early fault still gets its own status.
+    The first page is fetched here, so that an early error still has its own status.
 
-    :raises StorageError: when the first page can't be had.
+    :param pages: pages of rows as JSON.
+    :raises StorageError: the first page can't be fetched.
     """
     media_type = g.media_type
-    chunks = format_streaming_response(pages, columns, media_type)
+    chunks = format_streaming_response(pages, media_type)
     body = _body(next(chunks, b""), chunks, request.environ, str(request.url_rule))
     content_type = f"{media_type}; charset=utf-8" if media_type == CSV else media_type
     return Response(body, content_type=content_type, direct_passthrough=True)
 
 
 def _body(first: bytes, chunks: Generator[bytes], environ: dict[str, Any], rule: str) -> Generator[bytes]:
-    """What the WSGI server writes out, and closes when it is done or the client is gone."""
-    given = 0
+    """The response body. The WSGI server closes it at its end, or when the client has disconnected."""
+    sent = 0
     outcome = "finished"
     metrics.STREAMS_OPENED.labels(rule).inc()
-    with closing(chunks), _reset_unless_whole(environ):
+    with closing(chunks), _reset_unless_complete(environ):
         try:
             for chunk in chain([first], chunks):
-                given += len(chunk)
+                sent += len(chunk)
                 yield chunk
         except GeneratorExit:
-            outcome = "left"
-            log.info("stream %s: the client left within %d bytes", rule, given)
+            outcome = "disconnected"
+            log.info("stream %s: client disconnected after %d bytes", rule, sent)
             raise
         except BaseException as error:
-            outcome = "cut"
-            log.error("stream %s cut after %d bytes: %s", rule, given, error)
+            outcome = "aborted"
+            log.error("stream %s aborted after %d bytes: %s", rule, sent, error)
             raise
         finally:
             metrics.STREAMS_ENDED.labels(rule, outcome).inc()
 
 
 @contextmanager
-def _reset_unless_whole(environ: dict[str, Any]) -> Iterator[None]:
-    """Makes every end of the connection a reset, until the body is whole.
+def _reset_unless_complete(environ: dict[str, Any]) -> Iterator[None]:
+    """Over HTTP/1.0, reset the connection if the block does not complete.
 
-    With chunks, the missing last chunk says that a body is not whole. HTTP/1.0 ends a body by closing the
-    connection, so there only a reset says it, whatever cut it off: a fault of Cassandra's or the worker's own end.
+    In HTTP/1.1 the missing final chunk tells the client that the body is not complete. HTTP/1.0 ends a body by closing
+    the connection, so there only a reset can tell it, whether Cassandra failed or the worker ended.
     """
-    connection = environ.get("gunicorn.socket")
+    connection = client_socket(environ)
     if environ.get("SERVER_PROTOCOL") != "HTTP/1.0" or connection is None:
         yield
         return
@@ -102,14 +109,14 @@ def _reset_unless_whole(environ: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        # Before the server can say goodbye in order.
+        # Before the server can close the connection normally.
         connection.close()
         raise
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _GOODBYE)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NORMAL)
 
 
 def _json_rows(columns: Columns, texts: Page) -> bytes:
-    # Without the brackets: the array goes on in the next page.
+    # Without brackets: the array continues with the next page.
     return ",".join(texts).encode()
 
 
@@ -134,7 +141,7 @@ def _cell(value: Any) -> Any:
     return orjson.dumps(value).decode() if type(value) in _NOT_PLAIN else value
 
 
-# What stays JSON within CSV.
+# Types whose values are JSON within a CSV field.
 _NOT_PLAIN = {bool, list, dict}
 _ENCODERS: dict[str, Callable[[Columns, Page], bytes]] = {JSON: _json_rows, NDJSON: _ndjson_rows, CSV: _csv_rows}
 _FRAMES = {JSON: (b"[", b",", b"]"), NDJSON: (b"", b"", b""), CSV: (b"", b"", b"")}

@@ -1,4 +1,5 @@
-"""`make bench`: what a request and a row cost in Fieldbook, beside the bare driver, FastAPI and plain Flask.
+"""`make bench`: the cost of a request and of a row in Fieldbook, compared with three baselines.
 
-One node, one run, all contenders in turn, round after round: docs/performance.md. The service never imports this.
+The baselines are the bare driver, FastAPI and plain Flask. All systems run against one Cassandra node, in turn, round
+after round; docs/performance.md describes the method. The service never imports this package.
 """

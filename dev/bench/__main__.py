@@ -1,6 +1,7 @@
-"""`python -m dev.bench`: Fieldbook beside the bare driver, FastAPI and plain Flask, on a node of the run's own.
+"""`python -m dev.bench`: compare Fieldbook with the bare driver, FastAPI and plain Flask on a node of its own.
 
-`python -m dev.bench scale` is Fieldbook at several sizes, `python -m dev.bench compare REF` Fieldbook against its past.
+`python -m dev.bench scale` measures Fieldbook at several sizes. `python -m dev.bench compare REF` compares the working
+tree with an older revision.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from dev.bench import compare, scale, side_by_side, works
+from dev.bench import compare, scale, side_by_side, workloads
 from dev.bench.directory import run_directory
 from dev.bench.processes import BenchError, clean_environment
-from dev.bench.system import CONTENDERS
+from dev.bench.system import SYSTEMS
 from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import STATE
 
@@ -25,7 +26,7 @@ COMMANDS = {None: side_by_side.run, "scale": scale.run, "compare": compare.run}
 
 
 def main() -> None:
-    """Exit status 1 when the contenders differ, or one gives a wrong answer."""
+    """Exit with status 1 when the responses of two systems differ, or one of them is wrong."""
     arguments = _parse()
     environment = clean_environment()
     os.environ.clear()
@@ -46,45 +47,51 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    every = list(works.works(works.FULL))
+    names = list(workloads.all_workloads(workloads.FULL))
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--short", action="store_true", help="small counts and few rounds: two minutes or so")
-    common.add_argument("--rounds", type=int, help="that are counted; before them one is not")
+    common.add_argument("--short", action="store_true", help="few requests and rounds; takes about two minutes")
+    common.add_argument(
+        "--rounds",
+        type=int,
+        help="number of counted rounds, after one warm-up round; an even number balances the order of two revisions",
+    )
     documents = argparse.ArgumentParser(add_help=False)
-    documents.add_argument("--write-docs", action="store_true", help="put tables and plot into docs/performance.md")
+    documents.add_argument("--write-docs", action="store_true", help="write tables and plot into docs/performance.md")
     parser = argparse.ArgumentParser(prog="python -m dev.bench", description=__doc__, parents=[common, documents])
-    _add_only(parser, [*every, side_by_side.MEMORY])
+    _add_only(parser, [*names, side_by_side.MEMORY])
     parser.add_argument(
-        "--contenders",
-        type=_names(CONTENDERS),
-        default=list(CONTENDERS),
+        "--systems",
+        type=_names(SYSTEMS),
+        default=list(SYSTEMS),
         metavar="NAME,...",
-        help=", ".join(CONTENDERS),
+        help=f"systems under test: {', '.join(SYSTEMS)}",
     )
     parser.add_argument("--record", action="store_true", help="append the medians to dev/bench/history.jsonl")
     commands = parser.add_subparsers(dest="command")
-    commands.add_parser("scale", parents=[common, documents], help="at several sizes")
-    comparison = commands.add_parser("compare", parents=[common], help="against a revision")
+    commands.add_parser("scale", parents=[common, documents], help="measure Fieldbook at several sizes")
+    comparison = commands.add_parser("compare", parents=[common], help="compare the working tree with a revision")
     comparison.add_argument("revision", metavar="REF", help="a commit, branch or tag")
-    _add_only(comparison, [name for name in every if name != "import"])
+    _add_only(comparison, [name for name in names if name != "import"])
     arguments = parser.parse_args()
-    partly = arguments.short or len(arguments.only) <= len(every) or arguments.contenders != list(CONTENDERS)
-    if arguments.command is None and partly and (arguments.write_docs or arguments.record):
-        parser.error("--write-docs and --record keep what holds for all: all work, all contenders, not the short form")
+    partial = arguments.short or len(arguments.only) <= len(names) or arguments.systems != list(SYSTEMS)
+    if arguments.command is None and partial and (arguments.write_docs or arguments.record):
+        parser.error("--write-docs and --record need a full run: all workloads, all systems and no --short")
     return arguments
 
 
 def _add_only(parser: argparse.ArgumentParser, known: Sequence[str]) -> None:
-    parser.add_argument("--only", type=_names(known), default=known, metavar="WORK,...", help=", ".join(known))
+    parser.add_argument(
+        "--only", type=_names(known), default=known, metavar="WORKLOAD,...", help=f"workloads: {', '.join(known)}"
+    )
 
 
 def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """Of an option that takes some of them, separated by commas."""
+    """The argparse type of a comma-separated list of known names."""
 
     def names(text: str) -> list[str]:
         given = text.split(",")
-        if wrong := set(given) - set(known):
-            raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(wrong))}")
+        if unknown := set(given) - set(known):
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
         return [name for name in known if name in given]
 
     return names

@@ -1,15 +1,15 @@
-"""`python -m dev.bench compare REF`: the service as it is here against that of a revision, on one node, in turn."""
+"""`python -m dev.bench compare REF`: the working tree against an older revision, in turn on one node."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from dev.bench import report, rounds, works
+from dev.bench import report, rounds, workloads
 from dev.bench.database import running_nodes
 from dev.bench.load import load_generator
 from dev.bench.processes import BenchError
@@ -17,71 +17,92 @@ from dev.bench.stats import ratios, spread
 from dev.bench.system import start_fieldbook
 from settings import PROJECT
 
-# An installation of the requirements, in seconds.
-_INSTALLATION = 900
+# Seconds for installing the requirements of the old revision.
+_INSTALL_TIMEOUT = 900
+_GIT_TIMEOUT = 300
 
 
 def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> None:
-    """Prints server CPU of both and their ratio, within each round; judges nothing.
+    """Print CPU time of both revisions and their ratio within each round. There is no pass or fail.
 
-    Both are measured by the harness that is here, on tables as the migrations that are here make them.
+    The harness of the working tree measures both revisions, on tables that the migrations of the working tree create.
 
-    :raises BenchError: there is no such revision, or a service gives a wrong answer.
+    :raises BenchError: the revision does not exist, or a service returns a wrong response.
     """
-    scale = works.SHORT if arguments.short else works.FULL
-    chosen = [work for name, work in works.works(scale).items() if name in arguments.only]
+    scale = workloads.SHORT if arguments.short else workloads.FULL
+    chosen = [each for name, each in workloads.all_workloads(scale).items() if name in arguments.only]
     old = check_out(arguments.revision, directory / "revision")
     with ExitStack() as stack:
         say("Starting Cassandra ...")
-        found = stack.enter_context(stack.enter_context(running_nodes(directory)).keyspace())
+        database = stack.enter_context(stack.enter_context(running_nodes(directory)).keyspace())
         say(f"Storing {scale.users:,} users ...")
-        found.grow(scale.users)
+        database.ensure_users(scale.users)
         load = load_generator()
         stack.callback(load.close)
-        contenders = []
+        systems = []
         for label, project, python in (("old", old, _python(old, say)), ("new", PROJECT, sys.executable)):
-            contender = start_fieldbook(found, load, directory, label, {}, project, python)
-            stack.callback(contender.close)
-            contenders.append(contender)
+            system = start_fieldbook(database, load, directory, label, {}, project, python)
+            stack.callback(system.close)
+            systems.append(system)
         count = arguments.rounds or (2 if arguments.short else 5)
-        measurements = rounds.run(contenders, chosen, works.Requests(scale), found, count, scale.open_seconds, say)
+        requests = workloads.Requests(scale)
+        measurements = rounds.run(systems, chosen, requests, database, count, scale.open_seconds, say)
     values = report.by_round(measurements)
-    # What is taken from the service may have been given to the database.
-    for metric, title in (("cpu_us", "server CPU, us"), ("db_us", "database CPU, us")):
-        rows = [[title, f"old ({arguments.revision})", "new (here)", "new / old"]]
-        for work in chosen:
-            before, after = (values[work.name, label, metric] for label in ("old", "new"))
+    # Both, because a change can move work from the service to the database.
+    for metric in ("cpu_us", "db_us"):
+        rows = [[rounds.METRICS[metric], f"old ({arguments.revision})", "new (working tree)", "new / old"]]
+        for workload in chosen:
+            before, after = (values[workload.name, label, metric] for label in ("old", "new"))
             ratio = ratios(after, before)
             assert ratio is not None
-            texts = (report.text(spread(list(of.values()))) for of in (before, after))
-            rows.append([f"{work.name}, a {work.unit}", *texts, report.text(ratio)])
-        say("\n" + report.terminal(rows))
+            texts = (report.format_spread(spread(list(each.values()))) for each in (before, after))
+            rows.append([f"{workload.name}, per {workload.unit}", *texts, report.format_spread(ratio)])
+        say("\n" + report.text_table(rows))
 
 
 def check_out(revision: str, directory: Path) -> Path:
-    """The project as it was then, in a clone of its own.
+    """Clone the project into `directory` at the revision.
 
-    :raises BenchError: there is no such revision.
+    :raises BenchError: the revision does not exist, or git fails.
     """
     git = ["git", "-C", str(PROJECT), "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     if not commit:
         raise BenchError(f"there is no revision {revision}")
-    subprocess.run(["git", "clone", "-q", "--no-checkout", str(PROJECT), str(directory)], check=True, timeout=300)
-    subprocess.run(["git", "-C", str(directory), "checkout", "-q", "--detach", commit], check=True, timeout=300)
+    _run(["git", "clone", "-q", "--no-checkout", str(PROJECT), str(directory)], PROJECT, _GIT_TIMEOUT)
+    _run(["git", "checkout", "-q", "--detach", commit], directory, _GIT_TIMEOUT)
     return directory
 
 
+def pins(requirements: Path) -> set[str]:
+    """The pinned packages of a requirements file, without comments and blank lines."""
+    lines = (line.partition("#")[0].strip() for line in requirements.read_text().splitlines())
+    return {line for line in lines if line}
+
+
 def _python(project: Path, say: Callable[[str], None]) -> str:
-    """A Python with what that revision requires: this one, or where its pins are others, one of its own."""
-    if (project / "requirements.txt").read_bytes() == (PROJECT / "requirements.txt").read_bytes():
+    """Path of a Python that has the packages of the old revision.
+
+    This is the running Python, unless the pins differ: then a virtual environment is created in the checkout.
+
+    :raises BenchError: the installation fails.
+    """
+    if pins(project / "requirements.txt") == pins(PROJECT / "requirements.txt"):
         return sys.executable
-    say("Its requirements are others: installing them ...")
-    python = project / ".venv" / "bin" / "python"
-    requirements = ["-r", "requirements.txt"]
-    for command in (
-        [sys.executable, "-m", "venv", ".venv"],
-        [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *requirements],
-    ):
-        subprocess.run(command, cwd=project, check=True, timeout=_INSTALLATION)
-    return str(python)
+    say("The old revision pins other packages: installing them ...")
+    python = str(project / ".venv" / "bin" / "python")
+    _run([sys.executable, "-m", "venv", ".venv"], project, _INSTALL_TIMEOUT)
+    install = ["-m", "pip", "install", "--disable-pip-version-check", "--quiet", "-r", "requirements.txt"]
+    _run([python, *install], project, _INSTALL_TIMEOUT)
+    return python
+
+
+def _run(command: Sequence[str], directory: Path, timeout: float) -> None:
+    """Run a command to its end.
+
+    :raises BenchError: it fails, or takes longer than `timeout` seconds.
+    """
+    try:
+        subprocess.run(command, cwd=directory, check=True, timeout=timeout)
+    except subprocess.SubprocessError as error:
+        raise BenchError(str(error)) from error

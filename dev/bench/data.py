@@ -1,4 +1,4 @@
-"""The rows: each a function of its number, so that every process knows them without being told."""
+"""The stored rows. Each is a function of its number, so every process can compute it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from dev.bench.processes import BenchError
 
 GENERA = tuple(f"Genus{number}" for number in range(20))
 SPECIES = 50
-# As long as loading a million rows may take, in seconds, many times over.
-_PATIENCE = 1800
+# Seconds; loading a million rows takes a small part of it.
+_LOAD_TIMEOUT = 1800
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -29,33 +29,33 @@ def user_id(number: int) -> UUID:
 
 
 def sample(number: int, users: int) -> UUID:
-    """The id of one of 2000 stored users, evenly from all of them: of the first stored and of the last."""
-    some = min(2000, users)
-    return user_id(number % some * (users // some))
+    """The id of one of 2,000 stored users, which are spread evenly over all stored users."""
+    sampled = min(2000, users)
+    return user_id(number % sampled * (users // sampled))
 
 
 def new_user(number: int) -> dict[str, Any]:
-    """The body of a creation. Half of the addresses are at ten providers, half at 5,000 domains of their own."""
+    """The body of `POST /users`. Half of the addresses are at 10 shared domains, half at 5,000 rare domains."""
     domain = f"mail{number % 20}.example" if number % 2 else f"d{number * 7919 % 10_000}.example"
     return {"name": f"Observer {number}", "email": f"observer{number}@{domain}.org", "age": number % 100}
 
 
 def ndjson(count: int) -> bytes:
-    """The body of an import."""
+    """The body of an import, one JSON object per line."""
     return b"".join(json.dumps(new_user(number)).encode() + b"\n" for number in range(count))
 
 
 def load_users(hosts: Sequence[str], port: int, keyspace: str, begin: int, end: int, processes: int = 2) -> None:
-    """Stores users `begin` to `end` (exclusive), by several processes.
+    """Store users `begin` to `end` (exclusive), with several processes.
 
-    :raises BenchError: Cassandra does not take them.
-    :raises multiprocessing.TimeoutError: after half an hour.
+    :raises BenchError: Cassandra does not accept them.
+    :raises multiprocessing.TimeoutError: it takes longer than half an hour.
     """
     context = multiprocessing.get_context("spawn")
     step = -(-(end - begin) // processes)
     shares = [(first, min(first + step, end)) for first in range(begin, end, step)]
     with context.Pool(processes) as pool:
-        pool.starmap_async(_load_share, [(hosts, port, keyspace, *share) for share in shares]).get(_PATIENCE)
+        pool.starmap_async(_load_share, [(hosts, port, keyspace, *share) for share in shares]).get(_LOAD_TIMEOUT)
 
 
 def _load_share(hosts: Sequence[str], port: int, keyspace: str, begin: int, end: int) -> None:
@@ -67,28 +67,28 @@ def _load_share(hosts: Sequence[str], port: int, keyspace: str, begin: int, end:
     )
 
     def batch(first: int) -> tuple[BatchStatement, tuple[()]]:
-        # Unlogged: to one node, which has them all anyway, a batch is one message instead of many.
+        # An unlogged batch sends 50 rows in one message.
         statement = BatchStatement(BatchType.UNLOGGED)
         for number in range(first, min(first + 50, end)):
             identity = user_id(number)
             statement.add(insert, (identity, *new_user(number).values(), _EPOCH, _EPOCH, identity))
         return statement, ()
 
-    left = list(range(begin, end, 50))
+    pending = list(range(begin, end, 50))
     try:
-        # Nodes that have just been started may be too late with some. All write the same, whenever they come.
+        # Freshly started nodes time out on some batches. Repeating a batch is safe: it writes the same rows again.
         for _ in range(10):
-            results = execute_concurrent(session, map(batch, left), concurrency=16, raise_on_first_error=False)
-            left = [first for first, (stored, _) in zip(left, results, strict=True) if not stored]
-            if not left:
+            results = execute_concurrent(session, map(batch, pending), concurrency=16, raise_on_first_error=False)
+            pending = [first for first, (stored, _) in zip(pending, results, strict=True) if not stored]
+            if not pending:
                 return
     finally:
         cluster.shutdown()
-    raise BenchError(f"{len(left)} batches of users could not be stored.")
+    raise BenchError(f"could not store {len(pending)} batches of users")
 
 
 def load_animals(session: Any, keyspace: str) -> None:
-    """Stores `SPECIES` animals for each of `GENERA`."""
+    """Store `SPECIES` animals for each of `GENERA`."""
     insert = session.prepare(
         f"INSERT INTO {keyspace}.animals (genus, species, image_url, size_cm, sightings, taxonomy) "
         "VALUES (?, ?, ?, ?, ?, ?)"

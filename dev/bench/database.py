@@ -1,4 +1,4 @@
-"""The nodes of a run, and its keyspaces with their rows."""
+"""The Cassandra nodes of a run, and its keyspaces with their rows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from tests.chaos.system import Ring
 
 
 class Database:
-    """Nodes that answer, and a keyspace of the run's own in them, with a replica on each.
+    """Running nodes, and a keyspace of this run with a replica on each node.
 
-    :ivar users: how many are stored by number (`data.user_id`); the work itself stores more.
+    :ivar users: users that are stored by number (`data.user_id`); the workloads store more.
+    :ivar environment: the environment variables that lead a service to the keyspace.
     """
 
     def __init__(self, nodes: list[Node], session: Session, keyspace: str) -> None:
@@ -39,20 +40,21 @@ class Database:
         db_initialize.initialize(settings, samples=False, say=lambda line: None)
         data.load_animals(session, self.keyspace)
 
-    def grow(self, users: int) -> None:
-        """Stores users until there are so many."""
+    def ensure_users(self, users: int) -> None:
+        """Store more users, until there are `users`."""
         hosts = [node.address for node in self.nodes]
         if users > self.users:
             data.load_users(hosts, self.nodes[0].native_port, self.keyspace, self.users, users)
             self.users = users
 
     def cpu_seconds(self) -> float:
+        """CPU time of all nodes so far."""
         return cpu_seconds([node.running() or 0 for node in self.nodes])
 
-    def settle(self, share: float = 0.1, timeout: float = 20.0) -> None:
-        """Returns when the nodes have little left to do, flushes and compactions of what came before, or in time.
+    def wait_until_idle(self, share: float = 0.1, timeout: float = 20.0) -> None:
+        """Wait until the flushes and compactions after earlier writes are done, or until the timeout.
 
-        :param share: of a core, for each node.
+        :param share: a node is idle when it uses less than this share of a core.
         :param timeout: seconds.
         """
         deadline = time.monotonic() + timeout
@@ -64,7 +66,7 @@ class Database:
 
 
 class Nodes:
-    """Nodes of the run's own, on free ports."""
+    """Running nodes of this run, on free ports."""
 
     def __init__(self, nodes: list[Node], session: Session) -> None:
         self._nodes = nodes
@@ -72,7 +74,7 @@ class Nodes:
 
     @contextmanager
     def keyspace(self, suffix: str = "") -> Iterator[Database]:
-        """A keyspace with the service's tables and no users, dropped at the end of the block."""
+        """Create a keyspace with the service's tables and no users; drop it at the end of the block."""
         name = f"bench_{os.getpid()}{suffix}"
         try:
             yield Database(self._nodes, self._session, name)
@@ -82,9 +84,10 @@ class Nodes:
 
 @contextmanager
 def running_nodes(directory: Path, count: int = 1) -> Iterator[Nodes]:
-    """A node, or a ring of three, ended with the block.
+    """Start one node or a ring of three nodes; stop them at the end of the block.
 
-    :raises NodeError: when one does not come up.
+    :param count: 1 or 3.
+    :raises NodeError: a node does not start.
     """
     with ExitStack() as stack:
         if count == 1:

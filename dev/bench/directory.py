@@ -1,4 +1,4 @@
-"""The directory of a run: its logs and its nodes' data, and what a run that was killed has left in one."""
+"""The directory of a run, with its logs and the data of its nodes; also cleans up after runs that were killed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dev.local_cassandra.node import STATE, Node
 
 @contextmanager
 def run_directory() -> Iterator[Path]:
-    """A new directory, removed if all goes well; else its logs stay."""
-    _sweep()
+    """Create a directory. It is removed when the run succeeds; when the run fails, its logs are kept."""
+    _clean_up_killed_runs()
     directory = STATE / f"bench-{os.getpid()}"
     directory.mkdir(parents=True)
     try:
@@ -29,8 +29,8 @@ def run_directory() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _sweep() -> None:
-    """Ends the servers and nodes of runs that were killed themselves."""
+def _clean_up_killed_runs() -> None:
+    """Stop servers and nodes whose run was killed, and remove their directories."""
     for directory in STATE.glob("bench-[0-9]*"):
         owner = directory.name.partition("-")[2]
         if Path(f"/proc/{owner}").exists():
@@ -38,7 +38,7 @@ def _sweep() -> None:
         for file in directory.glob(f"*{PID_SUFFIX}"):
             with suppress(ValueError, OSError):
                 pid = int(file.read_text())
-                # Ours, and not a program that has got its number since.
+                # The process id may since belong to another program: check that this is a server of that run.
                 if f"CASSANDRA_KEYSPACE=bench_{owner}".encode() in Path(f"/proc/{pid}/environ").read_bytes():
                     os.kill(pid, signal.SIGTERM)
         for file in directory.glob("**/node*/pid"):

@@ -1,8 +1,8 @@
-"""The load generator: one process, one thread, plain sockets, so that little of the two cores goes to it.
+"""The load generator: one process, one thread and plain sockets, so that it uses little CPU itself.
 
-Closed loop: each connection sends its next request when it has the answer. Open loop: requests are due at fixed
-times, whether or not answers are late, and the latency counts from the due time, so that a stall is counted against
-every request that fell into it.
+Closed loop: each connection sends its next request when it has the response. Open loop: requests are due at fixed
+times, even when responses are late. Latency counts from the due time, so that a stall counts against every request
+that was due during it (no coordinated omission).
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from dev.bench.processes import BenchError
 
 @dataclass(frozen=True)
 class Job:
-    """What to send, and what must come back.
+    """The requests to send, and the expected responses.
 
-    :ivar requests: as they go over the wire, sent in turn.
-    :ivar statuses: those that are right.
-    :ivar rate: requests a second, in an open loop; None for a closed loop.
-    :ivar rows: that each answer must hold; None where they are not counted.
+    :ivar requests: complete requests as bytes, sent in turn.
+    :ivar statuses: statuses of correct responses.
+    :ivar count: number of requests to send.
+    :ivar rate: requests per second in an open loop; None for a closed loop.
+    :ivar rows: number of rows that each response must have; None to count no rows.
     :ivar timeout: seconds for the whole job.
     """
 
@@ -44,7 +45,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """All in seconds; latencies and times to the first row in the order in which answers were whole."""
+    """Duration, latencies and times to the first row, in seconds, in the order of completion; and statuses."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
@@ -53,15 +54,18 @@ class Outcome:
 
 
 def request(method: str, path: str, body: bytes = b"", content_type: str = "application/json") -> bytes:
-    """A request as it goes over the wire."""
+    """The bytes of an HTTP request."""
     head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n"
     if body or method in ("POST", "PATCH"):
         head += f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
     return head.encode() + b"\r\n" + body
 
 
-class Answer:
-    """One answer, as it comes in: with a length or in chunks."""
+class Response:
+    """An incremental parser of one HTTP response, with Content-Length or chunked.
+
+    :param count_rows: count the rows of the body, and note the time of the first.
+    """
 
     def __init__(self, count_rows: bool) -> None:
         self.status = 0
@@ -70,19 +74,19 @@ class Answer:
         self.body = bytearray()
         self._count_rows = count_rows
         self._data = bytearray()
-        self._left: int | None = None
+        self._remaining: int | None = None
         self._chunked = self._last = False
         self._tail = b""
 
     def feed(self, data: bytes) -> bool:
-        """Takes what came; True when the answer is whole.
+        """Parse received bytes. Return True when the response is complete.
 
-        :raises BenchError: it is no HTTP that this client knows.
+        :raises BenchError: the response has neither a length nor chunks.
         """
         self._data += data
         if not self.status and not self._head():
             return False
-        return self._chunks() if self._chunked else self._rest()
+        return self._chunked_body() if self._chunked else self._sized()
 
     def _head(self) -> bool:
         end = self._data.find(b"\r\n\r\n")
@@ -94,42 +98,42 @@ class Answer:
         if b"\r\ntransfer-encoding: chunked" in head:
             self._chunked = True
         elif (at := head.find(b"\r\ncontent-length:")) >= 0:
-            self._left = int(head[at + 17 :].partition(b"\r\n")[0])
+            self._remaining = int(head[at + 17 :].partition(b"\r\n")[0])
         elif self.status == 204:
-            self._left = 0
+            self._remaining = 0
         else:
-            raise BenchError(f"an answer without a length: {head!r}")
+            raise BenchError(f"a response without a length: {head!r}")
         return True
 
-    def _rest(self) -> bool:
-        assert self._left is not None
-        self._left -= len(self._data)
-        self._take(bytes(self._data))
+    def _sized(self) -> bool:
+        assert self._remaining is not None
+        self._remaining -= len(self._data)
+        self._consume(bytes(self._data))
         self._data.clear()
-        return self._left <= 0
+        return self._remaining <= 0
 
-    def _chunks(self) -> bool:
+    def _chunked_body(self) -> bool:
         while True:
-            if not self._left and not self._last:
-                # Before a chunk's size stands the line end of the chunk before, but for the first.
-                end = self._data.find(b"\r\n", 2 if self._left == 0 else 0)
+            if not self._remaining and not self._last:
+                # Except for the first chunk, the line break that ends the previous chunk precedes the size.
+                end = self._data.find(b"\r\n", 2 if self._remaining == 0 else 0)
                 if end < 0:
                     return False
-                self._left = int(self._data[:end], 16)
+                self._remaining = int(self._data[:end], 16)
                 del self._data[: end + 2]
-                if not self._left:
-                    # The last chunk is empty, and an empty line ends it.
+                if not self._remaining:
+                    # The last chunk has size 0; an empty line follows it.
                     self._last = True
             if self._last:
                 return self._data.startswith(b"\r\n")
             if not self._data:
                 return False
-            part = bytes(self._data[: self._left])
+            part = bytes(self._data[: self._remaining])
             del self._data[: len(part)]
-            self._left -= len(part)
-            self._take(part)
+            self._remaining -= len(part)
+            self._consume(part)
 
-    def _take(self, data: bytes) -> None:
+    def _consume(self, data: bytes) -> None:
         if self._count_rows:
             if self.first_row is None and b"}" in data:
                 self.first_row = time.perf_counter()
@@ -140,31 +144,33 @@ class Answer:
             self.body += data
 
 
-class _Line:
-    """A connection, and the request that is under way on it."""
+class _Client:
+    """A connection to the server, and the request in flight on it."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
-        self.answer: Answer | None = None
+        self.response: Response | None = None
         self.began = 0.0
         self.out = memoryview(b"")
 
     def flush(self) -> bool:
-        """Sends what it can; True when all is sent."""
+        """Send without blocking. Return True when the whole request is sent."""
         with suppress(BlockingIOError):
             while self.out:
                 self.out = self.out[self.socket.send(self.out) :]
         return not self.out
 
 
-class _Run:
+class _LoadRun:
+    """One run of a job."""
+
     def __init__(self, job: Job) -> None:
         self._job = job
         self._outcome = Outcome()
         self._selector = selectors.DefaultSelector()
-        self._idle: deque[_Line] = deque()
+        self._idle: deque[_Client] = deque()
         self._sent = 0
 
     def run(self) -> Outcome:
@@ -176,8 +182,8 @@ class _Run:
         while len(self._outcome.latencies) < job.count:
             now = time.perf_counter()
             if now > deadline:
-                raise BenchError(f"{len(self._outcome.latencies)} of {job.count} answers within {job.timeout:.0f} s")
-            wait = min(1.0, self._send_what_is_due(began, now))
+                raise BenchError(f"{len(self._outcome.latencies)} of {job.count} responses within {job.timeout:.0f} s")
+            wait = min(1.0, self._send_due_requests(began, now))
             for key, events in self._selector.select(wait):
                 if events & selectors.EVENT_WRITE and key.data.flush():
                     self._selector.modify(key.data.socket, selectors.EVENT_READ, key.data)
@@ -190,12 +196,12 @@ class _Run:
         return self._outcome
 
     def _open(self) -> None:
-        line = _Line(self._job.port)
-        self._selector.register(line.socket, selectors.EVENT_READ, line)
-        self._idle.append(line)
+        client = _Client(self._job.port)
+        self._selector.register(client.socket, selectors.EVENT_READ, client)
+        self._idle.append(client)
 
-    def _send_what_is_due(self, began: float, now: float) -> float:
-        """Seconds until the next request is due."""
+    def _send_due_requests(self, began: float, now: float) -> float:
+        """Send all requests that are due. Return the seconds until the next one is due."""
         job = self._job
         while self._idle and self._sent < job.count:
             due = now if job.rate is None else began + self._sent / job.rate
@@ -204,46 +210,48 @@ class _Run:
             self._send(self._idle.popleft(), due)
         return 1.0
 
-    def _send(self, line: _Line, due: float) -> None:
+    def _send(self, client: _Client, due: float) -> None:
         requests = self._job.requests
-        line.out = memoryview(requests[self._sent % len(requests)])
+        client.out = memoryview(requests[self._sent % len(requests)])
         self._sent += 1
-        line.answer = Answer(self._job.rows is not None)
-        line.began = due
-        if not line.flush():
-            self._selector.modify(line.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, line)
+        client.response = Response(self._job.rows is not None)
+        client.began = due
+        if not client.flush():
+            self._selector.modify(client.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, client)
 
-    def _receive(self, line: _Line) -> None:
+    def _receive(self, client: _Client) -> None:
         try:
-            data = line.socket.recv(262144)
+            data = client.socket.recv(262144)
         except BlockingIOError:
             return
         except ConnectionResetError:
             data = b""
         if not data:
-            self._selector.unregister(line.socket)
-            line.socket.close()
-            if line.answer is not None:
-                raise BenchError("the connection was closed before the answer was whole")
-            self._idle.remove(line)
+            self._selector.unregister(client.socket)
+            client.socket.close()
+            if client.response is not None:
+                raise BenchError("the server closed the connection before the response was complete")
+            self._idle.remove(client)
             self._open()
             return
-        if line.answer is not None and line.answer.feed(data):
-            self._finish(line, line.answer)
+        if client.response is not None and client.response.feed(data):
+            self._finish(client, client.response)
 
-    def _finish(self, line: _Line, answer: Answer) -> None:
+    def _finish(self, client: _Client, response: Response) -> None:
         outcome, job = self._outcome, self._job
-        outcome.latencies.append(time.perf_counter() - line.began)
-        outcome.statuses[answer.status] += 1
-        if answer.status not in job.statuses:
+        outcome.latencies.append(time.perf_counter() - client.began)
+        outcome.statuses[response.status] += 1
+        if response.status not in job.statuses:
             sent = bytes(job.requests[0][:200])
-            raise BenchError(f"status {answer.status} and not {job.statuses} to {sent!r}: {bytes(answer.body)!r}")
-        if job.rows is not None and answer.rows != job.rows:
-            raise BenchError(f"{answer.rows} rows and not {job.rows}")
-        if answer.first_row is not None:
-            outcome.first_rows.append(answer.first_row - line.began)
-        line.answer = None
-        self._idle.append(line)
+            raise BenchError(
+                f"status {response.status} instead of {job.statuses} to {sent!r}: {bytes(response.body)!r}"
+            )
+        if job.rows is not None and response.rows != job.rows:
+            raise BenchError(f"{response.rows} rows instead of {job.rows}")
+        if response.first_row is not None:
+            outcome.first_rows.append(response.first_row - client.began)
+        client.response = None
+        self._idle.append(client)
 
 
 def _serve(pipe: Connection) -> None:
@@ -251,15 +259,15 @@ def _serve(pipe: Connection) -> None:
         while True:
             job = pipe.recv()
             try:
-                pipe.send(_Run(job).run())
+                pipe.send(_LoadRun(job).run())
             except Exception as error:
                 pipe.send(error)
 
 
-class Child:
-    """A process that takes jobs by a pipe, and answers each with its result or an exception.
+class ChildProcess:
+    """A child process that receives jobs through a pipe and returns a result or an exception for each.
 
-    :param target: gets its end of the pipe, and ends when the other is closed.
+    :param target: a function that gets its end of the pipe; it returns when the other end is closed.
     """
 
     def __init__(self, target: Any, *arguments: Any) -> None:
@@ -274,23 +282,23 @@ class Child:
         assert self._process.pid is not None
         return self._process.pid
 
-    def ask(self, job: Any, timeout: float = 900.0) -> Any:
-        """The result.
+    def call(self, job: Any, timeout: float = 900.0) -> Any:
+        """Send a job and return its result.
 
         :param timeout: seconds.
-        :raises BenchError: it has none.
+        :raises BenchError: the job failed, the process ended, or the timeout is over.
         """
         self._pipe.send(job)
-        return self.answer(timeout)
+        return self.receive(timeout)
 
-    def answer(self, timeout: float) -> Any:
-        """What comes next from the process; see :meth:`ask`."""
+    def receive(self, timeout: float) -> Any:
+        """Return the next result; see :meth:`call`."""
         if not self._pipe.poll(timeout):
             raise BenchError(f"no result within {timeout:.0f} s")
         try:
             result = self._pipe.recv()
         except EOFError:
-            raise BenchError("the process has ended") from None
+            raise BenchError("the child process has ended") from None
         if isinstance(result, Exception):
             raise BenchError(str(result)) from result
         return result
@@ -303,6 +311,6 @@ class Child:
             self._process.join(timeout=20)
 
 
-def load_generator() -> Child:
-    """A process that takes a :class:`Job` and gives an :class:`Outcome`."""
-    return Child(_serve)
+def load_generator() -> ChildProcess:
+    """Start a process that returns an :class:`Outcome` for each :class:`Job`."""
+    return ChildProcess(_serve)

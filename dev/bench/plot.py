@@ -1,4 +1,4 @@
-"""The results as pictures, PNG and SVG."""
+"""Plots of the results, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from dev.bench.report import Values
 from dev.bench.stats import spread
 
-# The same bytes for the same numbers.
+# Makes the SVG reproducible: the same numbers give the same bytes.
 mpl.rcParams["svg.hashsalt"] = "fieldbook"
 
-COLOURS = {
+COLORS = {
     "driver": "#8c8c8c",
     "fieldbook": "#2a6f97",
     "fastapi": "#e07a5f",
@@ -24,46 +24,49 @@ COLOURS = {
 
 
 def draw(values: Values, units: Mapping[str, str], target: Path) -> None:
-    """Server CPU of each contender, a panel for each work; the bars are medians, the lines go from least to greatest.
+    """Draw the server CPU of each system, one panel per workload.
 
-    :param target: without its ending.
+    Bars are medians; error bars go from the minimum to the maximum.
+
+    :param units: what the cost is divided by (request or row), by workload.
+    :param target: path of the file; the suffix is replaced.
     """
-    works = list(dict.fromkeys(work for work, _, _ in values))
-    columns = min(4, len(works))
-    lines = -(-len(works) // columns)
+    workloads = list(dict.fromkeys(workload for workload, _, _ in values))
+    columns = min(4, len(workloads))
+    lines = -(-len(workloads) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.4 * lines), layout="constrained")
-    for at, work in enumerate(works, 1):
-        panel = figure.add_subplot(lines, columns, at)
-        found = {
-            contender: spread(list(by_round.values()))
-            for (of, contender, metric), by_round in values.items()
-            if of == work and metric == "cpu_us"
+    for position, workload in enumerate(workloads, 1):
+        panel = figure.add_subplot(lines, columns, position)
+        spreads = {
+            system: spread(list(by_round.values()))
+            for (name, system, metric), by_round in values.items()
+            if name == workload and metric == "cpu_us"
         }
-        names = [name for name in COLOURS if name in found]
-        medians = [found[name].median for name in names]
+        names = [name for name in COLORS if name in spreads]
+        medians = [spreads[name].median for name in names]
         errors = [
-            [found[name].median - found[name].least for name in names],
-            [found[name].greatest - found[name].median for name in names],
+            [spreads[name].median - spreads[name].minimum for name in names],
+            [spreads[name].maximum - spreads[name].median for name in names],
         ]
-        panel.barh(names, medians, xerr=errors, color=[COLOURS[name] for name in names], error_kw={"elinewidth": 1})
+        panel.barh(names, medians, xerr=errors, color=[COLORS[name] for name in names], error_kw={"elinewidth": 1})
         panel.invert_yaxis()
-        panel.set_title(f"{work}: server CPU, µs a {units[work]}", fontsize=9)
+        panel.set_title(f"{workload}: server CPU, µs per {units[workload]}", fontsize=9)
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
     save(figure, target)
 
 
-def draw_stream(by_contender: Mapping[str, Mapping[int, float]], target: Path) -> None:
-    """Seconds of a whole stream over its rows, log-log.
+def draw_stream(by_system: Mapping[str, Mapping[int, float]], target: Path) -> None:
+    """Draw the seconds per stream over the number of rows, log-log.
 
-    :param by_contender: seconds by rows.
-    :param target: without its ending.
+    :param by_system: seconds by number of rows, for each system.
+    :param target: path of the file; the suffix is replaced.
     """
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     panel = figure.add_subplot()
-    for name, seconds in by_contender.items():
-        panel.loglog(list(seconds), list(seconds.values()), marker="o", label=name, color=COLOURS[name])
-    panel.set_xlabel("rows of the stream")
+    for name, seconds in by_system.items():
+        panel.loglog(list(seconds), list(seconds.values()), marker="o", label=name, color=COLORS[name])
+    panel.set_xlabel("rows per stream")
     panel.set_ylabel("seconds")
     panel.grid(visible=True, which="major", linewidth=0.3)
     panel.legend(frameon=False)
@@ -71,5 +74,6 @@ def draw_stream(by_contender: Mapping[str, Mapping[int, float]], target: Path) -
 
 
 def save(figure: Figure, target: Path) -> None:
+    """Write the figure as PNG and as SVG."""
     figure.savefig(target.with_suffix(".png"), dpi=110)
     figure.savefig(target.with_suffix(".svg"), metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""Processes that are measured: their start, their end, their CPU time and their memory (Linux)."""
+"""Starts and stops measured processes; reads their CPU time and memory (Linux only)."""
 
 from __future__ import annotations
 
@@ -11,72 +11,75 @@ from typing import Any
 
 from settings import Settings
 
-# Of the file beside a server's log that has its process id.
+# A file next to the server's log, with this suffix, holds its process id.
 PID_SUFFIX = ".pid"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class BenchError(Exception):
-    """Why there is no measurement."""
+    """The measurement failed; the message says why."""
 
 
-def wait_for(condition: Callable[[], Any], timeout: float, what: str) -> Any:
-    """The first true result of `condition`.
+def wait_for(condition: Callable[[], Any], timeout: float, description: str) -> Any:
+    """Call `condition` until its result is true, and return the result.
 
     :param timeout: seconds.
-    :raises BenchError: when the time is up.
+    :param description: what is awaited, for the error message.
+    :raises BenchError: the timeout is over.
     """
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if result := condition():
             return result
         time.sleep(0.02)
-    raise BenchError(f"{what} did not come within {timeout:.0f} s")
+    raise BenchError(f"timed out after {timeout:.0f} s: {description}")
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without any variable of the service: what the developer has set for one is not for this one."""
-    ours = {name.upper() for name in Settings.model_fields}
-    return {name: value for name, value in os.environ.items() if name not in ours} | {"ENV_FILE": os.devnull}
+    """The environment without variables of the service, so that the developer's settings do not apply."""
+    service_variables = {name.upper() for name in Settings.model_fields}
+    return {name: value for name, value in os.environ.items() if name not in service_variables} | {
+        "ENV_FILE": os.devnull
+    }
 
 
-def tree(pid: int) -> list[int]:
-    """The process and all its descendants."""
-    found = [pid]
-    for parent in found:
+def process_tree(pid: int) -> list[int]:
+    """The process id and those of all its descendants."""
+    pids = [pid]
+    for parent in pids:
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
             try:
-                found += [int(child) for child in task.read_text().split()]
+                pids += [int(child) for child in task.read_text().split()]
             except OSError:
-                # The thread, or the whole process, has just ended.
+                # The thread or the process has just ended.
                 continue
-    return found
+    return pids
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of the processes so far, of all their threads and of children that have ended.
+    """User and system time of the processes so far, including their threads and their ended children.
 
-    :raises BenchError: one of them has ended.
+    :raises BenchError: a process has ended.
     """
     try:
         return sum(map(_cpu_seconds, pids))
     except OSError as error:
-        raise BenchError(f"a process has ended that is measured: {error}") from None
+        raise BenchError(f"a measured process has ended: {error}") from None
 
 
 def _cpu_seconds(pid: int) -> float:
-    # The process's CPU-time clock (clock_getcpuclockid(3)): utime + stime of /proc/<pid>/stat, which counts in
-    # hundredths of a second, but to the nanosecond.
+    # The process's CPU-time clock (clock_getcpuclockid(3)) has nanoseconds; utime and stime of /proc/<pid>/stat
+    # only have hundredths of a second.
     own = time.clock_gettime((~pid << 3) | 2)
-    # cutime and cstime: fields 16 and 17, the name in parentheses being the second.
+    # cutime and cstime are fields 16 and 17. Field 2, the name in parentheses, may contain spaces.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return own + (int(fields[13]) + int(fields[14])) / TICKS
 
 
 def memory(pids: Iterable[int], key: str) -> int:
-    """Bytes of the processes together.
+    """Total resident memory of the processes in bytes.
 
-    :param key: `VmRSS`, now, or `VmHWM`, the most since :func:`reset_peak`.
+    :param key: `VmRSS` for the current value, `VmHWM` for the peak since :func:`reset_peak_memory`.
     """
     total = 0
     for pid in pids:
@@ -85,14 +88,14 @@ def memory(pids: Iterable[int], key: str) -> int:
     return total
 
 
-def reset_peak(pids: Iterable[int]) -> None:
-    """Makes the peak what the memory is now."""
+def reset_peak_memory(pids: Iterable[int]) -> None:
+    """Reset the peak of the resident memory to its current value."""
     for pid in pids:
         Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 class Server:
-    """A server in processes of its own, its output in a log."""
+    """A server process with its children. Its output goes to a log file."""
 
     def __init__(self, command: Sequence[str], directory: Path, environment: Mapping[str, str], log: Path) -> None:
         self.log = log
@@ -109,17 +112,18 @@ class Server:
         log.with_suffix(PID_SUFFIX).write_text(str(self._process.pid))
 
     def pids(self) -> list[int]:
-        return tree(self._process.pid)
+        return process_tree(self._process.pid)
 
     def check(self) -> None:
-        """:raises BenchError: it has ended."""
+        """Check that the server still runs. :raises BenchError: it has ended."""
         if self._process.poll() is not None:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
             raise BenchError(
-                f"{self.log.stem} ended with status {self._process.returncode}; the end of its log:\n{tail}"
+                f"{self.log.stem} exited with status {self._process.returncode}; the end of its log:\n{tail}"
             )
 
     def stop(self) -> None:
+        """Terminate the server; kill it after 40 s."""
         self._process.terminate()
         try:
             self._process.wait(timeout=40)

@@ -1,4 +1,4 @@
-"""The results as a table on the terminal, as Markdown, and as JSON."""
+"""The results as text tables, Markdown tables and JSON."""
 
 from __future__ import annotations
 
@@ -23,93 +23,97 @@ RATIOS = (
 
 HISTORY = Path(__file__).resolve().parent / "history.jsonl"
 
+# (workload, system, metric) -> value by round number
 Values = Mapping[tuple[str, str, str], dict[int, float]]
 
 
 def by_round(measurements: Sequence[Measurement]) -> Values:
-    """Values by round, of each work, contender and metric."""
-    found: dict[tuple[str, str, str], dict[int, float]] = {}
+    """Group the measurements by workload, system and metric."""
+    grouped: dict[tuple[str, str, str], dict[int, float]] = {}
     for each in measurements:
         for metric, value in each.values.items():
-            found.setdefault((each.work, each.contender, metric), {})[each.round] = value
-    return found
+            grouped.setdefault((each.workload, each.system, metric), {})[each.round] = value
+    return grouped
 
 
 def results_table(values: Values, units: Mapping[str, str]) -> list[list[str]]:
-    """A heading and a row for each work and contender: medians, and the least and greatest of the rounds."""
-    pairs = list(dict.fromkeys((work, contender) for work, contender, _ in values))
-    metrics = [metric for metric in METRICS if any(of == metric for _, _, of in values)]
-    rows = [["work", "contender", *(METRICS[metric] for metric in metrics)]]
-    for work, contender in pairs:
-        cells = [values.get((work, contender, metric)) for metric in metrics]
-        texts = ["" if cell is None else text(spread(list(cell.values()))) for cell in cells]
-        rows.append([f"{work}, a {units[work]}", contender, *texts])
+    """A heading, then a row per workload and system: median, minimum and maximum over the rounds."""
+    pairs = list(dict.fromkeys((workload, system) for workload, system, _ in values))
+    metrics = [metric for metric in METRICS if any(name == metric for _, _, name in values)]
+    rows = [["workload", "system", *(METRICS[metric] for metric in metrics)]]
+    for workload, system in pairs:
+        cells = [values.get((workload, system, metric)) for metric in metrics]
+        texts = ["" if cell is None else format_spread(spread(list(cell.values()))) for cell in cells]
+        rows.append([f"{workload}, per {units[workload]}", system, *texts])
     return rows
 
 
 def ratio_table(values: Values) -> list[list[str]]:
-    """Server CPU of Fieldbook against each other contender, by work."""
-    found = all_ratios(values)
-    pairs = [pair for pair in RATIOS if any(pair in of_work for of_work in found.values())]
+    """Server CPU of Fieldbook divided by that of each baseline, by workload."""
+    by_workload = all_ratios(values)
+    pairs = [pair for pair in RATIOS if any(pair in of_pair for of_pair in by_workload.values())]
     rows = [["server CPU", *(" / ".join(pair) for pair in pairs)]]
-    for work, of_work in found.items():
-        rows.append([work, *(text(of_work[pair]) if pair in of_work else "" for pair in pairs)])
+    for workload, of_pair in by_workload.items():
+        rows.append([workload, *(format_spread(of_pair[pair]) if pair in of_pair else "" for pair in pairs)])
     return rows
 
 
 def all_ratios(values: Values) -> dict[str, dict[tuple[str, str], Spread]]:
-    """Server CPU of the pairs in `RATIOS` that were measured, by work."""
-    found: dict[str, dict[tuple[str, str], Spread]] = {}
-    for work in dict.fromkeys(work for work, _, _ in values):
-        found[work] = {}
+    """Server CPU ratios of the pairs in `RATIOS` that were measured, by workload."""
+    by_workload: dict[str, dict[tuple[str, str], Spread]] = {}
+    for workload in dict.fromkeys(workload for workload, _, _ in values):
+        by_workload[workload] = {}
         for above, below in RATIOS:
-            ratio = ratios(values.get((work, above, "cpu_us"), {}), values.get((work, below, "cpu_us"), {}))
+            ratio = ratios(values.get((workload, above, "cpu_us"), {}), values.get((workload, below, "cpu_us"), {}))
             if ratio is not None:
-                found[work][above, below] = ratio
-    return found
+                by_workload[workload][above, below] = ratio
+    return by_workload
 
 
 def memory_table(growth: Mapping[str, Mapping[int, int]]) -> list[list[str]]:
-    """MiB by contender and rows of the stream."""
-    sizes = sorted({rows for found in growth.values() for rows in found})
-    heading = ["growth of memory, MiB", *(f"{size:,} rows" for size in sizes)]
-    return [heading, *([name, *(f"{found[size] / 2**20:.1f}" for size in sizes)] for name, found in growth.items())]
+    """Memory growth in MiB, by system and rows of the stream."""
+    sizes = sorted({rows for by_rows in growth.values() for rows in by_rows})
+    heading = ["memory growth, MiB", *(f"{size:,} rows" for size in sizes)]
+    return [heading, *([name, *(f"{by_rows[size] / 2**20:.1f}" for size in sizes)] for name, by_rows in growth.items())]
 
 
-def text(value: Spread) -> str:
-    """The median, with the least and the greatest value."""
-    return f"{number(value.median)} ({number(value.least)}-{number(value.greatest)})"
+def format_spread(value: Spread) -> str:
+    """`median (minimum-maximum)`."""
+    return f"{format_number(value.median)} ({format_number(value.minimum)}-{format_number(value.maximum)})"
 
 
-def number(value: float) -> str:
-    """Three digits, or the whole number."""
+def format_number(value: float) -> str:
+    """Three significant digits; whole numbers from 100 on."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def terminal(rows: Sequence[Sequence[str]]) -> str:
-    """The table in columns; what stands in the first two is names, the rest numbers."""
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """The table for a terminal: the first column left-aligned, the others right-aligned."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
-            cell.ljust(width) if not at else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if not column else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
     return "\n".join(lines)
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """The table in Markdown, its columns of numbers to the right."""
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """The table in Markdown: the first column left-aligned, the others right-aligned."""
     heading, *body = rows
     rule = ["---", *("---:" for _ in heading[1:])]
     return "\n".join(f"| {' | '.join(row)} |" for row in [heading, rule, *body])
 
 
-def machine(cassandra: str, project: Path) -> dict[str, Any]:
-    """Where and when: all that a reader needs to know what the numbers can be held against."""
+def machine_facts(cassandra: str, project: Path) -> dict[str, Any]:
+    """Date, commit, cores and versions: what a reader needs to compare the figures with others.
+
+    :param cassandra: the version of Cassandra.
+    """
     git = ["git", "-C", str(project), "rev-parse", "--short", "HEAD"]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -120,29 +124,29 @@ def machine(cassandra: str, project: Path) -> dict[str, Any]:
     }
 
 
-def append_history(values: Values, where: Mapping[str, Any]) -> None:
-    """A line for this run: medians of the server's and the database's CPU (microseconds), and of the ratios."""
+def append_history(values: Values, machine: Mapping[str, Any]) -> None:
+    """Append a line for this run: medians of server and database CPU in microseconds, and of the ratios."""
     medians: dict[str, dict[str, dict[str, float]]] = {"cpu_us": {}, "db_us": {}}
-    for (work, contender, metric), found in values.items():
+    for (workload, system, metric), of_round in values.items():
         if metric in medians:
-            medians[metric].setdefault(work, {})[contender] = round(spread(list(found.values())).median, 2)
-    ratios_of = {
-        work: {"/".join(pair): round(ratio.median, 3) for pair, ratio in found.items()}
-        for work, found in all_ratios(values).items()
+            medians[metric].setdefault(workload, {})[system] = round(spread(list(of_round.values())).median, 2)
+    ratio_medians = {
+        workload: {"/".join(pair): round(ratio.median, 3) for pair, ratio in of_pair.items()}
+        for workload, of_pair in all_ratios(values).items()
     }
     with HISTORY.open("a") as history:
-        history.write(json.dumps({**where, **medians, "ratios": ratios_of}) + "\n")
+        history.write(json.dumps({**machine, **medians, "ratios": ratio_medians}) + "\n")
 
 
-def document(
+def json_document(
     measurements: Sequence[Measurement], growth: Mapping[str, Mapping[int, int]], machine: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All that was measured, for JSON."""
+    """Everything that was measured, ready for `json.dumps`."""
     return {
         "machine": dict(machine),
         "measurements": [
-            {"round": each.round, "work": each.work, "contender": each.contender, **each.values}
+            {"round": each.round, "workload": each.workload, "system": each.system, **each.values}
             for each in measurements
         ],
-        "memory": {name: {str(rows): size for rows, size in found.items()} for name, found in growth.items()},
+        "memory": {name: {str(rows): size for rows, size in of_rows.items()} for name, of_rows in growth.items()},
     }

@@ -1,4 +1,4 @@
-"""Rounds: every work, by every contender, in turn."""
+"""Rounds: in each, every system runs every workload, in turn."""
 
 from __future__ import annotations
 
@@ -7,135 +7,141 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from dev.bench.database import Database
-from dev.bench.processes import cpu_seconds, memory, reset_peak
+from dev.bench.processes import cpu_seconds, memory, reset_peak_memory
 from dev.bench.stats import percentile
-from dev.bench.system import Contender, HttpContender
-from dev.bench.works import Requests, Scale, Work
+from dev.bench.system import HttpSystem, System
+from dev.bench.workloads import Requests, Scale, Workload
 
-# How the numbers of a measurement are called, and their units.
+# Column titles of the metrics, with units.
 METRICS = {
-    "cpu_us": "server CPU, us",
-    "db_us": "database CPU, us",
-    "per_second": "units a second",
+    "cpu_us": "server CPU, µs",
+    "db_us": "database CPU, µs",
+    "per_second": "throughput, per s",
     "p50_ms": "p50, ms",
     "p99_ms": "p99, ms",
     "first_row_ms": "first row, ms",
-    "whole_ms": "whole answer, ms",
+    "whole_ms": "full response, ms",
     "refused": "503, %",
 }
 REFUSED = 503
-# Latencies of which the 99th percentile means something.
-_ENOUGH = 200
+# The 99th percentile needs this many latencies.
+_MIN_LATENCIES_FOR_P99 = 200
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one contender needed for one work in one round.
+    """The cost of one workload on one system in one round.
 
-    :ivar values: by the names of `METRICS`, those that the work has.
+    :ivar values: by the keys of `METRICS`, those that apply to the workload.
     """
 
     round: int
-    work: str
-    contender: str
+    workload: str
+    system: str
     values: dict[str, float]
 
 
 def run(
-    contenders: Sequence[Contender],
-    works: Sequence[Work],
+    systems: Sequence[System],
+    workloads: Sequence[Workload],
     requests: Requests,
     database: Database,
     rounds: int,
     open_seconds: float,
     say: Callable[[str], None],
 ) -> list[Measurement]:
-    """All rounds. Before them one that is not counted: it warms up the servers and the node's compiler.
+    """Run a warm-up round, which is not counted, and then all rounds.
 
-    :raises BenchError: an answer is not what it should be.
+    The warm-up covers the servers and the just-in-time compiler of the node.
+
+    :param rounds: the number of counted rounds.
+    :param open_seconds: length of each open loop.
+    :raises BenchError: a response is wrong.
     """
-    found = []
+    measurements = []
     for number in range(rounds + 1):
         began = time.monotonic()
-        for work in works:
-            ways = _ways(contenders, work)
-            # Another one is first each time: what one leaves behind for the next is shared out.
-            first = number % len(ways)
-            for contender in [*ways[first:], *ways[:first]]:
+        for workload in workloads:
+            ordered = _systems_for(systems, workload)
+            # Rotate the order, so that no system always runs after the same other system.
+            first = number % len(ordered)
+            for system in [*ordered[first:], *ordered[:first]]:
                 if number:
-                    found.append(measure(contender, work, requests, database, number, open_seconds))
+                    measurements.append(measure(system, workload, requests, database, number, open_seconds))
                 else:
-                    _warm_up(contender, work, requests, database)
-        say(f"round {number} of {rounds}{'' if number else ' (not counted)'}: {time.monotonic() - began:.0f} s")
-    return found
+                    _warm_up(system, workload, requests, database)
+        say(f"round {number} of {rounds}{'' if number else ' (warm-up)'}: {time.monotonic() - began:.0f} s")
+    return measurements
 
 
-def _ways(contenders: Sequence[Contender], work: Work) -> list[Contender]:
-    """The contenders; FastAPI twice for an import, because Fieldbook's, by batches, is to be held against both."""
-    batches = [each.by_batches() for each in contenders if isinstance(each, HttpContender) and each.name == "fastapi"]
-    return [*contenders, *(batches if work.name == "import" else [])]
+def _systems_for(systems: Sequence[System], workload: Workload) -> list[System]:
+    """The systems. For an import FastAPI runs twice, in one request and by batches as Fieldbook does."""
+    batched = [
+        each.with_batched_imports() for each in systems if isinstance(each, HttpSystem) and each.name == "fastapi"
+    ]
+    return [*systems, *(batched if workload.name == "import" else [])]
 
 
-def _warm_up(contender: Contender, work: Work, requests: Requests, database: Database) -> None:
-    """In a closed loop; of an import a tenth is enough."""
-    if work.name == "import":
+def _warm_up(system: System, workload: Workload, requests: Requests, database: Database) -> None:
+    """Run the closed loop once; a tenth of the rows is enough for an import."""
+    if workload.name == "import":
         scale = replace(requests.scale, imported=requests.scale.imported // 10)
-        work, requests = replace(work, rows=scale.imported), Requests(scale)
-    closed_loop(contender, work, requests, database)
+        workload, requests = replace(workload, rows=scale.imported), Requests(scale)
+    closed_loop(system, workload, requests, database)
 
 
 def measure(
-    contender: Contender, work: Work, requests: Requests, database: Database, number: int, open_seconds: float
+    system: System, workload: Workload, requests: Requests, database: Database, number: int, open_seconds: float
 ) -> Measurement:
-    """The work in a closed loop, and then, where it has a rate, in an open one."""
-    database.settle()
-    values = closed_loop(contender, work, requests, database)
-    if work.rate is not None:
-        count = max(20, int(work.rate * open_seconds))
-        outcome = contender.do(work, requests, work.rate, count, 2 * work.connections)
+    """Measure the closed loop, then the open loop if the workload has a rate."""
+    database.wait_until_idle()
+    values = closed_loop(system, workload, requests, database)
+    if workload.rate is not None:
+        count = max(20, int(workload.rate * open_seconds))
+        outcome = system.run(workload, requests, workload.rate, count, 2 * workload.connections)
         values["p50_ms"] = percentile(outcome.latencies, 50) * 1e3
-        if len(outcome.latencies) >= _ENOUGH:
+        if len(outcome.latencies) >= _MIN_LATENCIES_FOR_P99:
             values["p99_ms"] = percentile(outcome.latencies, 99) * 1e3
-    return Measurement(number, work.name, contender.name, values)
+    return Measurement(number, workload.name, system.name, values)
 
 
-def closed_loop(contender: Contender, work: Work, requests: Requests, database: Database) -> dict[str, float]:
-    """CPU time for each unit, throughput and, of streams, times."""
-    pids = contender.pids()
+def closed_loop(system: System, workload: Workload, requests: Requests, database: Database) -> dict[str, float]:
+    """CPU time per request or row, throughput and, for streams, response times."""
+    pids = system.pids()
     server, node = cpu_seconds(pids), database.cpu_seconds()
-    outcome = contender.do(work, requests, None, work.count, work.connections)
+    outcome = system.run(workload, requests, None, workload.count, workload.connections)
     values = {
-        "cpu_us": (cpu_seconds(pids) - server) / work.units * 1e6,
-        "db_us": (database.cpu_seconds() - node) / work.units * 1e6,
-        "per_second": work.units / outcome.seconds,
+        "cpu_us": (cpu_seconds(pids) - server) / workload.units * 1e6,
+        "db_us": (database.cpu_seconds() - node) / workload.units * 1e6,
+        "per_second": workload.units / outcome.seconds,
     }
-    if REFUSED in work.statuses:
-        values["refused"] = outcome.statuses[REFUSED] / work.count * 100
+    if REFUSED in workload.statuses:
+        values["refused"] = outcome.statuses[REFUSED] / workload.count * 100
     if outcome.first_rows:
         values["first_row_ms"] = percentile(outcome.first_rows, 50) * 1e3
-    if work.rows is not None:
-        values["whole_ms"] = outcome.seconds / work.count * 1e3
+    if workload.rows is not None:
+        values["whole_ms"] = outcome.seconds / workload.count * 1e3
     return values
 
 
-def memory_growth(contender: Contender, stream: Work, scale: Scale, database: Database) -> dict[int, int]:
-    """Bytes by which the memory of processes that have just been started grows, at its peak, by rows of a stream.
+def memory_growth(system: System, stream: Workload, scale: Scale, database: Database) -> dict[int, int]:
+    """Peak memory growth of freshly started processes in bytes, by rows of a stream.
 
-    The streams come one after the other, the shortest first, and all are held against what was before the first: what
-    a process has once had, it does not always give back.
+    The streams run one after the other, the shortest first. Each is compared with the memory before the first one,
+    because a process does not always return memory to the operating system.
     """
 
-    def do(rows: int) -> None:
+    def run_stream(rows: int) -> None:
         requests = Requests(replace(scale, stream=rows))
-        contender.do(replace(stream, rows=rows, count=1), requests, None, 1, 1)
+        system.run(replace(stream, rows=rows, count=1), requests, None, 1, 1)
 
-    do(10)
-    pids = contender.pids()
+    run_stream(10)
+    pids = system.pids()
     before = memory(pids, "VmRSS")
     growth = {}
     for rows in scale.memory:
-        database.grow(rows)
-        reset_peak(pids)
-        do(rows)
+        database.ensure_users(rows)
+        reset_peak_memory(pids)
+        run_stream(rows)
         growth[rows] = memory(pids, "VmHWM") - before
     return growth

@@ -1,4 +1,4 @@
-"""Numbers of several rounds: the median, and how far they lie apart."""
+"""Statistics over rounds: median, range, ratios and percentiles."""
 
 from __future__ import annotations
 
@@ -9,33 +9,37 @@ from typing import NamedTuple
 
 
 class Spread(NamedTuple):
-    """The median of some rounds, their least and their greatest value."""
+    """Median, minimum and maximum over several rounds."""
 
     median: float
-    least: float
-    greatest: float
+    minimum: float
+    maximum: float
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """:raises ValueError: of none."""
+    """The spread of the values. :raises ValueError: there are none."""
     if not values:
         raise ValueError("no values")
     return Spread(statistics.median(values), min(values), max(values))
 
 
 def ratios(above: Mapping[int, float], below: Mapping[int, float]) -> Spread | None:
-    """Of two contenders' values by round: each ratio within one round, so that what the machine did then drops out.
+    """The spread of the ratios of two systems, each ratio taken within one round.
 
+    Load on the machine in a round affects both systems, so it cancels out.
+
+    :param above: values of one system by round number.
+    :param below: values of the other system by round number.
     :returns: None when they have no round in common.
     """
-    found = [above[number] / below[number] for number in sorted(above.keys() & below.keys()) if below[number]]
-    return spread(found) if found else None
+    quotients = [above[number] / below[number] for number in sorted(above.keys() & below.keys()) if below[number]]
+    return spread(quotients) if quotients else None
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that is not below so many percent of the values (nearest rank).
+    """The percentile of the values by the nearest-rank method.
 
-    :raises ValueError: of none.
+    :raises ValueError: there are none.
     """
     if not values:
         raise ValueError("no values")

@@ -1,4 +1,4 @@
-"""What is measured: the contenders, each in processes of its own."""
+"""The systems under test, each in processes of its own."""
 
 from __future__ import annotations
 
@@ -13,41 +13,44 @@ import httpx
 from dev.bench.baselines import driver_loop
 from dev.bench.baselines.driver_loop import DriverJob
 from dev.bench.database import Database
-from dev.bench.load import Child, Job, Outcome
+from dev.bench.load import ChildProcess, Job, Outcome
 from dev.bench.processes import Server, wait_for
-from dev.bench.works import BATCH, Requests, Work
+from dev.bench.workloads import BATCH, Requests, Workload
 from dev.local_cassandra.node import free_port
 from settings import PROJECT
 
-# What a server may take to answer its first request, in seconds.
-START = 60.0
-CONTENDERS = ("fieldbook", "driver", "fastapi", "flask")
+# Seconds until a system must answer its first request.
+START_TIMEOUT = 60.0
+SYSTEMS = ("fieldbook", "driver", "fastapi", "flask")
 
 
-class Contender(Protocol):
-    """Something that does the work.
+class System(Protocol):
+    """A system that runs workloads.
 
-    :ivar name: as in the tables.
+    :ivar name: the name in the tables.
     """
 
     name: str
 
     def pids(self) -> list[int]: ...
 
-    def do(self, work: Work, requests: Requests, rate: float | None, count: int, connections: int) -> Outcome:
-        """Does the work `count` times.
+    def run(self, workload: Workload, requests: Requests, rate: float | None, count: int, connections: int) -> Outcome:
+        """Run the workload with `count` requests.
 
-        :param rate: requests a second of an open loop; None for a closed loop.
-        :raises BenchError: an answer is not what it should be.
+        :param rate: requests per second in an open loop; None for a closed loop.
+        :raises BenchError: a response is wrong.
         """
 
     def close(self) -> None: ...
 
 
-class HttpContender:
-    """A service, and the load generator before it."""
+class HttpSystem:
+    """A service, which the load generator sends requests to.
 
-    def __init__(self, name: str, server: Server, port: int, load: Child, imports: bool) -> None:
+    :param imports: whether it has `POST /users/import`; otherwise imports run as batches.
+    """
+
+    def __init__(self, name: str, server: Server, port: int, load: ChildProcess, imports: bool) -> None:
         self.name = name
         self.port = port
         self._server = server
@@ -55,14 +58,14 @@ class HttpContender:
         self._imports = imports
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
 
-    def wait(self) -> None:
-        """Returns when it answers. :raises BenchError: it does not."""
-        wait_for(self._live, START, f"an answer of {self.name}")
+    def wait_until_ready(self) -> None:
+        """Return when the service answers. :raises BenchError: it does not in time."""
+        wait_for(self._is_ready, START_TIMEOUT, f"the first response of {self.name}")
 
-    def _live(self) -> bool:
+    def _is_ready(self) -> bool:
         self._server.check()
         try:
-            # Also connected: the first of these makes it so.
+            # Needs Cassandra, so the service has connected to it when this succeeds.
             return self.client.get("/users?limit=1").status_code == 200
         except httpx.TransportError:
             return False
@@ -70,18 +73,18 @@ class HttpContender:
     def pids(self) -> list[int]:
         return self._server.pids()
 
-    def do(self, work: Work, requests: Requests, rate: float | None, count: int, connections: int) -> Outcome:
+    def run(self, workload: Workload, requests: Requests, rate: float | None, count: int, connections: int) -> Outcome:
         self._server.check()
-        name = work.name
+        name = workload.name
         if name == "import" and not self._imports:
-            name, count = "batch", (work.rows or 0) // BATCH
-        rows = work.rows if name == "stream" else None
-        job = Job(self.port, requests.of(name), work.statuses, count, connections, rate, rows)
-        outcome: Outcome = self._load.ask(job)
+            name, count = "batch", (workload.rows or 0) // BATCH
+        rows = workload.rows if name == "stream" else None
+        job = Job(self.port, requests.of(name), workload.statuses, count, connections, rate, rows)
+        outcome: Outcome = self._load.call(job)
         return outcome
 
-    def by_batches(self) -> HttpContender:
-        """The same service, importing by batches though it could do it in one request."""
+    def with_batched_imports(self) -> HttpSystem:
+        """The same service, importing by batches although it has an import."""
         twin = copy(self)
         twin.name, twin._imports = f"{self.name} by batches", False
         return twin
@@ -91,23 +94,23 @@ class HttpContender:
         self._server.stop()
 
 
-class DriverContender:
-    """The floor; it takes the place of load generator and server in one."""
+class DriverSystem:
+    """The bare driver. One process is both load generator and system under test."""
 
     name = "driver"
 
-    def __init__(self, found: Database) -> None:
-        self._database = found
-        self._child = Child(driver_loop.serve, found.environment)
-        self._child.answer(START)
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._child = ChildProcess(driver_loop.serve, database.environment)
+        self._child.receive(START_TIMEOUT)
 
     def pids(self) -> list[int]:
         return [self._child.pid]
 
-    def do(self, work: Work, requests: Requests, rate: float | None, count: int, connections: int) -> Outcome:
-        name = {"import": "load"}.get(work.name, work.name)
-        rows = {"batch": BATCH}.get(work.name, work.rows or 0)
-        outcome: Outcome = self._child.ask(DriverJob(name, count, connections, self._database.users, rate, rows))
+    def run(self, workload: Workload, requests: Requests, rate: float | None, count: int, connections: int) -> Outcome:
+        name = {"import": "import_rows"}.get(workload.name, workload.name)
+        rows = {"batch": BATCH}.get(workload.name, workload.rows or 0)
+        outcome: Outcome = self._child.call(DriverJob(name, count, connections, self._database.users, rate, rows))
         return outcome
 
     def close(self) -> None:
@@ -116,23 +119,23 @@ class DriverContender:
 
 def start(
     name: str,
-    found: Database,
-    load: Child,
+    database: Database,
+    load: ChildProcess,
     directory: Path,
     variables: Mapping[str, str] | None = None,
     label: str = "",
-) -> HttpContender | DriverContender:
-    """Starts a contender.
+) -> HttpSystem | DriverSystem:
+    """Start a system.
 
-    :param name: one of `CONTENDERS`.
-    :param variables: more of Fieldbook's, such as the number of workers.
-    :param label: its name in the tables, where that is another.
-    :raises BenchError: it does not come up.
+    :param name: one of `SYSTEMS`.
+    :param variables: more environment variables for Fieldbook, such as the number of workers.
+    :param label: the name in the tables; the default is `name`.
+    :raises BenchError: it does not start.
     """
     if name == "driver":
-        return DriverContender(found)
+        return DriverSystem(database)
     if name == "fieldbook":
-        return start_fieldbook(found, load, directory, label or name, variables or {})
+        return start_fieldbook(database, load, directory, label or name, variables or {})
     port = free_port()
     if name == "fastapi":
         command = ["uvicorn", "dev.bench.baselines.fastapi_app:app", "--loop", "uvloop", "--http", "httptools"]
@@ -140,30 +143,33 @@ def start(
     else:
         command = ["gunicorn", "dev.bench.baselines.flask_app:app", "--worker-class", "gthread", "--threads", "64"]
         command += ["--keep-alive", "75", "--no-control-socket", "--bind", f"127.0.0.1:{port}"]
-    environment = {**found.environment, "PYTHONPATH": str(PROJECT)}
-    # Not in the project, where gunicorn would take Fieldbook's gunicorn.conf.py.
+    environment = {**database.environment, "PYTHONPATH": str(PROJECT)}
+    # Not in the project directory, where gunicorn would load Fieldbook's gunicorn.conf.py.
     server = Server([sys.executable, "-m", *command], directory, environment, directory / f"{name}.log")
-    return _ready(HttpContender(label or name, server, port, load, imports=True), server)
+    return _ready(HttpSystem(label or name, server, port, load, imports=True), server)
 
 
 def start_fieldbook(
-    found: Database,
-    load: Child,
+    database: Database,
+    load: ChildProcess,
     directory: Path,
     label: str,
     variables: Mapping[str, str],
     project: Path = PROJECT,
     python: str = sys.executable,
-) -> HttpContender:
-    """Starts Fieldbook as it ships, in production, with one worker unless `variables` say otherwise.
+) -> HttpSystem:
+    """Start Fieldbook in production mode, with one worker unless `variables` has WEB_CONCURRENCY.
 
-    :param project: the checkout that it is taken from.
-    :param python: with what that checkout requires.
-    :raises BenchError: it does not come up.
+    :param label: the name in the tables.
+    :param project: the checkout that it runs from.
+    :param python: path of a Python with the packages that the checkout requires.
+    :raises BenchError: it does not start.
     """
     port = free_port()
     environment = {
-        **found.environment,
+        **database.environment,
+        # So that no other checkout on the caller's PYTHONPATH supplies a module that this one lacks.
+        "PYTHONPATH": str(project),
         "APP_ENV": "production",
         "SECRET_KEY": "the secret of the benchmark",
         "WEB_CONCURRENCY": "1",
@@ -173,13 +179,13 @@ def start_fieldbook(
     }
     log = directory / f"{label.replace(' ', '-')}.log"
     server = Server([python, "-m", "gunicorn", "wsgi:app"], project, environment, log)
-    return _ready(HttpContender(label, server, port, load, imports=False), server)
+    return _ready(HttpSystem(label, server, port, load, imports=False), server)
 
 
-def _ready(contender: HttpContender, server: Server) -> HttpContender:
+def _ready(system: HttpSystem, server: Server) -> HttpSystem:
     try:
-        contender.wait()
+        system.wait_until_ready()
     except BaseException:
         server.stop()
         raise
-    return contender
+    return system

@@ -1,0 +1,24 @@
+"""The engine below `db_io`: it prepares statements, runs them within a deadline, and encodes rows.
+
+There are two verbs: `execute` returns one page, `stream` yields all pages.
+"""
+
+from storage.cql.execution import Page, bind, execute, execute_batch, execute_concurrently
+from storage.cql.options import Clock, QueryOptions
+from storage.cql.prepared_cache import prepared_cache
+from storage.cql.statement import Statement
+from storage.cql.streams import Stream, stream
+
+__all__ = [
+    "Clock",
+    "Page",
+    "QueryOptions",
+    "Statement",
+    "Stream",
+    "bind",
+    "execute",
+    "execute_batch",
+    "execute_concurrently",
+    "prepared_cache",
+    "stream",
+]

@@ -1,8 +1,8 @@
-"""A whole table in the order of its tokens, by token ranges: two are read while the one before goes out.
+"""Streams a whole table by token ranges: the next two ranges are read while the current page is sent.
 
-A paging state is known only when its page has come, so paging keeps one replica busy at a time. Token ranges can be
-asked for side by side. They are cut so that each has at most a page: by the density of what was read so far, for tokens
-are spread evenly (they are hashes).
+A paging state is known only when its page has arrived, so paging keeps one replica busy at a time. Token ranges can be
+read side by side. Each range is cut to hold about one page, by the density of the rows read so far: tokens are hashes,
+so rows are spread evenly over them.
 """
 
 from __future__ import annotations
@@ -14,77 +14,83 @@ from collections.abc import Callable, Generator
 from cassandra.cluster import ResponseFuture, Session
 from cassandra.query import BoundStatement
 
-from storage.cql.execution import QueryOptions, Row, Stream, execute, pages, receive, send
-from storage.cql.statements import Statement, bound, stream_of
+from storage.cql.driver import uses_murmur3
+from storage.cql.execution import bind, execute_bound, receive, send
+from storage.cql.options import QueryOptions
+from storage.cql.row_encoding import JsonRows, json_rows
+from storage.cql.statement import Statement
+from storage.cql.streams import Stream, pages_of
 
-# Murmur3Partitioner's. No key has the least one.
+# The token range of Murmur3Partitioner. No partition key has the least token.
 _LEAST, _GREATEST = -(2**63), 2**63 - 1
 
-# Ranges that are asked for before the page that is going out is dealt with.
+# Ranges that are requested before the current page is processed.
 _AHEAD = 2
 
 
 def is_worth_scanning(session: Session, limit: int, fetch_size: int) -> bool:
-    """Whether there may be pages enough, and large enough that their number of rows is about what was expected.
+    """Whether a scan by token ranges can be faster than paging, and works with the cluster's partitioner.
 
-    And whether tokens are what this module takes them for: they are unless somebody chose otherwise, long ago.
+    It needs several pages, and pages large enough that the number of rows of a range is close to its expectation.
     """
-    murmur3 = str(session.cluster.metadata.partitioner).endswith("Murmur3Partitioner")
-    return murmur3 and limit > 2 * fetch_size and fetch_size >= 100
+    return uses_murmur3(session) and limit > 2 * fetch_size and fetch_size >= 100
 
 
-def stream_scan(
+def scan(
     session: Session,
     statement: Statement,
-    key: str,
-    token: Callable[[Row], int],
     options: QueryOptions,
+    *,
+    partition_key: str,
+    token: Callable[[str], int],
     limit: int,
     fetch_size: int,
 ) -> Stream:
-    """Pages of at most `limit` rows in all.
+    """Stream a whole table in token order. Nothing is sent before the first `next()`.
 
-    :param statement: a SELECT of the whole table, without values.
-    :param key: the partition key's columns, as they stand in `token(…)`.
-    :param token: of a row, which may be one text: JSON.
-    :raises StorageError: from `next()`, also after pages were given out.
+    :param statement: a SELECT with `json_rows` of the whole table, without values.
+    :param partition_key: names of the partition key's columns, as in `token(…)`.
+    :param token: the token of a row, which is a JSON object.
+    :param limit: total number of rows.
+    :param fetch_size: maximum number of rows of a page.
     """
-
-    def found(whole: Statement) -> Generator[list[Row]]:
-        condition = f"WHERE token({key}) > ? AND token({key}) <= ?"
-        part = whole._replace(name=f"{whole.name}_by_token", cql=f"{whole.cql} {condition}")
-        return _scan(session, whole, part, token, options, limit, fetch_size)
-
-    return stream_of(session, statement, found, options)
+    pages = _scan(session, statement, options, partition_key, token, limit, fetch_size)
+    return Stream(pages, statement.columns)
 
 
 def _scan(
     session: Session,
-    whole: Statement,
-    part: Statement,
-    token: Callable[[Row], int],
+    statement: Statement,
     options: QueryOptions,
+    partition_key: str,
+    token: Callable[[str], int],
     limit: int,
     fetch_size: int,
-) -> Generator[list[Row]]:
-    every = bound(session, whole, (), options)
-    every.fetch_size = fetch_size
-    first = execute(session, every, options, name=whole.name)
+) -> Generator[list[str]]:
+    encoded = json_rows(session, statement, options)
+    whole = encoded.statement
+    bound = bind(session, whole, (), options)
+    bound.fetch_size = fetch_size
+    first = execute_bound(session, bound, options, whole.name)
     if first.paging_state is None or len(first.rows) >= limit:
         if first.rows[:limit]:
-            yield first.rows[:limit]
+            yield encoded.decode(first.rows[:limit])
         return
     if not first.rows:
-        # Tombstones: nothing to judge the density by.
-        yield from pages(session, every, options, name=whole.name, limit=limit, fetch_size=fetch_size)
+        # The page holds only tombstones, so the density of the rows is not known.
+        for page in pages_of(session, bound, options, whole.name, limit, fetch_size):
+            yield encoded.decode(page)
         return
-    # The page may end between two keys of one token: what has the last token comes again with the first range.
-    rows = first.rows
+    # The page may end between two partition keys with the same token. Rows with the last token are dropped here and
+    # come again with the first range.
+    rows = encoded.decode(first.rows)
     last = token(rows[-1])
     while rows and token(rows[-1]) == last:
         rows.pop()
+    condition = f" WHERE token({partition_key}) > ? AND token({partition_key}) <= ?"
+    part = whole._replace(name=f"{whole.name}_by_token", cql=whole.cql + condition)
     given = 0
-    for page in _by_range(session, part, options, fetch_size, rows, last - 1, limit):
+    for page in _by_range(session, part, encoded, options, fetch_size, rows, last - 1, limit):
         yield page[: limit - given]
         given += len(page)
         if given >= limit:
@@ -94,38 +100,43 @@ def _scan(
 def _by_range(
     session: Session,
     part: Statement,
+    encoded: JsonRows,
     options: QueryOptions,
     fetch_size: int,
-    rows: list[Row],
+    rows: list[str],
     lower: int,
     limit: int,
-) -> Generator[list[Row]]:
-    """Pages from `rows` on, which have the tokens up to `lower`; a range or two beyond `limit` rows."""
+) -> Generator[list[str]]:
+    """Yield `rows`, then pages of the rows above the token `lower`. Reads at most two ranges more than `limit` needs.
+
+    :param part: the SELECT of one range.
+    :param rows: all rows up to the token `lower`.
+    """
     waiting: deque[tuple[int, BoundStatement, ResponseFuture]] = deque()
-    asked = read = lower
+    requested = read = lower
     found = len(rows)
-    # So much less than a page, that three standard deviations more are one.
+    # Three standard deviations below the page size, so that a range rarely needs a second page.
     expected = fetch_size - 3 * math.sqrt(fetch_size)
     while True:
         span = max(1, int(expected * (read - _LEAST) / max(1, found)))
-        while asked < _GREATEST and len(waiting) < _AHEAD and found + len(waiting) * expected < limit:
-            upper = min(asked + span, _GREATEST)
-            statement = bound(session, part, (asked, upper), options)
-            statement.fetch_size = fetch_size
-            waiting.append((upper, statement, send(session, statement, options, name=part.name)))
-            asked = upper
+        while requested < _GREATEST and len(waiting) < _AHEAD and found + len(waiting) * expected < limit:
+            upper = min(requested + span, _GREATEST)
+            bound = bind(session, part, (requested, upper), options)
+            bound.fetch_size = fetch_size
+            waiting.append((upper, bound, send(session, bound, options, part.name)))
+            requested = upper
         if rows:
             yield rows
         if not waiting:
             return
-        read, statement, future = waiting.popleft()
+        read, bound, future = waiting.popleft()
         page = receive(future)
         found += len(page.rows)
         while page.paging_state is not None:
-            # The range has more than was to be expected.
-            future = send(session, statement, options, name=part.name, paging_state=page.paging_state)
+            # The range holds more rows than expected.
+            future = send(session, bound, options, part.name, page.paging_state)
             if page.rows:
-                yield page.rows
+                yield encoded.decode(page.rows)
             page = receive(future)
             found += len(page.rows)
-        rows = page.rows
+        rows = encoded.decode(page.rows)

@@ -1,50 +1,71 @@
-"""Animals: one partition a genus, one row a species."""
+"""Animals: one partition per genus, one row per species."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 from cassandra.cluster import Session
 
-from storage.cql.execution import QueryOptions, Row, Stream
-from storage.cql.statements import Statement, run, stream
+from storage.cql import QueryOptions, Statement, Stream, execute, stream
+from storage.errors import RowNotFound
 
-ANIMAL_COLUMNS = ("genus", "species", "image_url", "size_cm", "sightings", "taxonomy")
+
+class Animal(NamedTuple):
+    """A row of `animals`."""
+
+    genus: str
+    species: str
+    image_url: str | None
+    size_cm: float | None
+    sightings: int
+    taxonomy: list[str]
+
 
 INSERT_ANIMAL = Statement(
     "insert_animal",
-    "INSERT INTO {keyspace}.animals (genus, species, image_url, size_cm, sightings, taxonomy) "
-    "VALUES (?, ?, ?, ?, ?, ?)",
-    "write",
+    "INSERT INTO {keyspace}.animals ({columns}) VALUES ({values})",
+    Animal._fields,
+    kind="write",
 )
 SELECT_ANIMAL = Statement(
     "select_animal",
-    "SELECT genus, species, image_url, size_cm, sightings, taxonomy FROM {keyspace}.animals "
-    "WHERE genus = ? AND species = ?",
+    "SELECT {columns} FROM {keyspace}.animals WHERE genus = ? AND species = ?",
+    Animal._fields,
 )
 SELECT_ANIMALS_BY_GENUS = Statement(
     "select_animals_by_genus",
-    "SELECT genus, species, image_url, size_cm, sightings, taxonomy FROM {keyspace}.animals WHERE genus = ?",
+    "SELECT {columns} FROM {keyspace}.animals WHERE genus = ?",
+    Animal._fields,
+    json_rows=True,
 )
-DELETE_ANIMAL = Statement("delete_animal", "DELETE FROM {keyspace}.animals WHERE genus = ? AND species = ?", "write")
+DELETE_ANIMAL = Statement(
+    "delete_animal",
+    "DELETE FROM {keyspace}.animals WHERE genus = ? AND species = ?",
+    kind="write",
+)
 
 
-def store_animal(session: Session, animal: Sequence[Any], options: QueryOptions | None = None) -> None:
-    """Inserts or replaces an animal, given in the order of `ANIMAL_COLUMNS`."""
-    run(session, INSERT_ANIMAL, animal, options or QueryOptions())
+def store_animal(session: Session, animal: Animal, options: QueryOptions) -> None:
+    """Insert or replace an animal."""
+    execute(session, INSERT_ANIMAL, animal, options)
 
 
-def retrieve_animal(session: Session, genus: str, species: str, options: QueryOptions | None = None) -> Row | None:
-    """The animal, in the order of `ANIMAL_COLUMNS`, or None."""
-    return next(iter(run(session, SELECT_ANIMAL, (genus, species), options or QueryOptions()).rows), None)
+def retrieve_animal(session: Session, genus: str, species: str, options: QueryOptions) -> Animal:
+    """The animal.
+
+    :raises RowNotFound: there is none.
+    """
+    rows = execute(session, SELECT_ANIMAL, (genus, species), options).rows
+    if not rows:
+        raise RowNotFound("Animal not found")
+    return Animal._make(rows[0])
 
 
-def retrieve_animals_by_genus(session: Session, genus: str, options: QueryOptions | None = None) -> Stream:
-    """Pages of the animals of a genus, by species, in the order of `ANIMAL_COLUMNS`."""
-    return stream(session, SELECT_ANIMALS_BY_GENUS, (genus,), options or QueryOptions())
+def retrieve_animals_by_genus(session: Session, genus: str, options: QueryOptions) -> Stream:
+    """All animals of a genus in the order of their species, as JSON."""
+    return stream(session, SELECT_ANIMALS_BY_GENUS, (genus,), options)
 
 
-def delete_animal(session: Session, genus: str, species: str, options: QueryOptions | None = None) -> None:
-    """Deletes the animal if there is one."""
-    run(session, DELETE_ANIMAL, (genus, species), options or QueryOptions())
+def delete_animal(session: Session, genus: str, species: str, options: QueryOptions) -> None:
+    """Delete an animal, if it exists."""
+    execute(session, DELETE_ANIMAL, (genus, species), options)

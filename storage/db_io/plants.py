@@ -1,44 +1,68 @@
-"""Plants: one partition a genus, one row a species, and no limit to their number."""
+"""Plants: one partition per genus, one row per species. A genus can have any number of species."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 from cassandra.cluster import Session
 
-from storage.cql.execution import QueryOptions, Row, Stream
-from storage.cql.statements import Statement, run, stream
+from storage.cql import QueryOptions, Statement, Stream, execute, stream
+from storage.errors import RowNotFound
 
-PLANT_COLUMNS = ("genus", "species", "sightings")
+
+class Plant(NamedTuple):
+    """A row of `plants`."""
+
+    genus: str
+    species: str
+    sightings: int
+
 
 INSERT_PLANT = Statement(
-    "insert_plant", "INSERT INTO {keyspace}.plants (genus, species, sightings) VALUES (?, ?, ?)", "write"
+    "insert_plant",
+    "INSERT INTO {keyspace}.plants ({columns}) VALUES ({values})",
+    Plant._fields,
+    kind="write",
 )
 SELECT_PLANT = Statement(
-    "select_plant", "SELECT genus, species, sightings FROM {keyspace}.plants WHERE genus = ? AND species = ?"
+    "select_plant",
+    "SELECT {columns} FROM {keyspace}.plants WHERE genus = ? AND species = ?",
+    Plant._fields,
 )
 SELECT_PLANTS_BY_GENUS = Statement(
-    "select_plants_by_genus", "SELECT genus, species, sightings FROM {keyspace}.plants WHERE genus = ?"
+    "select_plants_by_genus",
+    "SELECT {columns} FROM {keyspace}.plants WHERE genus = ?",
+    Plant._fields,
+    json_rows=True,
 )
-DELETE_PLANT = Statement("delete_plant", "DELETE FROM {keyspace}.plants WHERE genus = ? AND species = ?", "write")
+DELETE_PLANT = Statement(
+    "delete_plant",
+    "DELETE FROM {keyspace}.plants WHERE genus = ? AND species = ?",
+    kind="write",
+)
 
 
-def store_plant(session: Session, plant: Sequence[Any], options: QueryOptions | None = None) -> None:
-    """Inserts or replaces a plant, given in the order of `PLANT_COLUMNS`."""
-    run(session, INSERT_PLANT, plant, options or QueryOptions())
+def store_plant(session: Session, plant: Plant, options: QueryOptions) -> None:
+    """Insert or replace a plant."""
+    execute(session, INSERT_PLANT, plant, options)
 
 
-def retrieve_plant(session: Session, genus: str, species: str, options: QueryOptions | None = None) -> Row | None:
-    """The plant, in the order of `PLANT_COLUMNS`, or None."""
-    return next(iter(run(session, SELECT_PLANT, (genus, species), options or QueryOptions()).rows), None)
+def retrieve_plant(session: Session, genus: str, species: str, options: QueryOptions) -> Plant:
+    """The plant.
+
+    :raises RowNotFound: there is none.
+    """
+    rows = execute(session, SELECT_PLANT, (genus, species), options).rows
+    if not rows:
+        raise RowNotFound("Plant not found")
+    return Plant._make(rows[0])
 
 
-def retrieve_plants_by_genus(session: Session, genus: str, options: QueryOptions | None = None) -> Stream:
-    """Pages of the plants of a genus, by species, in the order of `PLANT_COLUMNS`."""
-    return stream(session, SELECT_PLANTS_BY_GENUS, (genus,), options or QueryOptions())
+def retrieve_plants_by_genus(session: Session, genus: str, options: QueryOptions) -> Stream:
+    """All plants of a genus in the order of their species, as JSON."""
+    return stream(session, SELECT_PLANTS_BY_GENUS, (genus,), options)
 
 
-def delete_plant(session: Session, genus: str, species: str, options: QueryOptions | None = None) -> None:
-    """Deletes the plant if there is one."""
-    run(session, DELETE_PLANT, (genus, species), options or QueryOptions())
+def delete_plant(session: Session, genus: str, species: str, options: QueryOptions) -> None:
+    """Delete a plant, if it exists."""
+    execute(session, DELETE_PLANT, (genus, species), options)

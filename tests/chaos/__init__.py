@@ -1,1 +1,1 @@
-"""The fault suite (`make chaos`): real nodes, real faults, and a check of every row: docs/faults.md."""
+"""Fault-injection suite (`make chaos`): real nodes, real faults, a check of every row. See docs/faults.md."""

@@ -1,4 +1,4 @@
-"""Holds the tables against the history: every row, read directly at `ALL`, and again through the service."""
+"""Consistency check: compares every row with the history, read directly at `ALL` and then through the service."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable, Session
 
 from tests.chaos.history import Creation, Fields, Finding, History, UserRow
-from tests.chaos.load import origin, user_fields
+from tests.chaos.load import creation_email, user_fields
 from tests.chaos.system import Ring
 from tests.support import Service
 
 Result = TypeVar("Result")
 
-# Seconds. A logged batch whose coordinator failed is replayed by another node, which looks every 10 s.
-BATCH_LOG = 40.0
-# Seconds in which three nodes that run agree that they do.
-ALL_REPLICAS = 60.0
-# Users that are asked for by their id, of those that the load has touched; the stream has all of them.
-ONE_BY_ONE = 400
+# Seconds to wait for the replay of a logged batch whose coordinator failed. The other nodes replay every 10 s.
+BATCH_REPLAY_SECONDS = 40.0
+# Seconds in which running nodes must see each other as up.
+RETRY_SECONDS = 60.0
+# Written users that are read one by one, the newest first. The stream reads all users.
+SINGLE_READS = 400
 
 _USERS = "SELECT id, name, email, age, created_at, version FROM {}.users"
 _ANIMALS = "SELECT genus, species, image_url, size_cm, sightings, taxonomy FROM {}.animals"
@@ -34,28 +34,28 @@ _ANIMALS = "SELECT genus, species, image_url, size_cm, sightings, taxonomy FROM 
 
 @dataclass(frozen=True)
 class Row:
-    """A user as a table, or the service, has it."""
+    """A user as read from the table or from the service."""
 
     id: str
     created_at: datetime | None
     fields: Fields
 
 
-def verify(ring: Ring, service: Service, keyspace: str, history: History) -> int:
-    """Reports to the history what must not be. No request may be on its way meanwhile.
+def check_consistency(ring: Ring, service: Service, keyspace: str, history: History) -> int:
+    """Check all rows and report violations to the history. No request may be in flight.
 
-    :returns: how many rows were checked.
+    :returns: the number of rows checked.
     """
     with ring.session() as session:
-        rows = _patiently(lambda: _users(session, keyspace))
-        limit = time.monotonic() + BATCH_LOG
-        while _partial_batches(history, rows) and time.monotonic() < limit:
+        rows = _retry(lambda: _read_users(session, keyspace))
+        deadline = time.monotonic() + BATCH_REPLAY_SECONDS
+        while _partial_batches(history, rows) and time.monotonic() < deadline:
             time.sleep(0.5)
-            rows = _patiently(lambda: _users(session, keyspace))
-        animals = _patiently(lambda: list(session.execute(_ANIMALS.format(keyspace))))
+            rows = _retry(lambda: _read_users(session, keyspace))
+        animals = _retry(lambda: list(session.execute(_ANIMALS.format(keyspace))))
     _check_users(history, rows, "read at ALL")
     for batch in _partial_batches(history, rows):
-        detail = f"part of a batch: {[creation.email for creation in batch]}; {_requests(batch[0])}"
+        detail = f"only part of a batch exists: {[creation.email for creation in batch]}; {_requests(batch[0])}"
         history.report(Finding("lost", batch[0].email, detail))
     found = [{**animal._asdict(), "taxonomy": list(animal.taxonomy or [])} for animal in animals]
     _check_animals(history, found, "read at ALL")
@@ -64,7 +64,7 @@ def verify(ring: Ring, service: Service, keyspace: str, history: History) -> int
     return known + len(history.animals)
 
 
-def _users(session: Session, keyspace: str) -> list[Row]:
+def _read_users(session: Session, keyspace: str) -> list[Row]:
     return [
         Row(
             str(id_),
@@ -75,103 +75,109 @@ def _users(session: Session, keyspace: str) -> list[Row]:
     ]
 
 
-def _patiently(read: Callable[[], Result]) -> Result:
-    """`ALL` needs every node, and a node that has just come back is not believed to be up at once."""
-    limit = time.monotonic() + ALL_REPLICAS
+def _retry(read: Callable[[], Result]) -> Result:
+    """Retry a read at `ALL`: the other nodes do not see a restarted node as up at once."""
+    deadline = time.monotonic() + RETRY_SECONDS
     while True:
         try:
             return read()
         except (DriverException, NoHostAvailable):
-            if time.monotonic() > limit:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
 
 
-def _check_users(history: History, rows: Iterable[Row], how: str) -> None:
+def _check_users(history: History, rows: Iterable[Row], source: str) -> None:
     by_email: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        by_email[origin(row.fields.email or "")].append(row)
+        by_email[creation_email(row.fields.email or "")].append(row)
     for email, found in by_email.items():
         creation = history.creations.get(email)
         if creation is None or not creation.may_exist:
             requests = "" if creation is None else _requests(creation)
-            history.report(Finding("unexplained", found[0].id, f"{how}: nobody wrote {found}; {requests}"))
+            history.report(Finding("unexplained", found[0].id, f"{source}: no client wrote {found}; {requests}"))
             continue
         if len(found) > 1:
             ids = ", ".join(row.id for row in found)
             key = f"the key {creation.key}" if creation.key else "one request"
-            history.report(Finding("duplicate", email, f"{how}: {key} made {ids}; {_requests(creation)}"))
+            history.report(Finding("duplicate", email, f"{source}: {key} created {ids}; {_requests(creation)}"))
         for row in found:
-            _check_user(history, creation, row, how)
+            _check_user(history, creation, row, source)
     ids = {row.id for found in by_email.values() for row in found}
     for creation in history.creations.values():
         if creation.row is not None and creation.row.id not in ids and not creation.row.allows(None):
-            detail = f"{how}: {creation.email} is gone; {_acknowledged(creation.row)}"
+            detail = f"{source}: {creation.email} does not exist; {_last_writes(creation.row)}"
             history.report(Finding("lost", creation.row.id, detail))
 
 
-def _check_user(history: History, creation: Creation, row: Row, how: str) -> None:
+def _check_user(history: History, creation: Creation, row: Row, source: str) -> None:
     known = creation.row
     if known is None:
-        # Its id is not known to its client, so nobody has changed it since.
+        # The client never received the id, so it has not changed the user.
         if not creation.fields.matches(row.fields):
-            detail = f"{how}: {row}, but {creation.fields} was sent; {_requests(creation)}"
+            detail = f"{source}: {row}, but the request was {creation.fields}; {_requests(creation)}"
             history.report(Finding("unexplained", row.id, detail))
     elif known.id == row.id and (not known.allows(row.fields) or known.created_at != row.created_at):
-        # An older version that is there again is an update that is lost.
-        kind = "lost" if row.fields.etag in known.outdated else "unexplained"
-        history.report(Finding(kind, row.id, f"{how}: {row}, not one of {known.states}; {_acknowledged(known)}"))
+        # An older version in the table means that an acknowledged update is lost.
+        kind = "lost" if row.fields.etag in known.replaced_etags else "unexplained"
+        detail = f"{source}: {row}, expected one of {known.states}; {_last_writes(known)}"
+        history.report(Finding(kind, row.id, detail))
 
 
 def _partial_batches(history: History, rows: Iterable[Row]) -> list[list[Creation]]:
-    """Batches of unknown outcome of which some users are there and others are not."""
-    present = {origin(row.fields.email or "") for row in rows}
+    """Return batches with an unknown outcome of which some users exist and others do not."""
+    present = {creation_email(row.fields.email or "") for row in rows}
     batches = {id(c.batch): c.batch for c in history.creations.values() if c.batch is not None and c.row is None}
     return [batch for batch in batches.values() if 0 < sum(c.email in present for c in batch) < len(batch)]
 
 
-def _check_animals(history: History, found: list[dict[str, object]], how: str) -> None:
+def _check_animals(history: History, found: list[dict[str, object]], source: str) -> None:
     rows = {(str(animal["genus"]), str(animal["species"])): animal for animal in found}
     for key in rows.keys() | history.animals.keys():
         known, row = history.animals.get(key), rows.get(key)
         if known is None or row not in known.states:
             kind = "lost" if row is None else "unexplained"
-            detail = f"{how}: {row}, not one of {known and known.states}, since {known and known.last}"
+            states = known and known.states
+            last = known and known.last_acknowledged
+            detail = f"{source}: {row}, expected one of {states}, last acknowledged write: {last}"
             history.report(Finding(kind, " ".join(key), detail))
 
 
 def _check_through_service(service: Service, history: History) -> None:
-    """All users by the stream, the newest that the load has touched one by one, all animals."""
+    """Read all users by the stream, the newest written users one by one, and all animals."""
     with httpx.Client(base_url=f"http://127.0.0.1:{service.port}", timeout=30) as client:
         documents = _get(client, "/users/stream?limit=10000000").json()
         rows = [Row(d["id"], datetime.fromisoformat(d["created_at"]), user_fields(d)) for d in documents]
         _check_users(history, rows, "GET /users/stream")
         for genus in {genus for genus, _ in history.animals}:
-            kept = {key: row for key, row in history.animals.items() if key[0] == genus}
+            of_genus = {key: row for key, row in history.animals.items() if key[0] == genus}
             part = History()
-            part.animals = kept
+            part.animals = of_genus
             _check_animals(part, _get(client, f"/animal/{genus}").json(), "GET /animal")
             for finding in part.findings():
                 history.report(finding)
-        touched, history.touched = history.touched, set()
+        written_ids, history.written_ids = history.written_ids, set()
         known = [c.row for c in history.creations.values() if c.row is not None]
         with ThreadPoolExecutor(4) as pool:
-            newest = [row for row in known if row.id in touched][-ONE_BY_ONE:]
-            list(pool.map(lambda row: _check_one(client, history, row), newest))
+            newest = [row for row in known if row.id in written_ids][-SINGLE_READS:]
+            list(pool.map(lambda row: _check_single_user(client, history, row), newest))
 
 
-def _check_one(client: httpx.Client, history: History, row: UserRow) -> None:
+def _check_single_user(client: httpx.Client, history: History, row: UserRow) -> None:
     response = _get(client, f"/users/{row.id}", 404)
     fields = user_fields(response.json(), response.headers["ETag"]) if response.status_code == 200 else None
     if not row.allows(fields):
-        kind = "lost" if fields is None or fields.etag in row.outdated else "unexplained"
-        detail = f"GET /users/<id>: {fields}, not one of {row.states}; {_acknowledged(row)}"
+        kind = "lost" if fields is None or fields.etag in row.replaced_etags else "unexplained"
+        detail = f"GET /users/<id>: {fields}, expected one of {row.states}; {_last_writes(row)}"
         history.report(Finding(kind, row.id, detail))
 
 
 def _get(client: httpx.Client, path: str, *statuses: int) -> httpx.Response:
-    """The answer; the checks begin when the service is well, but a slow machine may need a second attempt."""
-    limit = time.monotonic() + ALL_REPLICAS
+    """Send a GET until it succeeds. The service is healthy by now, but a slow machine may need a second attempt.
+
+    :param statuses: status codes to accept besides 200.
+    """
+    deadline = time.monotonic() + RETRY_SECONDS
     while True:
         try:
             response = client.get(path)
@@ -180,13 +186,15 @@ def _get(client: httpx.Client, path: str, *statuses: int) -> httpx.Response:
             problem = f"{response.status_code} {response.text[:300]}"
         except httpx.TransportError as error:
             problem = repr(error)
-        assert time.monotonic() < limit, f"GET {path}: {problem}"
+        assert time.monotonic() < deadline, f"GET {path}: {problem}"
         time.sleep(0.2)
 
 
-def _acknowledged(row: UserRow) -> str:
-    unknown = "; of unknown outcome since: " + ", ".join(map(str, row.unknown)) if row.unknown else ""
-    return f"acknowledged last: {row.last}{unknown}"
+def _last_writes(row: UserRow) -> str:
+    last = f"last acknowledged write: {row.last_acknowledged}"
+    if not row.unknown_writes:
+        return last
+    return f"{last}; later writes with an unknown outcome: {', '.join(map(str, row.unknown_writes))}"
 
 
 def _requests(creation: Creation) -> str:

@@ -1,4 +1,4 @@
-"""What is done to the system while the load goes on. Each fault says when it began and ended, and what it excuses."""
+"""Fault injection: each function injects one fault under load and returns when it began and ended."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ from tests.chaos.probe import Probe
 from tests.chaos.system import Ring, Timing
 from tests.support import Service, wait_for
 
-# Requests that are acknowledged in a phase before the next one begins.
-PHASE = 100
+# Acknowledged requests in a phase of a scenario, before the next phase begins.
+PHASE_REQUESTS = 100
 
 
 @dataclass
 class Target:
-    """What a fault is done to, and what it watches."""
+    """The system under test, its load and its probe.
+
+    :ivar pause: seconds for which a node stays paused after it must have been detected.
+    """
 
     ring: Ring
     service: Service
@@ -37,37 +40,37 @@ class Target:
     load: Load
     probe: Probe
     timing: Timing
-    # Seconds for which nodes are paused, beyond what it takes to notice it.
     pause: float
 
 
 @dataclass
 class Fault:
-    """What was done. Times are of `time.monotonic()`.
+    """An injected fault. Times are values of `time.monotonic()`.
 
-    :ivar ended: nothing more is done from then on; the time to recover is counted from here.
-    :ivar down_until: one node was down, or paused, from the beginning until then.
-    :ivar convicted: when the other nodes themselves had taken it for down; None if they had not by then.
-    :ivar excuses: whether it explains that this request failed; what fails after the end is for the recovery.
-    :ivar facts: what proves that it really happened, for the last lines of the report.
+    :ivar ended: the end of the injection; the recovery time is counted from here.
+    :ivar down_until: one node was down or paused from `began` until this time.
+    :ivar peers_detected_at: when the other nodes had marked the node down; None if they did not.
+    :ivar explains: returns whether the fault explains a failed request. Requests that begin after `ended` are
+        covered by the recovery bound instead.
+    :ivar facts: evidence that the fault took place, printed below the table.
     """
 
     began: float
     ended: float = 0.0
     down_until: float | None = None
-    convicted: float | None = None
-    excuses: Callable[[Operation], bool] = lambda operation: True
+    peers_detected_at: float | None = None
+    explains: Callable[[Operation], bool] = lambda operation: True
     facts: list[str] = field(default_factory=list)
 
 
 def kill_node(target: Target) -> Fault:
-    """`kill -9` one node, go on without it, start it again."""
+    """Kill one node with SIGKILL, run the load on two nodes, and restart the node."""
     node = target.ring.nodes[2]
     fault = Fault(time.monotonic())
     target.ring.kill(node)
-    _wait_for_mark(target, fault)
-    _wait_for_conviction(target, fault, [other for other in target.ring.nodes if other is not node])
-    target.load.wait_for_acknowledged(2 * PHASE)
+    _wait_for_detection(target, fault)
+    _wait_for_peer_detection(target, fault, [other for other in target.ring.nodes if other is not node])
+    target.load.wait_for_acknowledged(2 * PHASE_REQUESTS)
     fault.down_until = time.monotonic()
     node.start()
     node.wait_until_ready()
@@ -76,12 +79,12 @@ def kill_node(target: Target) -> Fault:
 
 
 def pause_node(target: Target) -> Fault:
-    """SIGSTOP one node: its connections stay open, and a third of all requests wait on it."""
+    """Pause one node with SIGSTOP: its connections stay open, and a third of all requests wait for it."""
     node = target.ring.nodes[1]
     fault = Fault(time.monotonic())
     target.ring.send(signal.SIGSTOP, node)
     try:
-        time.sleep(target.timing.mark + target.pause)
+        time.sleep(target.timing.detection + target.pause)
     finally:
         fault.down_until = time.monotonic()
         target.ring.send(signal.SIGCONT, node)
@@ -90,7 +93,7 @@ def pause_node(target: Target) -> Fault:
 
 
 def pause_all(target: Target) -> Fault:
-    """SIGSTOP all nodes."""
+    """Pause all nodes with SIGSTOP for 10 seconds."""
     fault = Fault(time.monotonic())
     target.ring.send(signal.SIGSTOP, *target.ring.nodes)
     try:
@@ -102,38 +105,38 @@ def pause_all(target: Target) -> Fault:
 
 
 def kill_worker(target: Target) -> Fault:
-    """`kill -9` a gunicorn worker."""
+    """Kill a gunicorn worker with SIGKILL."""
     victim = target.service.workers()[0]
     fault = Fault(time.monotonic())
     os.kill(victim, signal.SIGKILL)
     fault.ended = time.monotonic()
-    # A request that was begun before has met it; one that is begun later has no reason to.
-    fault.excuses = lambda operation: operation.status is None and operation.started <= fault.ended
+    # The kill explains only lost connections of requests that began before it.
+    fault.explains = lambda operation: operation.status is None and operation.started <= fault.ended
     wait_for(lambda: victim not in (now := target.service.workers()) and len(now) == 2, what="a new worker")
     httpx.get(f"http://127.0.0.1:{target.service.port}/health/live", timeout=5).raise_for_status()
-    fault.facts.append(f"worker {victim} was killed, and replaced after {time.monotonic() - fault.ended:.1f} s")
+    fault.facts.append(f"gunicorn replaced the killed worker {victim} after {time.monotonic() - fault.ended:.1f} s")
     return fault
 
 
 def restart_service(target: Target) -> Fault:
-    """HUP to the gunicorn master: new workers, then the old ones end."""
+    """Send SIGHUP to the gunicorn master: it starts new workers and shuts the old workers down."""
     old = set(target.service.workers())
     fault = Fault(time.monotonic())
     target.service.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: not old & set(target.service.workers()), 60, "the end of the old workers")
+    wait_for(lambda: not old & set(target.service.workers()), 60, "the shutdown of the old workers")
     fault.ended = time.monotonic()
-    # A connection that is kept alive may be closed under a request that is just coming in.
-    fault.excuses = lambda operation: operation.status is None
+    # An old worker may close a keep-alive connection at the moment when the client sends the next request on it.
+    fault.explains = lambda operation: operation.status is None
     httpx.get(f"http://127.0.0.1:{target.service.port}/health/live", timeout=5).raise_for_status()
-    fault.facts.append(f"both workers were replaced within {fault.ended - fault.began:.1f} s")
+    fault.facts.append(f"gunicorn replaced both workers within {fault.ended - fault.began:.1f} s")
     return fault
 
 
-def forget_statements(target: Target) -> Fault:
-    """Every node forgets its prepared statements, again and again, while the connections stay.
+def discard_statements(target: Target) -> Fault:
+    """Make every node discard its prepared statements several times, while connections stay open.
 
-    A change of `gc_grace_seconds` invalidates what is prepared on a table. (A restart does it too, but then the driver
-    prepares everything anew before it uses the node.)
+    A change of `gc_grace_seconds` invalidates the prepared statements of a table. A restart of the node would also do
+    that, but then the driver prepares all statements again before it uses the node.
     """
     with ExitStack() as stack:
         sessions = [stack.enter_context(target.ring.session(node)) for node in target.ring.nodes]
@@ -149,40 +152,43 @@ def forget_statements(target: Target) -> Fault:
 
 
 def add_column(target: Target) -> Fault:
-    """A column more in the users' table."""
+    """Add a column to the users table."""
     with ExitStack() as stack:
         sessions = [stack.enter_context(target.ring.session(node)) for node in target.ring.nodes]
         fault = _alter(target, sessions, [f"ALTER TABLE {target.keyspace}.users ADD nickname text"])
-    # A node that has not heard of the column yet refuses reads that ask for it: the service may pass that on, in time.
-    fault.excuses = lambda operation: operation.status in (503, 504)
+    # A node that does not know the new column yet fails reads that select it. The service returns 503 or 504 then.
+    fault.explains = lambda operation: operation.status in (503, 504)
     return fault
 
 
 def _alter(target: Target, sessions: list[Session], statements: list[str]) -> Fault:
-    """Runs DDL one by one, and proves that each node has forgotten a statement for the table in question."""
-    fault = Fault(time.monotonic(), excuses=lambda operation: False)
-    forgotten = 0
+    """Run DDL statements one by one, and verify that each discards the prepared statements on every node."""
+    fault = Fault(time.monotonic(), explains=lambda operation: False)
+    unprepared = 0
     for statement in statements:
         table = statement.split()[2]
         select = f"SELECT * FROM {table} LIMIT 1"
         prepared = [session.prepare(select) for session in sessions]
-        assert all(map(_knows, sessions, prepared)), f"a node does not know what it has just prepared: {select}"
+        assert all(map(_is_prepared, sessions, prepared)), f"a node lost a new prepared statement: {select}"
         future = sessions[0].execute_async(statement, timeout=60)
         future.result()
-        assert future.is_schema_agreed, f"the nodes do not agree after {statement}"
-        wait_for(lambda these=prepared: not any(map(_knows, sessions, these)), what=f"UNPREPARED after {statement}")
-        forgotten += len(sessions)
-        target.load.wait_for_acknowledged(PHASE // 2)
+        assert future.is_schema_agreed, f"no schema agreement after {statement}"
+        wait_for(lambda ids=prepared: not any(map(_is_prepared, sessions, ids)), what=f"UNPREPARED after {statement}")
+        unprepared += len(sessions)
+        target.load.wait_for_acknowledged(PHASE_REQUESTS // 2)
     fault.ended = time.monotonic()
-    # The service's statement has to be there again, on each node.
+    # The driver must have prepared the service's statement again on each node.
     for session in sessions:
-        wait_for(lambda session=session: _prepared_again(session, target.keyspace), what="statements prepared again")
-    fault.facts.append(f"nodes answered UNPREPARED after each of {len(statements)} ALTER TABLE: {forgotten} times")
+        wait_for(
+            lambda session=session: _has_service_statement(session, target.keyspace),
+            what="a prepared UPDATE",
+        )
+    fault.facts.append(f"nodes returned UNPREPARED {unprepared} times, after each of {len(statements)} ALTER TABLE")
     return fault
 
 
-def _knows(session: Session, prepared: PreparedStatement) -> bool:
-    """Whether the node executes this id. The driver itself would prepare it again without a word."""
+def _is_prepared(session: Session, prepared: PreparedStatement) -> bool:
+    """Return whether the node still knows a prepared statement. `Session.execute` would prepare it again silently."""
     (host,) = [host for host in session.hosts if host.is_up and session.get_pool_state().get(host)]
     connection = session.cluster.connection_factory(host.endpoint)
     try:
@@ -195,33 +201,38 @@ def _knows(session: Session, prepared: PreparedStatement) -> bool:
     return True
 
 
-def _prepared_again(session: Session, keyspace: str) -> bool:
+def _has_service_statement(session: Session, keyspace: str) -> bool:
     rows = session.execute("SELECT query_string FROM system.prepared_statements")
     return any(row.query_string.startswith(f"UPDATE {keyspace}.users SET") for row in rows)
 
 
-def _wait_for_mark(target: Target, fault: Fault) -> None:
-    """Returns when the service has noticed that a node is down, which it must in time."""
-    limit = target.timing.mark + 10
-    at = wait_for(lambda: target.probe.marked_down(fault.began), limit, "a node marked down by all workers")
-    fault.facts.append(f"all workers saw the node down {at - fault.began:.1f} s after the beginning")
+def _wait_for_detection(target: Target, fault: Fault) -> None:
+    """Wait until all workers report that a node is down."""
+    timeout = target.timing.detection + 10
+    at = wait_for(lambda: target.probe.detected_at(fault.began), timeout, "a node marked down by all workers")
+    fault.facts.append(f"all workers marked the node down {at - fault.began:.1f} s after the fault began")
 
 
-def _wait_for_conviction(target: Target, fault: Fault, others: list[Node]) -> None:
-    """Returns when the other nodes have taken the node for down, by their own failure detector.
+def _wait_for_peer_detection(target: Target, fault: Fault, others: list[Node]) -> None:
+    """Wait until the other nodes have marked the node down, by their own failure detector.
 
-    They have when they refuse a read at `ALL` at once. It takes them longer than the driver, which sees its connections
-    closed: about 20 s. Until then a coordinator writes the log of a batch to both other nodes, reads a range from the
-    dead one, and waits in vain.
+    From then on they refuse a read at `ALL` at once. It takes them about 20 s, longer than the driver, which sees its
+    connections close. Until then a coordinator writes the batch log to both other nodes, reads ranges from the dead
+    node, and waits for responses that do not come.
     """
     with ExitStack() as stack:
         sessions = [stack.enter_context(target.ring.session(node)) for node in others]
-        wait_for(lambda: all(_refuses(session, target.keyspace) for session in sessions), 90, "a conviction")
-    fault.convicted = time.monotonic()
-    fault.facts.append(f"the other nodes took it for down {fault.convicted - fault.began:.1f} s after the beginning")
+        wait_for(
+            lambda: all(_refuses_all(session, target.keyspace) for session in sessions),
+            90,
+            "the node marked down by the other nodes",
+        )
+    fault.peers_detected_at = time.monotonic()
+    elapsed = fault.peers_detected_at - fault.began
+    fault.facts.append(f"the other nodes marked the node down {elapsed:.1f} s after the fault began")
 
 
-def _refuses(session: Session, keyspace: str) -> bool:
+def _refuses_all(session: Session, keyspace: str) -> bool:
     select = f"SELECT id FROM {keyspace}.users WHERE id = 00000000-0000-0000-0000-000000000000"
     try:
         session.execute(SimpleStatement(select, retry_policy=FallthroughRetryPolicy()), timeout=1)

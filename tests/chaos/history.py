@@ -1,8 +1,8 @@
-"""What was asked of the service, what it answered, and what may be in the tables after that.
+"""History of a run: the requests, their responses, and the states that each row may be in.
 
-A row has one writer, so its possible states are known exactly: one after an acknowledged write, more after a write
-whose outcome is unknown. Only a later acknowledged write narrows them again. A read does not: a write whose answer was
-lost may still be on its way, in the buffer of a node that is paused, say, and be applied after the read.
+Each row has one writer, so its possible states are known exactly. An acknowledged write leaves one state. A write with
+an unknown outcome adds a state. Only a later acknowledged write reduces the set again. A read does not: a write whose
+response was lost may still wait in the buffer of a paused node, and may be applied after the read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 class Outcome(Enum):
-    """What a client knows of a request after its answer, or after none."""
+    """What a client knows about its request."""
 
     ACKNOWLEDGED = "acknowledged"
     REFUSED = "refused"
@@ -27,11 +27,11 @@ class Outcome(Enum):
 
 @dataclass(slots=True)
 class Operation:
-    """One HTTP request. Times are of `time.monotonic()`.
+    """One HTTP request. Times are values of `time.monotonic()`.
 
-    :ivar writes: it was meant to change a row.
-    :ivar error: the transport's, where no answer came.
-    :ivar sent: False where no connection was made, so that the service cannot know of it.
+    :ivar writes: the request asks for a change of a row.
+    :ivar error: the transport error, if there was no response.
+    :ivar sent: False if no connection was made, so that the request cannot have reached the service.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Operation:
 
     @property
     def outcome(self) -> Outcome:
-        """A 5xx says nothing of a write, a 503 neither: it may come from the service's second attempt."""
+        """The outcome. Every 5xx is unknown, 503 too: it may answer the second attempt inside the service."""
         if not self.sent:
             return Outcome.NOT_SENT
         if self.status is None or self.status >= 500 or self.status in (409, 429):
@@ -54,26 +54,26 @@ class Operation:
 
     @property
     def failed(self) -> bool:
-        """The service, or the way to it, did not do its work."""
+        """Whether the request got a 5xx or no response."""
         return self.status is None or self.status >= 500
 
     def __str__(self) -> str:
-        answer = self.status if self.status is not None else self.error
-        return f"{self.kind} {self.request_id} at {wall_clock(self.started)} -> {answer}"
+        response = self.status if self.status is not None else self.error
+        return f"{self.kind} {self.request_id} at {wall_clock(self.started)} -> {response}"
 
 
 def wall_clock(moment: float) -> str:
-    """A time of `time.monotonic()` as one that the logs have."""
+    """Convert a value of `time.monotonic()` to the UTC time of day, as the logs show it."""
     return datetime.fromtimestamp(time.time() - time.monotonic() + moment, UTC).strftime("%H:%M:%S.%f")[:-3]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that must not be.
+    """A violation that the consistency check found.
 
-    :ivar kind: `lost`, `duplicate`, `unexplained` (a value or a row that nobody wrote) or `answer` (one that
-        contradicts what was acknowledged before).
-    :ivar subject: the row, so that it is told once.
+    :ivar kind: `lost`, `duplicate`, `unexplained` (a value or row that no client wrote) or `contradiction` (a
+        response that contradicts an earlier acknowledged write).
+    :ivar subject: the row; each pair of kind and row is reported once.
     """
 
     kind: str
@@ -83,7 +83,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What a user holds. `etag` is None where the answer that would have told it was lost."""
+    """The content of a user. `etag` is None if the response that contained it was lost."""
 
     name: str
     email: str
@@ -94,121 +94,127 @@ class Fields:
         return replace(self, **changes, etag=etag)
 
     def matches(self, row: Fields) -> bool:
-        """Whether a row that was read may be this one."""
+        """Return whether a row that was read can be in this state."""
         same = (self.name, self.email, self.age) == (row.name, row.email, row.age)
         return same and (self.etag is None or row.etag is None or self.etag == row.etag)
 
 
 @dataclass
 class UserRow:
-    """A user whose id is known, and every state it may be in; None among them is no row.
+    """A user whose id is known, with every state that it may be in. The state None means that there is no row.
 
-    :ivar may_vanish: a `DELETE` without a condition got no answer: it may be applied at any time from then on.
-    :ivar email: under which it was created.
-    :ivar outdated: ETags that acknowledged writes have replaced.
-    :ivar unknown: writes without an answer since the last acknowledged one.
-    :ivar last: the acknowledged write that the states come from.
+    :ivar email: the address that the user was created with.
+    :ivar last_acknowledged: the acknowledged write that `states` is based on.
+    :ivar delete_pending: an unconditional `DELETE` has an unknown outcome; it may be applied at any later time.
+    :ivar replaced_etags: ETags that acknowledged writes have replaced.
+    :ivar unknown_writes: writes with an unknown outcome since `last_acknowledged`.
     """
 
     id: str
     email: str
     created_at: datetime
     states: set[Fields | None]
-    last: Operation
-    may_vanish: bool = False
-    outdated: list[str] = field(default_factory=list)
-    unknown: list[Operation] = field(default_factory=list)
+    last_acknowledged: Operation
+    delete_pending: bool = False
+    replaced_etags: list[str] = field(default_factory=list)
+    unknown_writes: list[Operation] = field(default_factory=list)
 
     def etag(self) -> str | None:
-        """That of the row as last acknowledged or seen, if there is one."""
+        """Return the last ETag that a client received for this row, or None."""
         known = [state.etag for state in self.states if state is not None and state.etag is not None]
         return known[-1] if known else None
 
     def allows(self, row: Fields | None) -> bool:
-        """Whether a read may find this."""
+        """Return whether a read may return this row; None stands for 404."""
         if row is None:
             return None in self.states
         return any(state is not None and state.matches(row) for state in self.states)
 
-    def saw(self, row: Fields) -> None:
-        """Keeps the ETag of a write whose own answer was lost."""
+    def record_read(self, row: Fields) -> None:
+        """Keep the ETag that a read returned, if the response of the write itself was lost."""
         for state in self.states:
             if state is not None and state.etag is None and state.matches(row):
                 self.states.remove(state)
                 self.states.add(row)
                 return
 
-    def may_change(self, operation: Operation, changes: Mapping[str, Any], if_match: str | None) -> None:
-        """A `PUT` or `PATCH` without an answer."""
-        self.states |= {state.changed(changes) for state in self._at(if_match)}
-        self.unknown.append(operation)
+    def record_unknown_change(self, operation: Operation, changes: Mapping[str, Any], if_match: str | None) -> None:
+        """Record a `PUT` or `PATCH` with an unknown outcome."""
+        self.states |= {state.changed(changes) for state in self._states_at(if_match)}
+        self.unknown_writes.append(operation)
 
-    def may_delete(self, operation: Operation, if_match: str | None) -> None:
-        """A `DELETE` without an answer."""
+    def record_unknown_delete(self, operation: Operation, if_match: str | None) -> None:
+        """Record a `DELETE` with an unknown outcome."""
         if if_match is None:
-            self.may_vanish = True
+            self.delete_pending = True
             self.states.add(None)
-        elif self._at(if_match):
+        elif self._states_at(if_match):
             self.states.add(None)
-        self.unknown.append(operation)
+        self.unknown_writes.append(operation)
 
-    def change(self, operation: Operation, changes: Mapping[str, Any], if_match: str | None, row: Fields) -> str | None:
-        """An acknowledged `PUT` or `PATCH`, which answers with the whole row.
+    def record_change(
+        self, operation: Operation, changes: Mapping[str, Any], if_match: str | None, row: Fields
+    ) -> str | None:
+        """Record an acknowledged `PUT` or `PATCH`, whose response contains the whole row.
 
-        No earlier one can be applied after it: each is conditional on a version that is gone.
+        No earlier change can be applied after it: each is conditional on a version that no longer exists.
 
-        :returns: what is wrong with it.
+        :returns: the contradiction with the history, or None.
         """
-        allowed = {state.changed(changes) for state in self._at(if_match)}
-        wrong = None if any(state.matches(row) for state in allowed) else f"{row}, from any of {self.states}"
-        self.outdated += [state.etag for state in self.states if state is not None and state.etag is not None]
-        self._settle(operation, row)
-        return wrong
+        allowed = {state.changed(changes) for state in self._states_at(if_match)}
+        contradiction = None
+        if not any(state.matches(row) for state in allowed):
+            contradiction = f"the response is {row}, but the row was in one of the states {self.states}"
+        self.replaced_etags += [state.etag for state in self.states if state is not None and state.etag is not None]
+        self._set_known_state(operation, row)
+        return contradiction
 
-    def delete(self, operation: Operation, if_match: str | None) -> str | None:
-        """An acknowledged `DELETE`.
+    def record_delete(self, operation: Operation, if_match: str | None) -> str | None:
+        """Record an acknowledged `DELETE`.
 
-        :returns: what is wrong with it.
+        :returns: the contradiction with the history, or None.
         """
-        wrong = None if if_match is None or self._at(if_match) else f"deleted at {if_match}, from any of {self.states}"
-        self._settle(operation, None)
-        return wrong
+        contradiction = None
+        if if_match is not None and not self._states_at(if_match):
+            contradiction = f"deleted at version {if_match}, but the row was in one of the states {self.states}"
+        self._set_known_state(operation, None)
+        return contradiction
 
-    def gone(self, operation: Operation) -> str | None:
-        """A 404 for a `PUT` or `PATCH`: the service has made sure of it by a read at the serial level.
+    def record_not_found(self, operation: Operation) -> str | None:
+        """Record a 404 for a `PUT` or `PATCH`, which the service has confirmed by a read at the serial level.
 
-        :returns: what is wrong with it.
+        :returns: the contradiction with the history, or None.
         """
-        wrong = None if None in self.states else f"not found, but it is one of {self.states}"
-        if wrong is None:
-            self._settle(operation, None)
-        return wrong
+        if None not in self.states:
+            return f"404, but the row must be in one of the states {self.states}"
+        self._set_known_state(operation, None)
+        return None
 
-    def conflict(self, if_match: str | None) -> str | None:
-        """A 412.
+    def check_conflict(self, if_match: str | None) -> str | None:
+        """Check a 412 against the possible states.
 
-        :returns: what is wrong with it.
+        :returns: the contradiction with the history, or None.
         """
         if if_match is not None and any(state is None or state.etag != if_match for state in self.states):
             return None
-        return f"412 for the version {if_match}, but it is one of {self.states}"
+        return f"412 for version {if_match}, but the row is in one of the states {self.states}"
 
-    def _at(self, if_match: str | None) -> list[Fields]:
+    def _states_at(self, if_match: str | None) -> list[Fields]:
         present = [state for state in self.states if state is not None]
-        # A state whose ETag is not known is not the one of an ETag that is.
+        # A state with an unknown ETag cannot match: the client never received that ETag.
         return [state for state in present if if_match is None or state.etag == if_match]
 
-    def _settle(self, operation: Operation, row: Fields | None) -> None:
+    def _set_known_state(self, operation: Operation, row: Fields | None) -> None:
         self.states = {row}
-        if row is not None and self.may_vanish:
+        if row is not None and self.delete_pending:
             self.states.add(None)
-        self.last = operation
-        self.unknown.clear()
+        self.last_acknowledged = operation
+        self.unknown_writes.clear()
 
 
 @dataclass
 class Creation:
-    """A user that a client wants once, whatever the number of requests; known by its e-mail address."""
+    """A user that a client wants to create once, with any number of requests. The e-mail address identifies it."""
 
     email: str
     fields: Fields
@@ -219,48 +225,51 @@ class Creation:
 
     @property
     def may_exist(self) -> bool:
-        """Whether any of its requests may have been carried out."""
+        """Whether any of its requests may have been applied."""
         return any(attempt.outcome in (Outcome.ACKNOWLEDGED, Outcome.UNKNOWN) for attempt in self.attempts)
 
 
 @dataclass
 class AnimalRow:
-    """An animal: a plain write, and of those of one writer the last one holds. None is no row."""
+    """An animal. Its writes are plain: the last write of its one writer wins. The state None means no row."""
 
     states: list[dict[str, Any] | None]
-    last: Operation | None = None
+    last_acknowledged: Operation | None = None
 
-    def write(self, operation: Operation, document: dict[str, Any]) -> None:
-        """A write with whatever outcome."""
+    def record_write(self, operation: Operation, document: dict[str, Any]) -> None:
+        """Record a write with any outcome."""
         if operation.outcome is Outcome.ACKNOWLEDGED:
-            self.states, self.last = [document], operation
+            self.states, self.last_acknowledged = [document], operation
         elif operation.outcome is Outcome.UNKNOWN:
             self.states.append(document)
 
 
 class History:
-    """All of one keyspace: operations, rows, findings. A row belongs to one client; the lists are shared."""
+    """The operations, rows and findings of one keyspace. Each row belongs to one client; the lists are shared.
+
+    :ivar written_ids: ids of the users that were written since the last consistency check.
+    """
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.creations: dict[str, Creation] = {}
         self.animals: dict[tuple[str, str], AnimalRow] = {}
-        self.touched: set[str] = set()
+        self.written_ids: set[str] = set()
         self._findings: dict[tuple[str, str], Finding] = {}
         self._lock = threading.Lock()
 
     def report(self, finding: Finding) -> None:
-        """Keeps it, once for a row and kind."""
+        """Keep the first finding of each kind for each row."""
         with self._lock:
             self._findings.setdefault((finding.kind, finding.subject), finding)
 
     def findings(self) -> list[Finding]:
-        """All so far."""
+        """Return all findings so far."""
         with self._lock:
             return list(self._findings.values())
 
     def add(self, creations: Iterable[Creation]) -> None:
-        """Before the first request for them is sent."""
+        """Add users, before the first request that creates them is sent."""
         with self._lock:
             for creation in creations:
                 self.creations[creation.email] = creation

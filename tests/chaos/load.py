@@ -1,4 +1,4 @@
-"""The load: clients with rows of their own. Each request is recorded, each answer held against the model."""
+"""Load generator: clients that record each request and compare each response with the history."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from tests.chaos.history import (
 from tests.support import wait_for
 
 USER_KEYS = {"id", "name", "email", "age", "created_at", "updated_at"}
-# Seconds between two requests of a client, on average: enough for a steady load, and a machine that keeps up.
-THINK = 0.06
-# Seconds for which a request with an Idempotency-Key is repeated; more than any fault lasts.
-REPEAT_LIMIT = 60.0
-# Over the service's own deadline of 10 s, so that no request is still at work when its client has given up.
+# Mean pause of a client between two requests, in seconds: a steady load that a small machine can serve.
+THINK_TIME = 0.06
+# Seconds for which a client retries a request with an Idempotency-Key. No fault lasts that long.
+RETRY_SECONDS = 60.0
+# Seconds. Longer than the service's deadline of 10 s: when a client gives up, its request is no longer running.
 CLIENT_TIMEOUT = 30.0
-SPECIES = 12
+SPECIES_PER_CLIENT = 12
 
 
 def user_fields(document: dict[str, Any], etag: str | None = None) -> Fields:
-    """What the service says a user holds."""
+    """Convert a user as the service returns it."""
     return Fields(document["name"], document["email"], document["age"], etag)
 
 
 class Client:
-    """One thread's worth of requests, one at a time."""
+    """A client with its own thread and its own rows. It sends one request at a time."""
 
     def __init__(self, number: int, base_url: str, history: History) -> None:
         self.number = number
@@ -54,10 +54,10 @@ class Client:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._actions: list[tuple[int, Callable[[], None]]] = [
-            (10, lambda: self._create(1, keyed=False)),
-            (10, lambda: self._create(1, keyed=True)),
-            (3, lambda: self._create(self._random.randint(2, 5), keyed=False)),
-            (3, lambda: self._create(self._random.randint(2, 5), keyed=True)),
+            (10, lambda: self._create(1, with_key=False)),
+            (10, lambda: self._create(1, with_key=True)),
+            (3, lambda: self._create(self._random.randint(2, 5), with_key=False)),
+            (3, lambda: self._create(self._random.randint(2, 5), with_key=True)),
             (25, self._patch),
             (8, self._put),
             (6, self._delete),
@@ -76,21 +76,25 @@ class Client:
         self._stop.set()
 
     def join(self, timeout: float) -> None:
-        """:raises AssertionError: it did not end in time (seconds)."""
+        """Wait until the client has received its last response.
+
+        :param timeout: seconds.
+        :raises AssertionError: the client did not stop in time.
+        """
         if self._thread is not None:
             self._thread.join(timeout)
-            assert not self._thread.is_alive(), f"client {self.number} did not end within {timeout:.0f} s"
+            assert not self._thread.is_alive(), f"client {self.number} did not stop within {timeout:.0f} s"
 
     def close(self) -> None:
         self._http.close()
 
     def _run(self) -> None:
         weights = [weight for weight, _ in self._actions]
-        while not self._stop.wait(self._random.uniform(0, 2 * THINK)):
+        while not self._stop.wait(self._random.uniform(0, 2 * THINK_TIME)):
             ((_, action),) = self._random.choices(self._actions, weights)
             action()
 
-    # --- one request ---------------------------------------------------------------------------------------
+    # --- Requests ------------------------------------------------------------------------------------------
 
     def _send(
         self,
@@ -116,29 +120,30 @@ class Client:
         self._history.operations.append(operation)
         return operation, response
 
-    def _wrong(self, operation: Operation, subject: str, detail: str | None, kind: str = "answer") -> None:
+    def _report(self, operation: Operation, subject: str, detail: str | None, kind: str = "contradiction") -> None:
+        """Report a finding, unless `detail` is None."""
         if detail is not None:
             self._history.report(Finding(kind, subject, f"{operation}: {detail}"))
 
-    def _unexpected(self, operation: Operation, subject: str, response: httpx.Response | None) -> None:
+    def _report_unexpected(self, operation: Operation, subject: str, response: httpx.Response | None) -> None:
         if operation.outcome in (Outcome.ACKNOWLEDGED, Outcome.REFUSED) and response is not None:
-            self._wrong(operation, subject, f"not an answer to this request: {response.text[:300]}")
+            self._report(operation, subject, f"unexpected response: {response.text[:300]}")
 
-    # --- users ---------------------------------------------------------------------------------------------
+    # --- Users ---------------------------------------------------------------------------------------------
 
-    def _create(self, count: int, keyed: bool) -> None:
-        key = f"key-{uuid4()}" if keyed else None
+    def _create(self, count: int, with_key: bool) -> None:
+        key = f"key-{uuid4()}" if with_key else None
         creations = [self._new_creation(key) for _ in range(count)]
         if count > 1:
             for creation in creations:
                 creation.batch = creations
         self._history.add(creations)
-        answer = self._repeat(creations)
-        if answer is None:
+        response = self._send_creations(creations)
+        if response is None:
             return
-        if keyed and self._random.random() < 0.1:
-            # Whoever lost the answer asks again, and gets the same one.
-            self._repeat(creations, again=True)
+        if with_key and self._random.random() < 0.1:
+            # A client that did not receive the response retries. It must get the same response.
+            self._send_creations(creations, retry=True)
         self._rows += [creation.row for creation in creations if creation.row is not None]
 
     def _new_creation(self, key: str | None) -> Creation:
@@ -146,13 +151,13 @@ class Client:
         email = f"u{self.number}-{number}@example.org"
         return Creation(email, Fields(f"Observer {self.number}-{number}", email, self._random.randint(0, 150)), key, [])
 
-    def _repeat(self, creations: list[Creation], again: bool = False) -> httpx.Response | None:
-        """Sends it; with a key again and again, until there is a definite answer."""
+    def _send_creations(self, creations: list[Creation], retry: bool = False) -> httpx.Response | None:
+        """Send one request for these users. With a key, retry it until the outcome is known."""
         first = creations[0]
         bodies = [{"name": c.fields.name, "email": c.email, "age": c.fields.age} for c in creations]
         batch = first.batch is not None
         headers = {"Idempotency-Key": first.key} if first.key else None
-        limit = time.monotonic() + REPEAT_LIMIT
+        deadline = time.monotonic() + RETRY_SECONDS
         while True:
             operation, response = self._send(
                 "POST",
@@ -165,44 +170,46 @@ class Client:
             for creation in creations:
                 creation.attempts.append(operation)
             if response is not None and operation.status == 201:
-                self._created(operation, response, creations, again)
+                self._record_created(operation, response, creations, retry)
                 return response
-            self._unexpected(operation, first.email, response)
-            if first.key is None or operation.outcome is Outcome.REFUSED or time.monotonic() > limit:
+            self._report_unexpected(operation, first.email, response)
+            if first.key is None or operation.outcome is Outcome.REFUSED or time.monotonic() > deadline:
                 return None
             wait = response.headers.get("Retry-After", "") if response is not None else ""
             time.sleep(min(float(wait), 2.0) if wait.isdigit() else 0.2)
 
-    def _created(self, operation: Operation, response: httpx.Response, creations: list[Creation], again: bool) -> None:
+    def _record_created(
+        self, operation: Operation, response: httpx.Response, creations: list[Creation], retry: bool
+    ) -> None:
         document = response.json()
         users = document["users"] if creations[0].batch is not None else [document]
         etag = response.headers.get("ETag") if creations[0].batch is None else None
         for creation, user in itertools.zip_longest(creations, users):
             if creation is None or user is None or not creation.fields.matches(user_fields(user)):
-                self._wrong(operation, creations[0].email, f"not what was sent: {document}")
-            elif again:
+                self._report(operation, creations[0].email, f"the response differs from the request: {document}")
+            elif retry:
                 if creation.row is not None and creation.row.id != user["id"]:
-                    detail = f"a repeat with the same Idempotency-Key made {user['id']}, the first {creation.row.id}"
-                    self._wrong(operation, creation.email, detail, kind="duplicate")
+                    detail = f"the first request created {creation.row.id}, its retry with the same key {user['id']}"
+                    self._report(operation, creation.email, detail, kind="duplicate")
             else:
                 row = user_fields(user, etag)
                 created_at = datetime.fromisoformat(user["created_at"])
                 creation.row = UserRow(user["id"], creation.email, created_at, {row}, operation)
-                self._history.touched.add(user["id"])
+                self._history.written_ids.add(user["id"])
 
-    def _some_row(self) -> UserRow | None:
-        # The newest are asked for most, as in life, and the others too.
+    def _choose_row(self) -> UserRow | None:
+        # Prefer recent rows, as real clients do, but use all of them.
         rows = self._rows if self._random.random() < 0.3 else self._rows[-30:]
         return self._random.choice(rows) if rows else None
 
-    def _condition(self, row: UserRow) -> str | None:
+    def _choose_if_match(self, row: UserRow) -> str | None:
         draw = self._random.random()
-        if draw < 0.1 and row.outdated:
-            return self._random.choice(row.outdated)
+        if draw < 0.1 and row.replaced_etags:
+            return self._random.choice(row.replaced_etags)
         return row.etag() if draw < 0.4 else None
 
     def _patch(self) -> None:
-        row = self._some_row()
+        row = self._choose_row()
         if row is None:
             return
         changes: dict[str, Any] = {}
@@ -213,7 +220,7 @@ class Client:
         self._change("PATCH", row, changes)
 
     def _put(self) -> None:
-        row = self._some_row()
+        row = self._choose_row()
         if row is None:
             return
         email = row.email.replace("@", f"+{uuid4().hex[:8]}@")
@@ -221,72 +228,72 @@ class Client:
         self._change("PUT", row, changes)
 
     def _change(self, method: str, row: UserRow, changes: dict[str, Any]) -> None:
-        if_match = self._condition(row)
+        if_match = self._choose_if_match(row)
         headers = {"If-Match": if_match} if if_match else None
         operation, response = self._send(
             method, f"/users/{row.id}", kind=f"{method} /users/<id>", writes=True, headers=headers, body=changes
         )
-        self._history.touched.add(row.id)
+        self._history.written_ids.add(row.id)
         if operation.outcome is Outcome.UNKNOWN:
-            row.may_change(operation, changes, if_match)
+            row.record_unknown_change(operation, changes, if_match)
         elif response is not None and operation.status == 200:
             document = response.json()
             changed = user_fields(document, response.headers["ETag"])
-            self._wrong(operation, row.id, row.change(operation, changes, if_match, changed))
+            self._report(operation, row.id, row.record_change(operation, changes, if_match, changed))
         elif operation.status == 404:
-            self._wrong(operation, row.id, row.gone(operation), kind="lost")
+            self._report(operation, row.id, row.record_not_found(operation), kind="lost")
         elif operation.status == 412:
-            self._wrong(operation, row.id, row.conflict(if_match))
+            self._report(operation, row.id, row.check_conflict(if_match))
         else:
-            self._unexpected(operation, row.id, response)
+            self._report_unexpected(operation, row.id, response)
 
     def _delete(self) -> None:
-        row = self._some_row()
+        row = self._choose_row()
         if row is None:
             return
-        if_match = self._condition(row)
+        if_match = self._choose_if_match(row)
         headers = {"If-Match": if_match} if if_match else None
         operation, response = self._send(
             "DELETE", f"/users/{row.id}", kind="DELETE /users/<id>", writes=True, headers=headers
         )
-        self._history.touched.add(row.id)
+        self._history.written_ids.add(row.id)
         if operation.outcome is Outcome.UNKNOWN:
-            row.may_delete(operation, if_match)
+            row.record_unknown_delete(operation, if_match)
         elif operation.status == 204:
-            self._wrong(operation, row.id, row.delete(operation, if_match))
+            self._report(operation, row.id, row.record_delete(operation, if_match))
         elif operation.status == 412:
-            self._wrong(operation, row.id, row.conflict(if_match))
+            self._report(operation, row.id, row.check_conflict(if_match))
         else:
-            self._unexpected(operation, row.id, response)
+            self._report_unexpected(operation, row.id, response)
 
     def _get(self) -> None:
-        row = self._some_row()
+        row = self._choose_row()
         if row is None:
             return
         operation, response = self._send("GET", f"/users/{row.id}", kind="GET /users/<id>", writes=False)
         if response is None or operation.status not in (200, 404):
-            self._unexpected(operation, row.id, response)
+            self._report_unexpected(operation, row.id, response)
             return
         found = user_fields(response.json(), response.headers["ETag"]) if operation.status == 200 else None
         if not row.allows(found):
             kind = "lost" if found is None else "unexplained"
-            self._wrong(operation, row.id, f"found {found}, not one of {row.states}, since {row.last}", kind)
+            self._report(operation, row.id, _read_contradiction(found, row), kind)
         elif found is not None:
-            row.saw(found)
+            row.record_read(found)
 
     def _stream(self) -> None:
         operation, response = self._send("GET", "/users/stream?limit=200", kind="GET /users/stream", writes=False)
         if response is None or operation.status != 200:
-            self._unexpected(operation, "stream", response)
+            self._report_unexpected(operation, "stream", response)
             return
         for document in response.json():
-            if set(document) != USER_KEYS or origin(document["email"]) not in self._history.creations:
-                self._wrong(operation, document["id"], f"nobody wrote {document}", kind="unexplained")
+            if set(document) != USER_KEYS or creation_email(document["email"]) not in self._history.creations:
+                self._report(operation, document["id"], f"no client wrote {document}", kind="unexplained")
 
-    # --- animals -------------------------------------------------------------------------------------------
+    # --- Animals -------------------------------------------------------------------------------------------
 
     def _animal(self) -> tuple[str, str, AnimalRow]:
-        genus, species = f"Genus-{self.number}", f"species-{self._random.randrange(SPECIES)}"
+        genus, species = f"Genus-{self.number}", f"species-{self._random.randrange(SPECIES_PER_CLIENT)}"
         return genus, species, self._history.animals.setdefault((genus, species), AnimalRow([None]))
 
     def _post_animal(self) -> None:
@@ -300,30 +307,34 @@ class Client:
             "taxonomy": ["Animalia", uuid4().hex[:8]],
         }
         operation, response = self._send("POST", "/animal", kind="POST /animal", writes=True, body=document)
-        row.write(operation, document)
+        row.record_write(operation, document)
         if operation.status != 201:
-            self._unexpected(operation, f"{genus} {species}", response)
+            self._report_unexpected(operation, f"{genus} {species}", response)
 
     def _get_animal(self) -> None:
         genus, species, row = self._animal()
         operation, response = self._send("GET", f"/animal/{genus}/{species}", kind="GET /animal", writes=False)
         if response is None or operation.status not in (200, 404):
-            self._unexpected(operation, f"{genus} {species}", response)
+            self._report_unexpected(operation, f"{genus} {species}", response)
             return
         found = response.json() if operation.status == 200 else None
         if found not in row.states:
-            detail = f"found {found}, not one of {row.states}, since {row.last}"
-            self._wrong(operation, f"{genus} {species}", detail, "lost" if found is None else "unexplained")
+            detail = _read_contradiction(found, row)
+            self._report(operation, f"{genus} {species}", detail, "lost" if found is None else "unexplained")
 
 
-def origin(email: str) -> str:
-    """The address under which a user was created; `PUT` puts something after a plus sign."""
+def creation_email(email: str) -> str:
+    """Return the address that a user was created with: remove the plus tag that `PUT` requests add."""
     name, _, domain = email.partition("@")
     return f"{name.partition('+')[0]}@{domain}"
 
 
+def _read_contradiction(found: object, row: UserRow | AnimalRow) -> str:
+    return f"read {found}, expected one of {row.states}, last acknowledged write: {row.last_acknowledged}"
+
+
 class Load:
-    """All clients; their rows stay theirs from one block to the next."""
+    """All clients. Each client keeps its rows between two `running()` blocks."""
 
     def __init__(self, base_url: str, history: History, clients: int = 8) -> None:
         self._history = history
@@ -331,7 +342,7 @@ class Load:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """When the block ends, every request has its answer."""
+        """Run the clients. When the block ends, no request is in flight."""
         for client in self._clients:
             client.start()
         try:
@@ -340,15 +351,18 @@ class Load:
             for client in self._clients:
                 client.ask_to_stop()
             for client in self._clients:
-                client.join(REPEAT_LIMIT + 2 * CLIENT_TIMEOUT)
+                client.join(RETRY_SECONDS + 2 * CLIENT_TIMEOUT)
 
     def wait_for_acknowledged(self, count: int, timeout: float = 60.0) -> None:
-        """Returns when so many more requests were done."""
-        begin = len(self._history.operations)
+        """Wait until `count` more requests are acknowledged.
+
+        :param timeout: seconds.
+        """
+        first = len(self._history.operations)
 
         def enough() -> bool:
-            done = self._history.operations[begin:]
-            return sum(operation.outcome is Outcome.ACKNOWLEDGED for operation in done) >= count
+            completed = self._history.operations[first:]
+            return sum(operation.outcome is Outcome.ACKNOWLEDGED for operation in completed) >= count
 
         wait_for(enough, timeout, f"{count} acknowledged requests")
 

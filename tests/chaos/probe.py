@@ -1,4 +1,4 @@
-"""Asks `/health` of each gunicorn worker by itself: each has a driver of its own, with an opinion of its own."""
+"""Polls `/health` of each gunicorn worker. Every worker has its own driver with its own view of the nodes."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ INTERVAL = 0.1
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What all workers said at about one time; None is one that did not say."""
+class HealthSample:
+    """The responses of all workers at one time.
+
+    :ivar at: `time.monotonic()` after the last response.
+    :ivar workers: for each process id the numbers of nodes up and down, or None if the worker did not answer.
+    """
 
     at: float
     workers: dict[int, tuple[int, int] | None]
 
-    def all_up(self, nodes: int = 3) -> bool:
-        return len(self.workers) == 2 and all(seen == (nodes, 0) for seen in self.workers.values())
+    def all_nodes_up(self, nodes: int = 3) -> bool:
+        return len(self.workers) == 2 and all(counts == (nodes, 0) for counts in self.workers.values())
 
-    def all_see_one_down(self) -> bool:
-        return len(self.workers) == 2 and all(seen is not None and seen[1] > 0 for seen in self.workers.values())
+    def all_report_a_node_down(self) -> bool:
+        return len(self.workers) == 2 and all(counts is not None and counts[1] > 0 for counts in self.workers.values())
 
 
 class Probe:
-    """A thread that holds a connection to each worker and polls it."""
+    """A thread that keeps one connection to each worker and polls it."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._connections: dict[int, http.client.HTTPConnection] = {}
         self._stop = threading.Event()
-        self.sights: list[Sight] = []
+        self.samples: list[HealthSample] = []
         self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
         self._thread.start()
 
@@ -45,48 +49,51 @@ class Probe:
         self._stop.set()
         self._thread.join(timeout=30)
 
-    def since(self, moment: float) -> list[Sight]:
-        """What was seen from then on."""
-        return [sight for sight in list(self.sights) if sight.at >= moment]
+    def samples_since(self, moment: float) -> list[HealthSample]:
+        """Return the samples that were taken at `moment` or later."""
+        return [sample for sample in list(self.samples) if sample.at >= moment]
 
-    def marked_down(self, since: float) -> float | None:
-        """When all workers had noticed that a node is down."""
-        return next((sight.at for sight in self.since(since) if sight.all_see_one_down()), None)
+    def detected_at(self, since: float) -> float | None:
+        """Return when all workers first reported a node down, or None."""
+        return next((sample.at for sample in self.samples_since(since) if sample.all_report_a_node_down()), None)
 
-    def well(self, since: float) -> float | None:
-        """The moment from which on all workers have seen all nodes up; None when they don't now."""
-        found = None
-        for sight in self.since(since):
-            if not sight.all_up():
-                found = None
-            elif found is None:
-                found = sight.at
-        return found
+    def healthy_since(self, since: float) -> float | None:
+        """Return from when on all workers have reported all nodes up; None if they do not now."""
+        healthy_at = None
+        for sample in self.samples_since(since):
+            if not sample.all_nodes_up():
+                healthy_at = None
+            elif healthy_at is None:
+                healthy_at = sample.at
+        return healthy_at
 
     def _run(self) -> None:
         while not self._stop.wait(INTERVAL):
             workers = self._service.workers()
-            for gone in set(self._connections) - set(workers):
-                self._connections.pop(gone).close()
-            self._reach(workers)
-            seen = {pid: self._ask(pid) for pid in workers}
-            # The time after the last answer: before it, somebody may not have known yet.
-            self.sights.append(Sight(time.monotonic(), seen))
+            for ended in set(self._connections) - set(workers):
+                self._connections.pop(ended).close()
+            self._connect(workers)
+            counts = {pid: self._poll(pid) for pid in workers}
+            # Take the time after the last response: before it, not every worker may have detected the change.
+            self.samples.append(HealthSample(time.monotonic(), counts))
         for connection in self._connections.values():
             connection.close()
 
-    def _ask(self, pid: int) -> tuple[int, int] | None:
+    def _poll(self, pid: int) -> tuple[int, int] | None:
         connection = self._connections.get(pid)
         if connection is None:
             return None
         try:
-            return _nodes(connection)
+            return _node_counts(connection)
         except (OSError, ValueError, http.client.HTTPException):
             self._connections.pop(pid).close()
             return None
 
-    def _reach(self, workers: list[int]) -> None:
-        """Opens connections until each worker has accepted one, which the kernel decides; goes on next time if not."""
+    def _connect(self, workers: list[int]) -> None:
+        """Open connections until each worker has accepted one, at most 20 in a round.
+
+        The kernel decides which worker accepts a connection. The next round tries again for the missing workers.
+        """
         surplus = []
         for _ in range(20):
             missing = set(workers) - set(self._connections)
@@ -94,7 +101,7 @@ class Probe:
                 break
             connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=5)
             with suppress(OSError, ValueError, http.client.HTTPException):
-                # The kernel's queue has it until somebody accepts it, which an answer proves.
+                # A new connection may still be in the kernel's accept queue. A response proves that a worker has it.
                 connection.request("GET", "/health/live")
                 connection.getresponse().read()
                 owner = _owner(connection, missing)
@@ -106,18 +113,19 @@ class Probe:
             connection.close()
 
 
-def _nodes(connection: http.client.HTTPConnection) -> tuple[int, int]:
+def _node_counts(connection: http.client.HTTPConnection) -> tuple[int, int]:
     connection.request("GET", "/health")
     nodes = json.loads(connection.getresponse().read())["nodes"]
     return nodes["up"], nodes["down"]
 
 
 def _owner(connection: http.client.HTTPConnection, pids: set[int]) -> int | None:
-    """Which process holds the other end of a connection, by the inode of its socket."""
-    here, there = connection.sock.getsockname()[1], connection.sock.getpeername()[1]
+    """Return the process that owns the server side of a connection, found by the inode of its socket."""
+    client_port, server_port = connection.sock.getsockname()[1], connection.sock.getpeername()[1]
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         columns = line.split()
-        if (int(columns[1].split(":")[1], 16), int(columns[2].split(":")[1], 16)) == (there, here):
+        ports = int(columns[1].split(":")[1], 16), int(columns[2].split(":")[1], 16)
+        if ports == (server_port, client_port):
             socket = f"socket:[{columns[9]}]"
             for pid in pids:
                 with suppress(OSError):

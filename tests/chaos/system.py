@@ -1,4 +1,4 @@
-"""The system under test: a ring of three nodes, the service before it, and the times that its settings promise."""
+"""The system under test: a ring of three nodes, the service, and the bounds that follow from its settings."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from storage import db_initialize
 from tests.support import Service, service, wait_for
 
 ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
-# The driver draws each delay from 85 to 115 % of the schedule.
-JITTER = 1.15
+# The driver multiplies each reconnection delay by a random factor between 0.85 and 1.15.
+MAX_JITTER = 1.15
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Settings of the service, in seconds, and what follows from them."""
+    """Settings of the service, and the bounds that follow from them, in seconds."""
 
     heartbeat_interval: float
     heartbeat_timeout: float
@@ -36,20 +36,23 @@ class Timing:
     connect_timeout: float
 
     @property
-    def mark(self) -> float:
-        """Until a node that has fallen silent is marked down.
+    def detection(self) -> float:
+        """The longest time until the service marks a silent node down.
 
-        A connection on which something has come since the last round of heartbeats gets none in this one, and the next
-        begins after the interval, or when this one has waited for its last answer.
+        The driver sends no heartbeat on a connection that received data since the last round. The next round begins
+        after the interval, or later, when the current round has received or given up its last response.
         """
         longest = max(self.heartbeat_interval, self.heartbeat_timeout)
         return self.heartbeat_interval + longest + self.heartbeat_timeout
 
     @property
     def recovery(self) -> float:
-        """Until all is well after a fault: the last dead connection is found out, and reconnected to after the longest
-        delay, by an attempt that takes as long as it may."""
-        return self.mark + JITTER * self.reconnect_max + self.connect_timeout
+        """The longest recovery time after a fault.
+
+        It adds up the detection of the last dead connection, the longest reconnection delay, and the timeout of the
+        connection attempt.
+        """
+        return self.detection + MAX_JITTER * self.reconnect_max + self.connect_timeout
 
     def environment(self) -> dict[str, str]:
         return {
@@ -62,7 +65,7 @@ class Timing:
 
 
 class Ring:
-    """Three nodes, started one after the other, and killed at the end."""
+    """Three Cassandra nodes, started one after the other and killed at the end."""
 
     def __init__(self, directory: Path) -> None:
         self.port, storage_port = _common_port(), _common_port()
@@ -79,21 +82,24 @@ class Ring:
         ]
 
     def start(self) -> None:
-        """:raises NodeError: when one does not come up."""
+        """Start the nodes.
+
+        :raises NodeError: if a node does not start.
+        """
         for node in self.nodes:
             node.start()
             node.wait_until_ready()
         wait_until_acquainted(self.nodes)
 
     def kill(self, node: Node) -> None:
-        """`kill -9`; what it had not yet on disk is lost to it."""
+        """Kill a node with SIGKILL. It loses the data that it has not passed to the operating system."""
         pid = node.running()
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
         node.stop()
 
     def send(self, number: signal.Signals, *nodes: Node) -> None:
-        """A signal to nodes that run."""
+        """Send a signal to those of the nodes that are running."""
         for pid in filter(None, [node.running() for node in nodes]):
             os.kill(pid, number)
 
@@ -103,9 +109,10 @@ class Ring:
 
     @contextmanager
     def session(self, *nodes: Node, level: str = "ALL") -> Iterator[Session]:
-        """The checks' own way to the rows.
+        """Open a session that bypasses the service.
 
-        :param nodes: to speak with these only.
+        :param nodes: use only these nodes as coordinators; all nodes if none is given.
+        :param level: consistency level of the session.
         """
         addresses = [node.address for node in nodes or self.nodes]
         policy = WhiteListRoundRobinPolicy(addresses) if nodes else RoundRobinPolicy()
@@ -125,7 +132,7 @@ class Ring:
             cluster.shutdown()
 
     def environment(self, keyspace: str, replicas: int, timing: Timing) -> dict[str, str]:
-        """The service's variables."""
+        """Return the environment variables of the service."""
         return {
             "CASSANDRA_HOSTS": ",".join(ADDRESSES),
             "CASSANDRA_PORT": str(self.port),
@@ -139,7 +146,7 @@ class Ring:
 
 @contextmanager
 def running_service(ring: Ring, keyspace: str, replicas: int, timing: Timing, directory: Path) -> Iterator[Service]:
-    """The service under gunicorn with two workers, on a keyspace of its own without sample rows."""
+    """Run the service under gunicorn with two workers, on a new keyspace without sample rows."""
     environment = ring.environment(keyspace, replicas, timing)
     settings = Settings(_env_file=None, **{name.lower(): value for name, value in environment.items()})
     db_initialize.initialize(settings, samples=False, say=lambda line: None)
@@ -153,8 +160,8 @@ def running_service(ring: Ring, keyspace: str, replicas: int, timing: Timing, di
         yield running
 
 
-def sweep() -> None:
-    """Ends what a run of this suite that was killed itself has left behind."""
+def clean_up_killed_runs() -> None:
+    """End the processes and remove the files of earlier runs of this suite that were killed."""
     for directory in STATE.glob("chaos-*"):
         owner = int(directory.name.partition("-")[2])
         if Path(f"/proc/{owner}").exists():
@@ -173,7 +180,7 @@ def sweep() -> None:
 
 
 def _common_port() -> int:
-    """A port that is free on all three addresses."""
+    """Return a port that is free on all three addresses."""
     return int(
         wait_for(lambda: next((p for p in [free_port()] if all(port_is_free(a, p) for a in ADDRESSES)), None), 10)
     )

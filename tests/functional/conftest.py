@@ -1,4 +1,4 @@
-"""What the tests of the diagnostics share: a service in the test's own process, and a look at what it leaves."""
+"""Fixtures of the diagnostics tests: an in-process service, and a check for leftover rows."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from tests.support import rows_left, wait_for
 
 @pytest.fixture
 def nothing_is_left(session: Session, settings: Settings) -> Iterator[None]:
-    """Fails a test, also of a probe that fails, after which a row of the diagnostics is left or a user was touched."""
+    """Fail a test that leaves rows in the diagnostics table or changes a user.
+
+    A probe must clean up even if it fails.
+    """
 
     def users() -> set[Any]:
         return set(session.execute(f"SELECT id, name, age, version FROM {settings.cassandra_keyspace}.users"))
 
     before = users()
     yield
-    # What failed is deleted without anybody waiting for it.
-    wait_for(lambda: not rows_left(session, settings), timeout=10, what="the end of the diagnostics' rows")
+    # A failed probe deletes its rows in the background.
+    wait_for(lambda: not rows_left(session, settings), timeout=10, what="the diagnostics rows to be deleted")
     assert users() == before
 
 
 @pytest.fixture
 def running(settings: Settings) -> Iterator[Session]:
-    """The session of this process, which the in-process service works with, as a worker has it."""
+    """The session of the test process, which the in-process service uses."""
     db_connect.shutdown()
     yield db_connect.get_session(timeout=20)
     db_connect.shutdown()
@@ -39,5 +42,5 @@ def running(settings: Settings) -> Iterator[Session]:
 
 @pytest.fixture
 def client(running: Session) -> FlaskClient:
-    """A client of a service in this process, where a test can break what a probe looks at."""
+    """A client of the in-process service, where a test can replace what a probe inspects."""
     return create_app().test_client()

@@ -1,4 +1,7 @@
-"""The session: one a process, after the fork, in the background; and the statements prepared on it."""
+"""Each process opens one session, after the fork and in the background.
+
+Also tested: deadlines while Cassandra does not respond, and the cache of prepared statements.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,16 @@ import pytest
 from cassandra.cluster import Session
 
 from settings import Settings, get_settings
-from storage import db_connect, db_io
-from storage.cql.execution import QueryOptions
+from storage import db_connect
+from storage.cql import QueryOptions
+from storage.db_io import plants
 from storage.errors import StorageError, StorageTimeout, StorageUnavailable
-from tests.support import PROJECT, USER, Service, Wire, clean_environment, wait_for
+from tests.support import PROJECT, USER, Service, TcpProxy, clean_environment, wait_for
 from web.errors import PROBLEM_TYPE
 
 
-def test_threads_share_one_session(settings: Settings) -> None:
-    """Threads that race to be first get the same session; after a shutdown there is a new one."""
+def test_concurrent_threads_share_one_session(settings: Settings) -> None:
+    """64 concurrent first calls return one session; a call after shutdown() opens a new one."""
     db_connect.shutdown()
     with ThreadPoolExecutor(32) as pool:
         sessions = set(pool.map(lambda _: db_connect.get_session(timeout=20), range(64)))
@@ -37,12 +41,13 @@ def test_threads_share_one_session(settings: Settings) -> None:
 
 FORK = """
 import os, sys
-from storage import db_connect, db_io
-from storage.cql.execution import QueryOptions
+from storage import db_connect
+from storage.cql import QueryOptions
+from storage.db_io import animals
 
 def rows():
     session = db_connect.get_session(timeout=20)
-    return [len(page) for page in db_io.retrieve_animals_by_genus(session, "Lynx", QueryOptions())], session
+    return [len(page) for page in animals.retrieve_animals_by_genus(session, "Lynx", QueryOptions())], session
 
 before, session = rows()
 children = []
@@ -62,8 +67,8 @@ sys.exit(max(statuses))
 """
 
 
-def test_a_fork_gets_a_session_of_its_own(environment: dict[str, str]) -> None:
-    """Children forked with the session open make their own, and the parent's goes on."""
+def test_forked_process_opens_its_own_session(environment: dict[str, str]) -> None:
+    """Children forked while a session is open create their own; the parent keeps its session."""
     run = subprocess.run(
         [sys.executable, "-c", FORK],
         cwd=PROJECT,
@@ -76,9 +81,11 @@ def test_a_fork_gets_a_session_of_its_own(environment: dict[str, str]) -> None:
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("arguments", [(), ("--preload",)])
-def test_workers_with_and_without_preload(start: Callable[..., Service], arguments: tuple[str, ...]) -> None:
-    """Each worker answers from Cassandra, whether the application was loaded before or after the fork."""
+@pytest.mark.parametrize("arguments", [(), ("--preload",)], ids=["without preload", "with preload"])
+def test_every_worker_connects_with_and_without_preload(
+    start: Callable[..., Service], arguments: tuple[str, ...]
+) -> None:
+    """Each worker connects, whether gunicorn loads the application before or after the fork."""
     running = start({"WEB_CONCURRENCY": "3"}, *arguments)
     wait_for(lambda: running.log_text().count("Connected to Cassandra") == 3, what="three sessions")
     for _ in range(30):
@@ -88,45 +95,53 @@ def test_workers_with_and_without_preload(start: Callable[..., Service], argumen
     assert "Traceback" not in running.log_text()
 
 
-# --- Cassandra down and up ---------------------------------------------------------------------------------
+# --- Cassandra becomes unavailable and available again ---------------------------------------------------
 
 
-def assert_up_without_cassandra(running: Service) -> None:
-    """What does not need the database is answered as always; what does gets its 503, and soon."""
+def assert_serves_without_cassandra(running: Service) -> None:
+    """Assert that routes without Cassandra respond as usual, and others with 503 within 2 s."""
     began = time.monotonic()
     health = running.client.get("/health")
     assert time.monotonic() - began < 2
     assert health.status_code == 503
     body = health.json()
     assert (body["status"], body["cassandra"], body["nodes"]["up"]) == ("unhealthy", "disconnected", 0)
-    hurried = running.client.get("/health", headers={"X-Request-Timeout": "1"})
-    assert (hurried.status_code, hurried.headers["Content-Type"]) in ((503, "application/json"), (504, PROBLEM_TYPE))
+    response = running.client.get("/health", headers={"X-Request-Timeout": "1"})
+    assert (response.status_code, response.headers["Content-Type"]) in (
+        (503, "application/json"),
+        (504, PROBLEM_TYPE),
+    )
     for path, status in (("/health/live", 200), ("/", 200), ("/docs", 200), ("/openapi.json", 200), ("/nope", 404)):
         assert running.client.get(path).status_code == status
     assert running.client.delete("/users").status_code == 405
     assert running.client.options("/users").status_code == 200
     began = time.monotonic()
-    refused = running.client.get("/users", headers={"X-Request-Timeout": "1"})
+    rejected = running.client.get("/users", headers={"X-Request-Timeout": "1"})
     assert time.monotonic() - began < 2
-    assert refused.status_code == 503
-    assert refused.headers["Retry-After"]
+    assert rejected.status_code == 503
+    assert rejected.headers["Retry-After"]
 
 
-def test_cassandra_down_at_the_start(start: Callable[..., Service], wire: Wire) -> None:
-    """The service starts, says what is wrong, and connects when Cassandra comes, without a restart."""
-    wire.cut()
-    running = start({"CASSANDRA_PORT": str(wire.port)}, healthy=False)
-    wait_for(lambda: "No connection to Cassandra" in running.log_text(), what="the log line")
-    assert_up_without_cassandra(running)
-    wire.mend()
-    wait_for(running.healthy, timeout=30, what="health")
+def test_service_starts_before_cassandra_and_connects_later(start: Callable[..., Service], proxy: TcpProxy) -> None:
+    """The service starts without Cassandra, logs the failure, and connects without a restart."""
+    proxy.disconnect()
+    running = start({"CASSANDRA_PORT": str(proxy.port)}, healthy=False)
+    wait_for(lambda: "No connection to Cassandra" in running.log_text(), what="the log line about the connection")
+    assert_serves_without_cassandra(running)
+    proxy.reconnect()
+    wait_for(running.healthy, timeout=30, what="the service to be healthy")
     assert running.client.get("/animal/Lynx").status_code == 200
 
 
-def test_cassandra_silent_at_the_start(start: Callable[..., Service], wire: Wire) -> None:
-    """A server that takes connections and says nothing: requests keep their deadlines, each worker tries once."""
-    wire.hold()
-    running = start({"CASSANDRA_PORT": str(wire.port), "CASSANDRA_CONNECT_TIMEOUT": "30"}, healthy=False)
+def test_requests_keep_deadlines_while_cassandra_does_not_respond(
+    start: Callable[..., Service], proxy: TcpProxy
+) -> None:
+    """Cassandra accepts connections at start-up but sends nothing.
+
+    Requests keep their deadlines, and each worker opens only one connection.
+    """
+    proxy.pause()
+    running = start({"CASSANDRA_PORT": str(proxy.port), "CASSANDRA_CONNECT_TIMEOUT": "30"}, healthy=False)
     with ThreadPoolExecutor(20) as pool:
         began = time.monotonic()
         statuses = list(
@@ -134,45 +149,45 @@ def test_cassandra_silent_at_the_start(start: Callable[..., Service], wire: Wire
         )
         assert time.monotonic() - began < 4
     assert statuses == [503] * 20
-    assert_up_without_cassandra(running)
-    assert wire.accepted <= 2
-    wire.release()
-    wait_for(running.healthy, timeout=30, what="health")
+    assert_serves_without_cassandra(running)
+    assert proxy.accepted <= 2
+    proxy.resume()
+    wait_for(running.healthy, timeout=30, what="the service to be healthy")
 
 
-def test_cassandra_goes_and_comes_back(start: Callable[..., Service], wire: Wire) -> None:
-    """A service that has lost Cassandra says so, and finds it again within the reconnection settings."""
-    running = start({"CASSANDRA_PORT": str(wire.port), "CASSANDRA_RECONNECT_MAX": "1"})
-    wire.cut()
-    wait_for(lambda: running.client.get("/health").status_code == 503, what="503")
-    assert_up_without_cassandra(running)
-    wire.mend()
-    wait_for(running.healthy, timeout=15, what="health")
-    wait_for(lambda: running.client.get("/animal/Lynx").status_code == 200, timeout=5, what="rows")
+def test_service_reconnects_after_an_outage(start: Callable[..., Service], proxy: TcpProxy) -> None:
+    """During an outage /health is 503; afterwards the service reconnects by itself."""
+    running = start({"CASSANDRA_PORT": str(proxy.port), "CASSANDRA_RECONNECT_MAX": "1"})
+    proxy.disconnect()
+    wait_for(lambda: running.client.get("/health").status_code == 503, what="/health to return 503")
+    assert_serves_without_cassandra(running)
+    proxy.reconnect()
+    wait_for(running.healthy, timeout=15, what="the service to be healthy")
+    wait_for(lambda: running.client.get("/animal/Lynx").status_code == 200, timeout=5, what="rows to be readable")
 
 
-def test_missing_keyspace(start: Callable[..., Service], session: Session) -> None:
-    """The log says what to run; once it has run, the service finds the keyspace by itself."""
+def test_missing_keyspace_is_logged_and_found_once_created(start: Callable[..., Service], session: Session) -> None:
+    """The log names the command to run; after it, the service connects without a restart."""
     running = start({"CASSANDRA_KEYSPACE": "fieldbook_test_missing"}, healthy=False)
-    wait_for(lambda: "run: python storage/db_initialize.py" in running.log_text(), what="the advice")
+    wait_for(lambda: "run: python storage/db_initialize.py" in running.log_text(), what="the command in the log")
     assert running.client.get("/users").status_code == 503
     try:
         variables = {"CASSANDRA_KEYSPACE": "fieldbook_test_missing"}
         subprocess.run(
             [sys.executable, "storage/db_initialize.py", "--no-samples"],
             cwd=PROJECT,
-            env=clean_environment() | dict(_connection(get_settings())) | variables,
+            env=clean_environment() | dict(connection_variables(get_settings())) | variables,
             timeout=90,
             check=True,
             capture_output=True,
         )
-        wait_for(running.healthy, what="health")
+        wait_for(running.healthy, what="the service to be healthy")
         assert running.client.get("/users").json() == []
     finally:
         session.execute("DROP KEYSPACE IF EXISTS fieldbook_test_missing", timeout=60)
 
 
-def _connection(settings: Settings) -> Iterator[tuple[str, str]]:
+def connection_variables(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "CASSANDRA_HOSTS", ",".join(settings.cassandra_hosts)
     yield "CASSANDRA_PORT", str(settings.cassandra_port)
 
@@ -180,19 +195,22 @@ def _connection(settings: Settings) -> Iterator[tuple[str, str]]:
 # --- deadlines ---------------------------------------------------------------------------------------------
 
 
-def test_504_at_the_deadline(start: Callable[..., Service], wire: Wire) -> None:
-    """The answer comes at the deadline and not when the query ends; a write says that it may have been applied."""
-    running = start({"CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1", "CASSANDRA_HEARTBEAT_TIMEOUT": "30"})
+def test_504_is_sent_at_the_deadline(start: Callable[..., Service], proxy: TcpProxy) -> None:
+    """A 504 is sent at the deadline, before the query ends.
+
+    For a write, the problem document says that it may have been applied.
+    """
+    running = start({"CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1", "CASSANDRA_HEARTBEAT_TIMEOUT": "30"})
     url = running.client.post("/users", json=USER).headers["Location"]
     assert running.client.patch(url, json={"age": 1}).status_code == 200
     other = running.client.post("/users", json=USER).headers["Location"]
     assert running.client.delete(other).status_code == 204
-    wire.hold()
+    proxy.pause()
     headers = {"X-Request-Timeout": "0.7"}
     for method, path, body in (
         ("GET", "/users", None),
         ("GET", url, None),
-        # Not prepared yet: the preparation spends the deadline too.
+        # This statement is not prepared yet: its preparation counts against the deadline too.
         ("GET", "/plant/Quercus", None),
         ("POST", "/users", USER),
         ("PATCH", url, {"age": 5}),
@@ -203,9 +221,9 @@ def test_504_at_the_deadline(start: Callable[..., Service], wire: Wire) -> None:
         elapsed = time.monotonic() - began
         assert response.status_code == 504, (method, response.text)
         assert 0.6 < elapsed < 1.7
-        # The PATCH did not come further than its read.
+        # The PATCH was still reading the user and had written nothing.
         assert ("may have been applied" in response.json()["detail"]) == (method in ("POST", "DELETE"))
-    wire.release()
+    proxy.resume()
     assert wait_for(lambda: running.client.get("/plant/Quercus").status_code == 200, timeout=10)
 
 
@@ -213,82 +231,91 @@ def test_504_at_the_deadline(start: Callable[..., Service], wire: Wire) -> None:
 
 
 @pytest.fixture
-def own(settings: Settings, keyspace: str) -> Iterator[Session]:
-    """A session on a keyspace of the test's own that counts what it prepares."""
+def counting_session(settings: Settings, keyspace: str) -> Iterator[Session]:
+    """A session on an empty keyspace; its `prepared` lists the CQL of each prepared statement."""
     session = db_connect.open_session(settings, keyspace)
     session.prepared = []  # type: ignore[attr-defined]
     prepare = session.prepare
 
-    def counting(cql: str) -> Any:
+    def record_and_prepare(cql: str) -> Any:
         session.prepared.append(cql)  # type: ignore[attr-defined]
         return prepare(cql)
 
-    session.prepare = counting
+    session.prepare = record_and_prepare
     yield session
     session.cluster.shutdown()
 
 
 def store_and_count(session: Session) -> int:
-    db_io.store_plant(session, ("Quercus", "robur", 1))
-    return sum(len(page) for page in db_io.retrieve_plants_by_genus(session, "Quercus"))
+    """Insert one oak and return the number of oaks: two statements to prepare."""
+    plants.store_plant(session, plants.Plant("Quercus", "robur", 1), QueryOptions())
+    return sum(len(page) for page in plants.retrieve_plants_by_genus(session, "Quercus", QueryOptions()))
 
 
-def test_each_statement_is_prepared_once(own: Session) -> None:
-    """However many threads ask for it first, a statement is prepared once."""
+def test_concurrent_threads_prepare_each_statement_once(counting_session: Session) -> None:
+    """200 concurrent calls on 32 threads prepare two statements once each."""
     with ThreadPoolExecutor(32) as pool:
-        assert set(pool.map(lambda _: store_and_count(own), range(200))) == {1}
-    assert len(own.prepared) == len(set(own.prepared)) == 2  # type: ignore[attr-defined]
+        assert set(pool.map(lambda _: store_and_count(counting_session), range(200))) == {1}
+    assert len(counting_session.prepared) == len(set(counting_session.prepared)) == 2  # type: ignore[attr-defined]
 
 
-def test_a_statement_that_the_server_forgot(own: Session, keyspace: str) -> None:
-    """The server drops its prepared statements with a table; the driver prepares them again, and nobody notices."""
-    assert store_and_count(own) == 1
-    own.execute(f"DROP TABLE {keyspace}.plants", timeout=60)
-    own.execute(
+def test_statements_evicted_by_the_server_are_prepared_again(counting_session: Session, keyspace: str) -> None:
+    """Dropping a table evicts its prepared statements; the driver prepares them again."""
+    assert store_and_count(counting_session) == 1
+    counting_session.execute(f"DROP TABLE {keyspace}.plants", timeout=60)
+    counting_session.execute(
         f"CREATE TABLE {keyspace}.plants (genus text, species text, sightings int, PRIMARY KEY (genus, species))",
         timeout=60,
     )
-    assert store_and_count(own) == 1
+    assert store_and_count(counting_session) == 1
 
 
-def test_a_keyspace_change(own: Session, keyspace: str, settings: Settings) -> None:
-    """After USE, the same functions work on the keyspace in use, and after another USE on the first again."""
-    assert store_and_count(own) == 1
-    own.set_keyspace(settings.cassandra_keyspace)
-    others = sum(len(page) for page in db_io.retrieve_plants_by_genus(own, "Hieracium"))
-    assert others == 12_000
-    own.set_keyspace(keyspace)
-    assert store_and_count(own) == 1
-    assert sum(len(page) for page in db_io.retrieve_plants_by_genus(own, "Hieracium")) == 0
+def test_prepared_statements_follow_a_keyspace_change(
+    counting_session: Session, keyspace: str, settings: Settings
+) -> None:
+    """After USE the same functions read the new keyspace; after a second USE, the first again."""
+    assert store_and_count(counting_session) == 1
+    counting_session.set_keyspace(settings.cassandra_keyspace)
+    hawkweeds = sum(
+        len(page) for page in plants.retrieve_plants_by_genus(counting_session, "Hieracium", QueryOptions())
+    )
+    assert hawkweeds == 12_000
+    counting_session.set_keyspace(keyspace)
+    assert store_and_count(counting_session) == 1
+    assert (
+        sum(len(page) for page in plants.retrieve_plants_by_genus(counting_session, "Hieracium", QueryOptions())) == 0
+    )
 
 
-def test_a_preparation_that_failed_is_tried_again(own: Session, keyspace: str) -> None:
-    """A statement whose table was missing works once the table is there."""
-    own.execute(f"ALTER TABLE {keyspace}.plants RENAME species TO kind", timeout=60)
+def test_failed_preparation_is_retried_by_the_next_call(counting_session: Session, keyspace: str) -> None:
+    """A statement whose column was missing works once the column exists."""
+    counting_session.execute(f"ALTER TABLE {keyspace}.plants RENAME species TO kind", timeout=60)
     with pytest.raises(StorageError):
-        store_and_count(own)
-    own.execute(f"ALTER TABLE {keyspace}.plants RENAME kind TO species", timeout=60)
-    assert store_and_count(own) == 1
+        store_and_count(counting_session)
+    counting_session.execute(f"ALTER TABLE {keyspace}.plants RENAME kind TO species", timeout=60)
+    assert store_and_count(counting_session) == 1
 
 
-def test_a_preparation_keeps_the_deadline(settings: Settings, wire: Wire) -> None:
-    """A caller whose deadline comes first leaves; the preparation goes on, and the next caller finds it."""
-    through = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": wire.port})
-    session = db_connect.open_session(through, settings.cassandra_keyspace)
+def test_preparation_respects_the_deadline(settings: Settings, proxy: TcpProxy) -> None:
+    """A caller raises StorageTimeout at its deadline; the next caller succeeds."""
+    through_proxy = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": proxy.port})
+    session = db_connect.open_session(through_proxy, settings.cassandra_keyspace)
     try:
-        wire.hold()
+        proxy.pause()
         began = time.monotonic()
         with pytest.raises(StorageTimeout):
-            db_io.retrieve_plant(session, "Quercus", "robur", QueryOptions(deadline=began + 0.4))
+            plants.retrieve_plant(session, "Quercus", "robur", QueryOptions(deadline=began + 0.4))
         assert 0.3 < time.monotonic() - began < 1.5
-        wire.release()
-        assert db_io.retrieve_plant(session, "Quercus", "robur", QueryOptions()) == ("Quercus", "robur", 41)
+        proxy.resume()
+        assert plants.retrieve_plant(session, "Quercus", "robur", QueryOptions()) == ("Quercus", "robur", 41)
     finally:
         session.cluster.shutdown()
 
 
-def test_no_session_raises_what_storage_raises(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without Cassandra get_session() fails within its time-out, first waiting, then at once."""
+def test_get_session_without_cassandra_raises_storage_unavailable(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Cassandra get_session() raises within its timeout, and one thread keeps retrying."""
     monkeypatch.setenv("CASSANDRA_PORT", "1")
     get_settings.cache_clear()
     db_connect.shutdown()

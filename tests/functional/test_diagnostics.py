@@ -21,13 +21,11 @@ from diagnostics import table as diagnostics
 from diagnostics.table import DiagnosticRow, diagnostic_rows
 from settings import Settings
 from storage import db_connect
-from storage.cql import execution
-from storage.cql.execution import QueryOptions
-from storage.cql.statements import Statement, bound
+from storage.cql import QueryOptions, Statement, execution
 from storage.db_io.users import SELECT_USER
 from storage.errors import StorageTimeout
 from tests.functional.test_errors import assert_problem
-from tests.support import Service, Wire, rows_left, wait_for
+from tests.support import Service, TcpProxy, rows_left, wait_for
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
@@ -49,9 +47,9 @@ TOKEN = "the token of the operators"
 
 
 @pytest.fixture
-def behind(start: Callable[..., Service], wire: Wire) -> Service:
-    """A service with one worker, whose way to Cassandra is the wire."""
-    return start({"CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1"})
+def behind(start: Callable[..., Service], proxy: TcpProxy) -> Service:
+    """A service with one worker, whose way to Cassandra is the proxy."""
+    return start({"CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
 
 
 # --- performance -------------------------------------------------------------------------------------------
@@ -107,43 +105,43 @@ def test_requests_out_of_range(live: Service, path: str, value: str) -> None:
 def test_async_counts_errors(client: FlaskClient, running: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 20 queries, every second of which the server fails to answer, 10 are errors."""
     with diagnostic_rows(running, [DiagnosticRow(15, 1, "fails")], QueryOptions()) as run_id:
-        sent = 0
+        bind, sent = execution.bind, 0
 
         def every_second_fails(session: Session, statement: Statement, values: Any, options: QueryOptions) -> Any:
             nonlocal sent
             sent += 1
             if sent % 2:
-                return bound(session, statement, values, options)
-            return bound(session, diagnostics.SELECT_DIAGNOSTICS_FAILING, (run_id,), options)
+                return bind(session, statement, values, options)
+            return bind(session, diagnostics.SELECT_DIAGNOSTICS_FAILING, (run_id,), options)
 
-        monkeypatch.setattr(diagnostics, "bound", every_second_fails)
+        monkeypatch.setattr(execution, "bind", every_second_fails)
         body = client.get("/performance/async?requests=20").get_json()
         assert (body["requests"], body["errors"]) == (20, 10)
         monkeypatch.undo()
 
 
-def test_sync_counts_errors(behind: Service, wire: Wire) -> None:
+def test_sync_counts_errors(behind: Service, proxy: TcpProxy) -> None:
     """When the way to Cassandra is cut midway, the rest of the queries are errors."""
     assert behind.client.get("/performance/sync?requests=1").status_code == 200
-    before = wire.bytes_to_client
+    before = proxy.bytes_to_client
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(behind.client.get, "/performance/sync?requests=1000", headers={"X-Request-Timeout": "30"})
-        wait_for(lambda: wire.bytes_to_client > before + 1000, what="the first answers")
-        wire.cut()
+        wait_for(lambda: proxy.bytes_to_client > before + 1000, what="the first answers")
+        proxy.disconnect()
         response = asked.result()
     assert response.status_code == 200, response.text
     assert response.json()["requests"] == 1000
     assert 0 < response.json()["errors"] < 1000
 
 
-def test_sync_past_the_deadline(behind: Service, wire: Wire) -> None:
+def test_sync_past_the_deadline(behind: Service, proxy: TcpProxy) -> None:
     """Queries that time out at the deadline are no errors of theirs: the request is answered 504."""
     assert behind.client.get("/performance/sync?requests=1").status_code == 200
-    before = wire.bytes_to_client
+    before = proxy.bytes_to_client
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(behind.client.get, "/performance/sync?requests=1000", headers={"X-Request-Timeout": "3"})
-        wait_for(lambda: wire.bytes_to_client > before + 1000, what="the first answers")
-        wire.hold()
+        wait_for(lambda: proxy.bytes_to_client > before + 1000, what="the first answers")
+        proxy.pause()
         assert_problem(asked.result(), 504)
 
 
@@ -151,25 +149,29 @@ class Alternating:
     """Sends every second statement by another session."""
 
     def __init__(self, *sessions: Session) -> None:
+        self._first = sessions[0]
         self._sessions = itertools.cycle(sessions)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._first, name)
 
     def execute_async(self, *arguments: Any, **options: Any) -> Any:
         return next(self._sessions).execute_async(*arguments, **options)
 
 
-def test_async_past_the_deadline(running: Session, settings: Settings, wire: Wire) -> None:
+def test_async_past_the_deadline(running: Session, settings: Settings, proxy: TcpProxy) -> None:
     """The same holds where half of the queries, all sent at once, were answered in time."""
     options = QueryOptions(deadline=time.monotonic() + 10)
-    queries = [bound(running, SELECT_USER, (uuid4(),), options) for _ in range(20)]
-    other = settings.model_copy(update={"cassandra_port": wire.port})
+    values = [(uuid4(),) for _ in range(20)]
+    other = settings.model_copy(update={"cassandra_port": proxy.port})
     with db_connect.cluster_context(other) as cluster, db_connect.session_context(cluster, other, None) as held:
         both = Alternating(running, held)
-        assert len(execution.execute_concurrently(both, queries, options, name="probe")) == 20
-        wire.hold()
+        assert len(execution.execute_concurrently(both, SELECT_USER, values, options)) == 20
+        proxy.pause()
         options.deadline = time.monotonic() + 0.5
         with pytest.raises(StorageTimeout, match="deadline has passed"):
-            execution.execute_concurrently(both, queries, options, name="probe")
-        wire.release()
+            execution.execute_concurrently(both, SELECT_USER, values, options)
+        proxy.resume()
 
 
 # --- slow queries ------------------------------------------------------------------------------------------
@@ -221,13 +223,13 @@ def test_long_running_query(start: Callable[..., Service]) -> None:
 
 
 @pytest.mark.parametrize("path", [path for _, path in SLOW])
-def test_slow_queries_fail_with_cassandra(behind: Service, wire: Wire, path: str) -> None:
+def test_slow_queries_fail_with_cassandra(behind: Service, proxy: TcpProxy, path: str) -> None:
     """Their reads are real: cut off midway, the answer is an error."""
-    before = wire.bytes_to_client
+    before = proxy.bytes_to_client
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(behind.client.get, path, headers={"X-Request-Timeout": "8"})
-        wait_for(lambda: wire.bytes_to_client > before, what="a first read")
-        wire.cut()
+        wait_for(lambda: proxy.bytes_to_client > before, what="a first read")
+        proxy.disconnect()
         assert_problem(asked.result(), 503)
 
 
@@ -272,31 +274,31 @@ def test_status_without_cassandra(start: Callable[..., Service]) -> None:
 # --- Cassandra is away -------------------------------------------------------------------------------------
 
 
-def test_cassandra_hangs(behind: Service, wire: Wire) -> None:
+def test_cassandra_hangs(behind: Service, proxy: TcpProxy) -> None:
     """Every probe but the status, with and without its statements prepared, is answered 504 at its deadline."""
     for attempt in ("not prepared", "prepared"):
         if attempt == "prepared":
             for method, path in FAST:
                 assert behind.client.request(method, path).status_code == 200, path
-        wire.hold()
+        proxy.pause()
         for method, path in FAST + SLOW:
             started = time.monotonic()
             response = behind.client.request(method, path, headers={"X-Request-Timeout": "0.3"})
             assert_problem(response, 504)
             assert 0.3 <= time.monotonic() - started < 1.3, path
         assert behind.client.get(STATUS).json()["session_open"]
-        wire.release()
+        proxy.resume()
         wait_for(behind.healthy, what="health")
 
 
-def test_cassandra_is_gone(behind: Service, wire: Wire) -> None:
+def test_cassandra_is_gone(behind: Service, proxy: TcpProxy) -> None:
     """Every probe but the status says 503 when Cassandra can't be reached, and works again when it can."""
-    wire.cut()
+    proxy.disconnect()
     wait_for(lambda: not behind.healthy(), what="the end of health")
     for method, path in FAST + SLOW:
         assert_problem(behind.client.request(method, path), 503)
     assert behind.client.get(STATUS).json()["session_open"]
-    wire.mend()
+    proxy.reconnect()
     wait_for(behind.healthy, what="health")
     for method, path in FAST:
         assert behind.client.request(method, path).status_code == 200, path

@@ -19,24 +19,23 @@ from diagnostics import table as diagnostics
 from diagnostics.table import DiagnosticRow, diagnostic_rows
 from settings import Settings
 from storage import db_connect
-from storage.cql import execution
-from storage.cql.execution import QueryOptions, Stream
+from storage.cql import QueryOptions, Stream, translation
 from storage.errors import StorageError
 from tests.functional.test_diagnostics import CANCELLATION, CONCURRENT, NESTED, QUERY_ERROR, STREAMING_ERROR
-from tests.support import Service, Wire, rows_left, wait_for
+from tests.support import Service, TcpProxy, rows_left, wait_for
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
 def at_error(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
     """Makes something happen whenever the driver raises: an error that does harm."""
-    translate = execution.translate
+    translate = translation.translate
 
     def harmful(*arguments: Any) -> StorageError:
         happens()
         return translate(*arguments)
 
-    monkeypatch.setattr(execution, "translate", harmful)
+    monkeypatch.setattr(translation, "translate", harmful)
 
 
 def closing(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
@@ -347,7 +346,7 @@ def test_nested_contexts_that_lack_rows(client: FlaskClient, monkeypatch: pytest
 
 
 def test_nested_contexts_without_a_further_connection(
-    client: FlaskClient, settings: Settings, monkeypatch: pytest.MonkeyPatch, wire: Wire
+    client: FlaskClient, settings: Settings, monkeypatch: pytest.MonkeyPatch, proxy: TcpProxy
 ) -> None:
     """Where the probe's own cluster can't connect the answer is 503, where that hangs it is 504 at the deadline."""
 
@@ -356,8 +355,8 @@ def test_nested_contexts_without_a_further_connection(
 
     connect_to(free_port())
     assert client.post(NESTED).status_code == 503
-    connect_to(wire.port)
-    wire.hold()
+    connect_to(proxy.port)
+    proxy.pause()
     started = time.monotonic()
     assert client.post(NESTED, headers={"X-Request-Timeout": "1"}).status_code == 504
     assert 1 <= time.monotonic() - started < 2

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support import Service, Wire, raw_request, wait_for
+from tests.support import Service, TcpProxy, raw_request, wait_for
 
 TOKEN = "the token of the tests"
 OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
@@ -178,19 +178,19 @@ def test_new_connections_are_refused_while_in_flight_requests_complete(start: Ca
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_in_flight_requests_complete_after_aborted_streams(
-    start: Callable[..., Service], wire: Wire, keyspace: str, add_users: Callable[[str, int], None], version: str
+    start: Callable[..., Service], proxy: TcpProxy, keyspace: str, add_users: Callable[[str, int], None], version: str
 ) -> None:
     """The worker's count of connections is still right after aborted streams."""
     add_users(keyspace, 30_000)
-    running = start({"CASSANDRA_KEYSPACE": keyspace, "CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1"})
+    running = start({"CASSANDRA_KEYSPACE": keyspace, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
     for _ in range(3):
         with raw_request(running.port, version, "/users/stream?limit=30000") as connection:
             connection.recv(1000)
-            wire.cut()
+            proxy.disconnect()
             with suppress(ConnectionResetError):
                 while connection.recv(65536):
                     pass
-        wire.mend()
+        proxy.reconnect()
         wait_for(running.healthy, what="health")
     exposition = get(running, "/metrics", headers={"Accept": "text/plain"}).text
     assert 'fieldbook_streams_ended_total{outcome="aborted",route="/users/stream"} 3.0' in exposition

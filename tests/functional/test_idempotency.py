@@ -14,11 +14,10 @@ import pytest
 from cassandra.cluster import Session
 
 from settings import Settings
-from storage import db_io
-from storage.cql.execution import QueryOptions
-from storage.db_io import idempotency
+from storage.cql import QueryOptions
+from storage.db_io import idempotency, users
 from storage.errors import StorageTimeout
-from tests.support import Service, Wire, wait_for
+from tests.support import Service, TcpProxy, wait_for
 
 Count = Callable[[str], int]
 
@@ -122,38 +121,36 @@ class Crash(BaseException):
     """The process ends here, and tells nobody."""
 
 
-def crashing(create: Callable[[Sequence[db_io.User]], None] | None) -> Callable[[Sequence[db_io.User]], None]:
-    def run(users: Sequence[db_io.User]) -> None:
-        if create is not None:
-            create(users)
-        raise Crash
-
-    return run
-
-
 @pytest.fixture
-def crash(session: Session) -> Callable[..., db_io.User]:
+def crash(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[..., users.User]:
     """A first request of the route that ends before, or after, its user is stored."""
 
-    def first_request(body: dict[str, Any], key: str, *, stored: bool) -> db_io.User:
+    def first_request(body: dict[str, Any], key: str, *, stored: bool) -> users.User:
         from hashlib import sha256
 
         import orjson
 
         fingerprint = sha256(orjson.dumps([body], option=orjson.OPT_SORT_KEYS)).digest()
-        promise = db_io.IdempotencyKey("anonymous POST /users", key, fingerprint)
-        user = db_io.new_user(body)
+        promise = idempotency.IdempotencyKey("anonymous POST /users", key, fingerprint)
+        user = users.new_user(body)
         options = QueryOptions(deadline=time.monotonic() + 2.0)
-        store = (lambda users: db_io.create_user(session, users[0], options)) if stored else None
-        with pytest.raises(Crash):
-            db_io.create_users_once(session, promise, [user], crashing(store), options)
+        create_users = users.create_users
+
+        def create_and_crash(session: Session, new: Sequence[users.User], options: QueryOptions) -> None:
+            if stored:
+                create_users(session, new, options)
+            raise Crash
+
+        with monkeypatch.context() as patch, pytest.raises(Crash):
+            patch.setattr(users, "create_users", create_and_crash)
+            users.create_users_once(session, promise, [user], options)
         return user
 
     return first_request
 
 
 def test_a_repeat_waits_and_then_finishes_the_first(
-    live: Service, count: Count, crash: Callable[..., db_io.User], session: Session, settings: Settings
+    live: Service, count: Count, crash: Callable[..., users.User], session: Session, settings: Settings
 ) -> None:
     """After a crash the repeat hears 409 until the first's deadline, then creates the very user that was promised."""
     body, key = new_body(), uuid.uuid4().hex
@@ -178,7 +175,7 @@ def test_a_repeat_waits_and_then_finishes_the_first(
 
 @pytest.mark.parametrize("change", ["PATCH", "DELETE"])
 def test_finishing_undoes_nothing(
-    live: Service, count: Count, crash: Callable[..., db_io.User], session: Session, change: str
+    live: Service, count: Count, crash: Callable[..., users.User], session: Session, change: str
 ) -> None:
     """A promise that was carried out already may be carried out again: later changes and deletions stay."""
     body, key = new_body(), uuid.uuid4().hex
@@ -203,9 +200,9 @@ def test_a_failed_attempt_lets_the_next_one_in(live: Service, count: Count) -> N
     assert count(body["email"]) == 1
 
 
-def test_a_lost_answer_and_its_repeat(start: Callable[..., Service], wire: Wire, count: Count) -> None:
+def test_a_lost_answer_and_its_repeat(start: Callable[..., Service], proxy: TcpProxy, count: Count) -> None:
     """The network fails at some point of the request: whatever it had done by then, the repeats make one user."""
-    running = start({"CASSANDRA_PORT": str(wire.port)})
+    running = start({"CASSANDRA_PORT": str(proxy.port)})
     assert post(running, new_body(), uuid.uuid4().hex).status_code == 201
     lost = 0
     for delay in (0.0, 0.001, 0.002, 0.004, 0.006, 0.008, 0.012):
@@ -213,7 +210,7 @@ def test_a_lost_answer_and_its_repeat(start: Callable[..., Service], wire: Wire,
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(post, running, body, key, **{"X-Request-Timeout": "1"})
             time.sleep(delay)
-            wire.hold(1.2)
+            proxy.pause(1.2)
             lost += first.result().status_code == 504
         response = wait_for(lambda: (r := post(running, body, key)).status_code == 201 and r, what="201")  # noqa: B023
         assert running.client.get(response.headers["Location"]).status_code == 200
@@ -250,7 +247,8 @@ def test_an_unknown_claim_is_unknown(session: Session, monkeypatch: pytest.Monke
     def lost(*arguments: Any) -> Any:
         raise StorageTimeout("lost on the way", may_have_applied=True)
 
-    monkeypatch.setattr(idempotency, "run", lost)
-    key = db_io.IdempotencyKey("anonymous POST /users", uuid.uuid4().hex, b"")
+    monkeypatch.setattr(idempotency, "execute", lost)
+    monkeypatch.setattr(users, "create_users", lambda *arguments: pytest.fail("a user was created"))
+    key = idempotency.IdempotencyKey("anonymous POST /users", uuid.uuid4().hex, b"")
     with pytest.raises(StorageTimeout):
-        db_io.create_users_once(session, key, [db_io.new_user(new_body())], crashing(None), QueryOptions())
+        users.create_users_once(session, key, [users.new_user(new_body())], QueryOptions())

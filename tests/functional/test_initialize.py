@@ -1,4 +1,7 @@
-"""storage/db_initialize.py: creates what is missing, any number of times, and brings nothing back."""
+"""storage/db_initialize.py creates the keyspace, the tables and the sample rows.
+
+It is safe to run more than once, and it does not restore deleted rows.
+"""
 
 from __future__ import annotations
 
@@ -13,33 +16,36 @@ import pytest
 from cassandra.cluster import Session
 
 from settings import Settings
-from storage import db_initialize, sample_data
+from storage import db_initialize
 from storage.db_initialize import InitializeError, initialize, parse_migration
+from storage.sample_data.plants import HAWKWEEDS
 from tests.support import PROJECT, clean_environment
 
 
 @pytest.fixture
-def empty(settings: Settings, session: Session) -> Iterator[Settings]:
-    """Settings with the name of a keyspace that does not exist yet."""
+def missing_keyspace(settings: Settings, session: Session) -> Iterator[Settings]:
+    """Settings that name a keyspace which does not exist yet. It is dropped after the test."""
     name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
     yield settings.model_copy(update={"cassandra_keyspace": name})
     session.execute(f"DROP KEYSPACE IF EXISTS {name}", timeout=60)
 
 
 def quiet(line: str) -> None:
-    """Takes a line of progress and drops it."""
+    """Discard a line of progress output."""
 
 
-@pytest.mark.parametrize("command", [["storage/db_initialize.py"], ["-m", "storage.db_initialize"]])
-def test_as_a_command(empty: Settings, session: Session, command: list[str]) -> None:
-    """Run as a file and as a module it makes keyspace, tables and rows, says what it does, and can be repeated."""
-    keyspace = empty.cassandra_keyspace
+@pytest.mark.parametrize(
+    "command", [["storage/db_initialize.py"], ["-m", "storage.db_initialize"]], ids=["as a file", "as a module"]
+)
+def test_command_is_repeatable(missing_keyspace: Settings, session: Session, command: list[str]) -> None:
+    """The command creates keyspace, tables and rows, prints each step, and can be run again."""
+    keyspace = missing_keyspace.cassandra_keyspace
     variables = {
-        "CASSANDRA_HOSTS": ",".join(empty.cassandra_hosts),
-        "CASSANDRA_PORT": str(empty.cassandra_port),
+        "CASSANDRA_HOSTS": ",".join(missing_keyspace.cassandra_hosts),
+        "CASSANDRA_PORT": str(missing_keyspace.cassandra_port),
         "CASSANDRA_KEYSPACE": keyspace,
     }
-    for said in ("created", "there already"):
+    for printed in ("created", "there already"):
         run = subprocess.run(
             [sys.executable, *command],
             cwd=PROJECT,
@@ -50,25 +56,25 @@ def test_as_a_command(empty: Settings, session: Session, command: list[str]) -> 
             check=False,
         )
         assert run.returncode == 0, run.stderr
-        assert f"keyspace {keyspace}: {said}" in run.stdout
+        assert f"keyspace {keyspace}: {printed}" in run.stdout
         assert "sample rows" in run.stdout
     animals = list(session.execute(f"SELECT genus, taxonomy FROM {keyspace}.animals"))
     assert len(animals) >= 20
     assert len({genus for genus, _ in animals}) >= 8
     assert all(taxonomy for _, taxonomy in animals)
     hawkweeds = session.execute(f"SELECT COUNT(*) FROM {keyspace}.plants WHERE genus = 'Hieracium'").one()[0]
-    assert hawkweeds == sample_data.HAWKWEEDS >= 10_000
+    assert hawkweeds == HAWKWEEDS >= 10_000
 
 
-def test_samples_do_not_undo_what_was_done_since(empty: Settings, session: Session) -> None:
-    """A row that was deleted or changed stays so, also when an interrupted run is finished later."""
-    initialize(empty, say=quiet)
-    keyspace = empty.cassandra_keyspace
+def test_sample_rows_do_not_overwrite_later_changes(missing_keyspace: Settings, session: Session) -> None:
+    """Deleted and changed rows stay so, even if a later run completes an interrupted one."""
+    initialize(missing_keyspace, say=quiet)
+    keyspace = missing_keyspace.cassandra_keyspace
     session.execute(f"DELETE FROM {keyspace}.animals WHERE genus = 'Lynx' AND species = 'lynx'")
     session.execute(f"UPDATE {keyspace}.plants SET sightings = 999 WHERE genus = 'Quercus' AND species = 'robur'")
     for _ in range(2):
-        initialize(empty, say=quiet)
-        # As if the run before had not come to its end.
+        initialize(missing_keyspace, say=quiet)
+        # Simulate that this run was interrupted before it recorded the sample rows.
         session.execute(f"DELETE FROM {keyspace}.schema_migrations WHERE name = 'sample rows'")
     lynxes = {row[0] for row in session.execute(f"SELECT species FROM {keyspace}.animals WHERE genus = 'Lynx'")}
     assert lynxes == {"pardinus", "rufus", "canadensis"}
@@ -76,70 +82,74 @@ def test_samples_do_not_undo_what_was_done_since(empty: Settings, session: Sessi
     assert oaks.one()[0] == 999
 
 
-def test_two_at_the_same_time(empty: Settings, session: Session) -> None:
-    """Instances that are deployed together and initialize together end with one schema that works."""
+def test_concurrent_runs_create_one_working_schema(missing_keyspace: Settings, session: Session) -> None:
+    """Three instances that initialize at the same time agree on one schema with all sample rows."""
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda _: initialize(empty, say=quiet), range(3)))
-    assert len(list(session.execute(f"SELECT genus FROM {empty.cassandra_keyspace}.animals"))) >= 20
+        list(pool.map(lambda _: initialize(missing_keyspace, say=quiet), range(3)))
+    assert len(list(session.execute(f"SELECT genus FROM {missing_keyspace.cassandra_keyspace}.animals"))) >= 20
 
 
-def test_a_changed_migration_is_refused(
-    empty: Settings, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_edited_migration_is_rejected_by_name(
+    missing_keyspace: Settings, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A migration that was applied and then edited is named; nothing is applied after it."""
+    """The error names the migration that was edited; later migrations are not applied."""
     monkeypatch.setattr(db_initialize, "MIGRATIONS", tmp_path)
     (tmp_path / "0001_birds.cql").write_text("CREATE TABLE IF NOT EXISTS birds (name text PRIMARY KEY);\n")
-    initialize(empty, samples=False, say=quiet)
+    initialize(missing_keyspace, samples=False, say=quiet)
     (tmp_path / "0001_birds.cql").write_text("CREATE TABLE IF NOT EXISTS birds (name text PRIMARY KEY, age int);\n")
     (tmp_path / "0002_nests.cql").write_text("CREATE TABLE IF NOT EXISTS nests (name text PRIMARY KEY);\n")
     with pytest.raises(InitializeError, match=r"0001_birds\.cql"):
-        initialize(empty, samples=False, say=quiet)
+        initialize(missing_keyspace, samples=False, say=quiet)
     tables = session.execute(
-        "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s", (empty.cassandra_keyspace,)
+        "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s", (missing_keyspace.cassandra_keyspace,)
     )
     assert "nests" not in {name for (name,) in tables}
 
 
-def test_what_a_server_may_refuse(
-    empty: Settings, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_optional_statements_may_fail_and_others_stop_the_run(
+    missing_keyspace: Settings, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A statement marked as optional is skipped aloud where the server refuses it; another stops the run."""
+    """A rejected optional statement is reported and skipped; any other stops the run."""
     monkeypatch.setattr(db_initialize, "MIGRATIONS", tmp_path)
     table = "CREATE TABLE IF NOT EXISTS birds (name text PRIMARY KEY, age int);\n"
     index = "CREATE CUSTOM INDEX IF NOT EXISTS birds_age ON birds (age) USING 'NoSuchIndex';\n"
     (tmp_path / "0001_birds.cql").write_text(table + "-- skip where refused: for the test\n" + index)
-    said: list[str] = []
-    initialize(empty, samples=False, say=said.append)
-    assert any(line.startswith("skipped, this server refuses it") for line in said)
-    assert "migration 0001_birds.cql: applied" in said
+    printed: list[str] = []
+    initialize(missing_keyspace, samples=False, say=printed.append)
+    assert any(line.startswith("skipped, because this server refuses it") for line in printed)
+    assert "migration 0001_birds.cql: applied" in printed
     (tmp_path / "0002_more.cql").write_text(index)
     with pytest.raises(Exception, match="NoSuchIndex"):
-        initialize(empty, samples=False, say=quiet)
+        initialize(missing_keyspace, samples=False, say=quiet)
 
 
-def test_the_keyspace_is_not_made_on_astra(empty: Settings, session: Session) -> None:
-    """Where only the console makes keyspaces, a missing one is a sentence about what to do."""
-    astra = empty.model_copy(update={"astra_db_secure_bundle_path": Path("/dev/null")})
+def test_missing_astra_keyspace_error_names_the_console(missing_keyspace: Settings, session: Session) -> None:
+    """Only the Astra console creates keyspaces, so the error message refers to it."""
+    astra = missing_keyspace.model_copy(update={"astra_db_secure_bundle_path": Path("/dev/null")})
     with pytest.raises(InitializeError, match="Astra console"):
         db_initialize.create_keyspace(session, astra, quiet)
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "cause"),
     [
         ({"cassandra_port": 1}, "Connection refused"),
         ({"cassandra_hosts": ("no.such.host.invalid",)}, "no address is known for no.such.host.invalid"),
         ({"cassandra_local_dc": "dc9"}, "no node is in CASSANDRA_LOCAL_DC=dc9; those that answer are in "),
     ],
+    ids=["port closed", "unknown host name", "unknown data center"],
 )
-def test_cassandra_that_is_not_there(empty: Settings, change: dict[str, object], reason: str) -> None:
-    """Who can't connect is told why, in a sentence."""
-    with pytest.raises(InitializeError, match=f"can't be reached: .*{reason}"):
-        initialize(empty.model_copy(update=change), say=quiet)
+def test_connection_errors_name_their_cause(missing_keyspace: Settings, change: dict[str, object], cause: str) -> None:
+    """A failed connection raises InitializeError with the cause in one sentence."""
+    with pytest.raises(InitializeError, match=f"can't be reached: .*{cause}"):
+        initialize(missing_keyspace.model_copy(update=change), say=quiet)
 
 
-def test_parsing_of_migrations() -> None:
-    """Statements end with a semicolon at the end of a line; comments stay; the mark belongs to its statement."""
+def test_migrations_are_split_into_statements() -> None:
+    """A statement ends with a semicolon at the end of a line and keeps its comments.
+
+    The marker "skip where refused" applies to the statement that follows it.
+    """
     text = "-- a; comment;\nCREATE TABLE a (\n  -- in it;\n  b int\n);\n\n"
     text += "-- skip where refused: x\nCREATE INDEX i;\nDROP TABLE a;\n"
     statements = list(parse_migration(text))
@@ -147,9 +157,11 @@ def test_parsing_of_migrations() -> None:
     assert statements[0].cql.endswith("b int\n);")
 
 
-@pytest.mark.parametrize("text", ["CREATE TABLE a;\nCREATE TABLE b", "CREATE TABLE a"])
-def test_a_statement_without_an_end(text: str) -> None:
-    """A statement that would be left out in silence is an error."""
+@pytest.mark.parametrize(
+    "text", ["CREATE TABLE a;\nCREATE TABLE b", "CREATE TABLE a"], ids=["second statement", "only statement"]
+)
+def test_statement_without_semicolon_is_an_error(text: str) -> None:
+    """Without a final semicolon a statement raises an error; it is not silently skipped."""
     with pytest.raises(InitializeError, match="semicolon"):
         list(parse_migration(text))
     assert len(list(parse_migration("CREATE TABLE a; -- for birds\n-- the end\n"))) == 1

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from tests.support import USER, Service, Wire, raw_request, wait_for
+from tests.support import USER, Service, TcpProxy, raw_request, wait_for
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -133,11 +133,11 @@ def test_killed_worker_counts_in_counters_but_not_in_gauges(start: Callable[...,
 
 
 def test_streams_are_counted_by_outcome(
-    start: Callable[..., Service], wire: Wire, keyspace: str, add_users: Callable[[str, int], None]
+    start: Callable[..., Service], proxy: TcpProxy, keyspace: str, add_users: Callable[[str, int], None]
 ) -> None:
     """Each stream is counted when it opens, and by outcome when it ends."""
     add_users(keyspace, 30_000)
-    running = start({"CASSANDRA_KEYSPACE": keyspace, "CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1"})
+    running = start({"CASSANDRA_KEYSPACE": keyspace, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
     path = "/users/stream?limit=30000"
 
     def ended(outcome: str) -> float:
@@ -152,33 +152,33 @@ def test_streams_are_counted_by_outcome(
     with pytest.raises(httpx.RemoteProtocolError), running.client.stream("GET", path) as response:
         for number, _ in enumerate(response.iter_raw()):
             if number == 0:
-                wire.cut()
+                proxy.disconnect()
     wait_for(lambda: ended("aborted") == 1, what="the count of the aborted stream")
     assert value(running, "fieldbook_streams_opened_total", route="/users/stream") == 3
     assert running.client.get("/metrics").json()["errors_count"] > errors
     assert value(running, "fieldbook_driver_errors_total") > errors
 
 
-def test_errors_are_counted_by_kind(start: Callable[..., Service], wire: Wire) -> None:
+def test_errors_are_counted_by_kind(start: Callable[..., Service], proxy: TcpProxy) -> None:
     """The label `kind` is the class name of the driver's exception."""
-    running = start({"CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1"})
+    running = start({"CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
     assert running.client.get("/plant/Quercus/robur").status_code == 200
-    wire.hold(1.0)
+    proxy.pause(1.0)
     late = running.client.get("/plant/Quercus/robur", headers={"X-Request-Timeout": "0.3"})
     assert late.status_code == 504
     assert value(running, "fieldbook_driver_errors_total", kind="OperationTimedOut") == 1
 
 
-def test_in_flight_gauge(start: Callable[..., Service], wire: Wire) -> None:
+def test_in_flight_gauge(start: Callable[..., Service], proxy: TcpProxy) -> None:
     """The gauge counts requests that wait for Cassandra, and returns to 0."""
-    running = start({"CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1"})
+    running = start({"CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
     assert running.client.post("/users", json=USER).status_code == 201
-    wire.hold()
+    proxy.pause()
     with ThreadPoolExecutor(5) as pool:
         url = f"{running.client.base_url}/users"
         waiting = [pool.submit(httpx.post, url, json=USER, timeout=30) for _ in range(5)]
         wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 5, what="five in flight")
-        wire.release()
+        proxy.resume()
         assert [request.result().status_code for request in waiting] == [201] * 5
     wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 0, what="none in flight")
 

@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules name only metrics, labels and values that the service has."""
+"""The dashboard and the alert rules use only metrics, labels and label values that the service exposes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,23 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from observability import metrics
 from tests.support import PROJECT, USER, Service
 
-# Prometheus itself puts these on what it scrapes.
-FROM_PROMETHEUS = {"job", "instance"}
-LE = {"le"}
-OUTCOMES = {"finished", "cut", "left"}
+MONITORING = PROJECT / "deploy" / "monitoring"
+# Prometheus adds these labels to every scraped sample.
+TARGET_LABELS = {"job", "instance"}
+# The bucket label of histograms.
+BUCKET_LABELS = {"le"}
+OUTCOMES = {"finished", "aborted", "disconnected"}
 
 
-def expressions() -> list[tuple[str, str]]:
-    """Where it stands, and what it is, of every PromQL expression."""
-    dashboard = json.loads((PROJECT / "deploy" / "monitoring" / "grafana-dashboard.json").read_text())
+def alert_rules() -> list[dict[str, Any]]:
+    """Return the alert rules of all groups."""
+    groups = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def promql_expressions() -> list[tuple[str, str]]:
+    """Return the location and the text of every PromQL expression."""
+    dashboard = json.loads((MONITORING / "grafana-dashboard.json").read_text())
     found = [
         (f"panel {panel['title']}", target["expr"])
         for panel in dashboard["panels"]
@@ -32,52 +40,50 @@ def expressions() -> list[tuple[str, str]]:
         for item in dashboard["templating"]["list"]
         if "definition" in item
     ]
-    rules = yaml.safe_load((PROJECT / "deploy" / "monitoring" / "alerts.yml").read_text())
-    found += [(f"alert {rule['alert']}", rule["expr"]) for group in rules["groups"] for rule in group["rules"]]
+    found += [(f"alert {rule['alert']}", rule["expr"]) for rule in alert_rules()]
     assert len(found) > 25
     return found
 
 
+def grouping_labels(expression: str) -> set[str]:
+    """Return the labels in the `by (...)` clauses of a PromQL expression."""
+    return set(re.findall(r"\w+", " ".join(re.findall(r"\bby \(([^)]*)\)", expression))))
+
+
 @pytest.fixture(scope="module")
 def exposed(live: Service) -> dict[str, set[str]]:
-    """Sample names with the names of their labels: what /metrics shows, and what it will when it happens."""
+    """Names of the samples that /metrics exposes, each with the names of its labels."""
     live.client.get("/plant/Quercus")
     live.client.post("/users", json=USER)
     found: dict[str, set[str]] = {}
     for family in parse(live.client.get("/metrics", headers={"Accept": "text/plain"}).text):
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)
-    # Nothing of this kind may have gone wrong yet.
+    # The service exposes this sample after the first driver error, which may not have happened yet.
     found.setdefault("fieldbook_driver_errors_total", set(metrics.DRIVER_ERRORS._labelnames))
     return found
 
 
-def test_metrics_and_labels_exist(exposed: dict[str, set[str]]) -> None:
-    """A typing error in an alert is an alert that never comes."""
-    for where, expression in expressions():
+def test_expressions_use_existing_metrics_and_labels(exposed: dict[str, set[str]]) -> None:
+    """An alert with a misspelled metric, label or value never fires."""
+    for location, expression in promql_expressions():
         names = set(re.findall(r"\bfieldbook_\w+", expression))
-        assert names <= exposed.keys(), where
-        known = set().union(*(exposed[name] for name in names)) | FROM_PROMETHEUS | LE
-        grouped = {
-            label.strip() for labels in re.findall(r"\bby \(([^)]*)\)", expression) for label in labels.split(",")
-        }
+        assert names <= exposed.keys(), location
+        known = set().union(*(exposed[name] for name in names)) | TARGET_LABELS | BUCKET_LABELS
         selected = set(re.findall(r"[{,]\s*(\w+)\s*[=!]", expression))
-        assert grouped | selected <= known, where
-        assert set(re.findall(r'outcome="(\w+)"', expression)) <= OUTCOMES, where
+        assert grouping_labels(expression) | selected <= known, location
+        assert set(re.findall(r'outcome="(\w+)"', expression)) <= OUTCOMES, location
 
 
-def test_every_metric_is_shown(exposed: dict[str, set[str]]) -> None:
-    """What is not worth a place on the dashboard is not worth counting."""
-    shown = " ".join(expression for where, expression in expressions() if where.startswith("panel"))
+def test_dashboard_shows_every_metric(exposed: dict[str, set[str]]) -> None:
+    shown = " ".join(expression for location, expression in promql_expressions() if location.startswith("panel"))
     families = {re.sub(r"_(bucket|sum|count|total|created)$", "", name) for name in exposed}
     assert [family for family in families if family not in shown] == []
 
 
-def test_alerts_say_what_to_think(exposed: Any) -> None:
-    """Each has a summary and a severity; the labels in its text are among those that its expression keeps."""
-    rules = yaml.safe_load((PROJECT / "deploy" / "monitoring" / "alerts.yml").read_text())["groups"][0]["rules"]
-    for rule in rules:
+def test_alerts_have_summary_and_severity() -> None:
+    """The texts use only labels that the expression keeps."""
+    for rule in alert_rules():
         assert rule["annotations"]["summary"], rule
         assert rule["labels"]["severity"] in ("page", "warn")
-        kept = set(re.findall(r"\w+", " ".join(re.findall(r"\bby \(([^)]*)\)", rule["expr"]))))
-        assert set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))) <= kept
+        assert set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))) <= grouping_labels(rule["expr"])

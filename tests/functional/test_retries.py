@@ -1,4 +1,4 @@
-"""What the driver may send a second time: what is marked idempotent, and nothing else."""
+"""The driver sends a statement a second time only if the statement is marked as idempotent."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from cassandra.query import BoundStatement
 
 from settings import Settings
 from storage import db_connect, db_io
-from storage.cql.execution import QueryOptions, bind
-from storage.cql.statements import Statement, prepared_cache
+from storage.cql import QueryOptions, Statement, bind, prepared_cache
 from storage.db_io.users import INSERT_USER, SELECT_USERS
 
-# A transaction that comes to the same however often it is applied: a user's id is never used again.
-REPEATABLE_TRANSACTIONS = {"delete_user"}
-# A row with an id of its own.
-CREATING = {"insert_user"}
+# Lightweight transactions that are safe to apply twice: a deleted user's id is never used again.
+IDEMPOTENT_TRANSACTIONS = {"delete_user"}
+# INSERTs of a row under a new id. They are not idempotent.
+CREATING_STATEMENTS = {"insert_user"}
 
 
 def statements() -> list[Statement]:
-    """Every statement of every table."""
+    """Return every statement of every module in storage/db_io/."""
     modules = [
         importlib.import_module(f"storage.db_io.{module.name}") for module in pkgutil.iter_modules(db_io.__path__)
     ]
@@ -34,36 +33,39 @@ def statements() -> list[Statement]:
 
 
 @pytest.mark.parametrize("statement", statements(), ids=lambda statement: statement.name)
-def test_the_marks(statement: Statement) -> None:
-    """Conditions and creations are not idempotent; kinds are true; names are told apart."""
+def test_statements_declare_their_kind_and_idempotence_correctly(statement: Statement) -> None:
+    """Conditional and creating statements are not idempotent, unless listed above.
+
+    The kind matches the CQL, and each name is unique.
+    """
     verb = statement.cql.split()[0]
     conditional = re.search(r"\bIF\b", statement.cql) is not None
     assert (statement.kind == "lwt") == conditional
     assert (statement.kind == "read") == (verb == "SELECT")
-    repeatable = statement.name in REPEATABLE_TRANSACTIONS or not (conditional or statement.name in CREATING)
-    assert statement.idempotent == repeatable
+    idempotent = statement.name in IDEMPOTENT_TRANSACTIONS or not (conditional or statement.name in CREATING_STATEMENTS)
+    assert statement.idempotent == idempotent
     assert [other.name for other in statements()].count(statement.name) == 1
 
 
-def test_what_the_driver_is_told(session: Session, settings: Settings) -> None:
-    """An idempotent statement may be sent to a second node while it waits; another never, nor after a failure."""
+def test_driver_retries_only_idempotent_statements(session: Session, settings: Settings) -> None:
+    """Only idempotent statements are retried after a failure or executed speculatively.
+
+    Speculative execution sends a statement to a second node while the first has not answered.
+    """
     own = db_connect.open_session(settings, settings.cassandra_keyspace)
     options = QueryOptions()
 
-    def ready(statement: Statement) -> BoundStatement:
+    def bind_nulls(statement: Statement) -> BoundStatement:
         prepared = prepared_cache.get(own, statement, options)
-        values = [None] * len(prepared.column_metadata)
-        return bind(own, prepared, values, options, kind=statement.kind, idempotent=statement.idempotent)
+        return bind(own, statement, [None] * len(prepared.column_metadata), options)
 
     try:
         for statement in statements():
-            if statement.name == "select_missing":
-                continue
-            bound = ready(statement)
+            bound = bind_nulls(statement)
             assert bound.is_idempotent == statement.idempotent
             assert isinstance(bound.retry_policy, FallthroughRetryPolicy) == (not statement.idempotent)
         for statement in (SELECT_USERS, INSERT_USER):
-            future = own._create_response_future(ready(statement), None, False, None, 1.0)
+            future = own._create_response_future(bind_nulls(statement), None, False, None, 1.0)
             assert isinstance(future._spec_execution_plan, NoSpeculativeExecutionPlan) == (statement is INSERT_USER)
     finally:
         own.cluster.shutdown()

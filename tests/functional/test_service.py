@@ -1,4 +1,4 @@
-"""What the service says of itself, and what every response carries."""
+"""The home page, the health routes, and the headers that every response has."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from tests.support import Service
 
 
-def test_home_as_json_and_as_a_page(live: Service) -> None:
-    """A program gets links, a browser a page with them; each link works."""
+def test_home_is_json_for_programs_and_html_for_browsers(live: Service) -> None:
+    """/ returns links as JSON, or as HTML if the client accepts it; every link works."""
     links = live.client.get("/").json()
     assert links["message"]
     assert links["version"]
@@ -22,21 +22,21 @@ def test_home_as_json_and_as_a_page(live: Service) -> None:
     assert links["docs"] in page.text
 
 
-def test_health(live: Service) -> None:
-    """A healthy service names its keyspace, its nodes and the time."""
+def test_health_reports_keyspace_nodes_and_time(live: Service) -> None:
+    """/health of a healthy service reports its keyspace, the node counts and the current time."""
     response = live.client.get("/health")
     body = response.json()
     assert response.status_code == 200
     assert (body["status"], body["cassandra"], body["nodes"]) == ("healthy", "connected", {"up": 1, "down": 0})
     assert body["keyspace"].startswith("fieldbook_test_")
-    told = datetime.fromisoformat(body["timestamp"])
-    assert abs(datetime.now(UTC) - told) < timedelta(minutes=1)
+    reported = datetime.fromisoformat(body["timestamp"])
+    assert abs(datetime.now(UTC) - reported) < timedelta(minutes=1)
     assert live.client.get("/health/live").json() == {"status": "alive"}
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/users?limit=1", "/users/stream?limit=1", "/nope", "/docs"])
-def test_every_response_is_timed_and_named(live: Service, path: str) -> None:
-    """Server-Timing has the two parts in milliseconds; the id is new for each request."""
+def test_every_response_has_timings_and_a_new_request_id(live: Service, path: str) -> None:
+    """Server-Timing has database and application time in ms; X-Request-ID differs per request."""
     responses = [live.client.get(path) for _ in range(2)]
     for response in responses:
         timing = re.fullmatch(r"db;dur=(\d+\.\d+), app;dur=(\d+\.\d+)", response.headers["Server-Timing"])

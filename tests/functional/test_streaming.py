@@ -19,11 +19,12 @@ import pytest
 from cassandra.cluster import Session
 
 from settings import Settings
-from storage import db_connect, db_initialize, db_io
-from storage.cql import statements
-from storage.cql.execution import QueryOptions
+from storage import db_connect, db_initialize
+from storage.cql import QueryOptions
+from storage.cql.row_encoding import JsonRows
+from storage.db_io import users
 from storage.db_io.users import SELECT_USERS_BY_AGE
-from tests.support import Service, Wire, raw_request, wait_for
+from tests.support import Service, TcpProxy, raw_request, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -114,11 +115,11 @@ def test_all_ways_write_a_user_alike(live: Service) -> None:
     of_csv = [row | {"age": int(row["age"])} for row in csv.DictReader(io.StringIO(streamed("text/csv")))]
     of_ndjson = [json.loads(line) for line in streamed("application/x-ndjson").splitlines()]
     listed = live.client.get("/users?limit=100")
-    users = listed.json()
-    while user not in users and "next" in listed.links:
+    in_list = listed.json()
+    while user not in in_list and "next" in listed.links:
         listed = live.client.get(listed.links["next"]["url"])
-        users += listed.json()
-    for found in (pages, of_csv, of_ndjson, json.loads(streamed("application/json")), users):
+        in_list += listed.json()
+    for found in (pages, of_csv, of_ndjson, json.loads(streamed("application/json")), in_list):
         assert user in found
 
 
@@ -127,9 +128,10 @@ def test_all_ways_write_a_user_alike(live: Service) -> None:
 )
 def test_times_of_a_server_that_writes_them_in_another_way(moment: str) -> None:
     """Also where the first row has none to tell the way by."""
+    encoded = JsonRows(SELECT_USERS_BY_AGE, ("created_at",))
     rows = [(json.dumps({"id": number, "created_at": at}),) for number, at in enumerate([None, moment])]
     for some in (rows, rows[1:]):
-        found = [json.loads(text) for text in statements.texts_of(["created_at"], some)]
+        found = [json.loads(text) for text in encoded.decode(some)]
         assert found[-1] == {"id": 1, "created_at": "2026-11-21T06:50:04.610Z"}
 
 
@@ -181,10 +183,10 @@ def test_age_filter_without_the_index(
     session.execute(f"DROP INDEX {keyspace}.users_age", timeout=60)
     own = db_connect.open_session(settings, keyspace)
     try:
-        pages = list(db_io.stream_users(own, 1000, 10, 95, QueryOptions()))
+        pages = list(users.stream_users(own, 1000, 10, 95, QueryOptions()))
         assert sum(map(len, pages)) == 15
-        first = db_io.retrieve_users_page(own, 10, 95, None, QueryOptions())
-        second = db_io.retrieve_users_page(own, 10, 95, first.paging_state, QueryOptions())
+        first = users.retrieve_users_page(own, 10, 95, None, QueryOptions())
+        second = users.retrieve_users_page(own, 10, 95, first.paging_state, QueryOptions())
         assert first.paging_state is not None
         assert len(set(first.rows + second.rows)) == 15
     finally:
@@ -200,24 +202,24 @@ def test_head_has_no_body(live: Service) -> None:
 
 
 @pytest.fixture
-def wired(start: Callable[..., Service], wire: Wire, many: str) -> Service:
-    """A service on the 200,000 users, with Cassandra behind the wire, one worker, and its connection made."""
-    running = start({"CASSANDRA_KEYSPACE": many, "CASSANDRA_PORT": str(wire.port), "WEB_CONCURRENCY": "1"})
+def wired(start: Callable[..., Service], proxy: TcpProxy, many: str) -> Service:
+    """A service on the 200,000 users, with Cassandra behind the proxy, one worker, and its connection made."""
+    running = start({"CASSANDRA_KEYSPACE": many, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
     assert len(running.client.get("/users/stream?limit=10").json()) == 10
     return running
 
 
-def test_an_early_fault_has_its_own_status(wired: Service, wire: Wire) -> None:
+def test_an_early_fault_has_its_own_status(wired: Service, proxy: TcpProxy) -> None:
     """Before the first page there is no status line: a fault then is an error like any other."""
-    wire.hold()
+    proxy.pause()
     late = wired.client.get("/users/stream", headers={"X-Request-Timeout": "0.5"})
     assert (late.status_code, late.headers["Content-Type"]) == (504, "application/problem+json")
-    wire.cut()
+    proxy.disconnect()
     wait_for(lambda: wired.client.get("/users/stream").status_code == 503, what="503")
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson", "text/csv"])
-def test_a_fault_midway_cuts_the_connection(wired: Service, wire: Wire, accept: str) -> None:
+def test_a_fault_midway_cuts_the_connection(wired: Service, proxy: TcpProxy, accept: str) -> None:
     """The client can tell that rows are missing: no last chunk, in JSON no closing bracket; the log says so."""
     body = b""
     with (
@@ -227,14 +229,14 @@ def test_a_fault_midway_cuts_the_connection(wired: Service, wire: Wire, accept: 
         assert response.status_code == 200
         for chunk in response.iter_raw():
             if not body:
-                wire.cut()
+                proxy.disconnect()
             body += chunk
     assert body
     assert not body.endswith(b"]")
     assert "stream /users/stream cut after" in wired.log_text()
 
 
-def test_http_1_0_gets_a_whole_body_or_a_reset(wired: Service, wire: Wire) -> None:
+def test_http_1_0_gets_a_whole_body_or_a_reset(wired: Service, proxy: TcpProxy) -> None:
     """Without chunks a body ends where the connection does: a part must end in a reset, not in a plain close."""
     with raw_request(wired.port, "1.0", "/users/stream?limit=5000") as connection:
         data = b""
@@ -243,7 +245,7 @@ def test_http_1_0_gets_a_whole_body_or_a_reset(wired: Service, wire: Wire) -> No
         assert len(json.loads(data.partition(b"\r\n\r\n")[2])) == 5000
     with raw_request(wired.port, "1.0", f"/users/stream?limit={ROWS}") as connection:
         assert connection.recv(1000)
-        wire.cut()
+        proxy.disconnect()
         with pytest.raises(ConnectionResetError):
             while connection.recv(65536):
                 pass
@@ -260,49 +262,49 @@ def test_http_1_0_gets_a_reset_from_a_worker_that_is_killed(wired: Service) -> N
                 pass
 
 
-def test_a_client_that_leaves_stops_the_fetching(wired: Service, wire: Wire) -> None:
+def test_a_client_that_leaves_stops_the_fetching(wired: Service, proxy: TcpProxy) -> None:
     """Nothing more is read from Cassandra for a client that is gone."""
-    before = wire.bytes_to_client
+    before = proxy.bytes_to_client
     whole = len(wired.client.get("/users/stream?limit=10000").content) * ROWS // 10000
     with raw_request(wired.port, "1.1", f"/users/stream?limit={ROWS}") as connection:
         connection.recv(1000)
-    wait_for(lambda: "the client left" in wired.log_text(), what="the log line")
-    left = wire.bytes_to_client - before
+    wait_for(lambda: "client disconnected" in wired.log_text(), what="the log line")
+    left = proxy.bytes_to_client - before
     assert left < whole / 2
-    wait_until_still(wire)
+    wait_until_still(proxy)
     # What was on its way by then: one page, and the driver's heartbeats.
-    assert wire.bytes_to_client - before - left < 1.2 * whole / ROWS * 1000
+    assert proxy.bytes_to_client - before - left < 1.2 * whole / ROWS * 1000
 
 
-def wait_until_still(wire: Wire) -> None:
+def wait_until_still(proxy: TcpProxy) -> None:
     """Until less than a page has come for half a second."""
 
     def still() -> bool:
-        count = wire.bytes_to_client
+        count = proxy.bytes_to_client
         time.sleep(0.5)
-        return wire.bytes_to_client - count < 10_000
+        return proxy.bytes_to_client - count < 10_000
 
     wait_for(still, what="silence on the wire")
 
 
 @pytest.mark.parametrize(("limit", "ahead"), [(2000, 1.0), (ROWS, 1.8)])
 def test_the_next_pages_are_fetched_meanwhile(
-    settings: Settings, wire: Wire, many: str, limit: int, ahead: float
+    settings: Settings, proxy: TcpProxy, many: str, limit: int, ahead: float
 ) -> None:
     """While a page is with its consumer, one more is on its way, or two token ranges of nine tenths of a page."""
-    through = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": wire.port})
+    through = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": proxy.port})
     session = db_connect.open_session(through, many)
     try:
-        db_io.retrieve_users_page(session, 10, None, None, QueryOptions())
-        before = wire.bytes_to_client
-        db_io.retrieve_users_page(session, 1000, None, None, QueryOptions())
-        one = wire.bytes_to_client - before
-        before = wire.bytes_to_client
-        pages = db_io.stream_users(session, limit, 1000, None, QueryOptions())
-        next(pages.as_json())
-        wait_for(lambda: wire.bytes_to_client - before > (0.8 + ahead) * one, what="what comes next")
+        users.retrieve_users_page(session, 10, None, None, QueryOptions())
+        before = proxy.bytes_to_client
+        users.retrieve_users_page(session, 1000, None, None, QueryOptions())
+        one = proxy.bytes_to_client - before
+        before = proxy.bytes_to_client
+        pages = users.stream_users(session, limit, 1000, None, QueryOptions())
+        next(pages)
+        wait_for(lambda: proxy.bytes_to_client - before > (0.8 + ahead) * one, what="what comes next")
         time.sleep(0.5)
-        assert wire.bytes_to_client - before < (1.2 + ahead) * one
+        assert proxy.bytes_to_client - before < (1.2 + ahead) * one
         pages.close()
     finally:
         session.cluster.shutdown()
@@ -314,7 +316,6 @@ def test_token_ranges_miss_nothing(
 ) -> None:
     """All users once and in the order of their tokens, as plain paging has them, whatever the size of a page.
 
-    The rows as tuples too, of which the token is found in another way.
     Also where the first half of the tokens, or all, has only tombstones: the density is then not what it seems.
     """
     name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
@@ -324,18 +325,16 @@ def test_token_ranges_miss_nothing(
         add_users(name, 2000)
         opened = db_connect.open_session(own, name)
         try:
-            users = [row[0] for row in session.execute(f"SELECT id FROM {name}.users")]
-            gone = int(len(users) * deleted)
-            for user_id in users[:gone]:
+            stored = [row[0] for row in session.execute(f"SELECT id FROM {name}.users")]
+            gone = int(len(stored) * deleted)
+            for user_id in stored[:gone]:
                 session.execute(f"DELETE FROM {name}.users WHERE id = %s", (user_id,))
-            left = list(map(str, users[gone:]))
+            left = list(map(str, stored[gone:]))
             for fetch_size in (10, 100, 777):
                 for limit in (3 * fetch_size, 1999, 10**9):
-                    pages = list(db_io.stream_users(opened, limit, fetch_size, None, QueryOptions()).as_json())
+                    pages = list(users.stream_users(opened, limit, fetch_size, None, QueryOptions()))
                     assert [json.loads(text)["id"] for page in pages for text in page] == left[:limit]
                     assert all(0 < len(page) <= fetch_size for page in pages)
-            rows = [row for page in db_io.stream_users(opened, 10**9, 777, None, QueryOptions()) for row in page]
-            assert [str(row[0]) for row in rows] == left
         finally:
             opened.cluster.shutdown()
     finally:

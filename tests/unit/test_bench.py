@@ -1,25 +1,31 @@
-"""The benchmark's own arithmetic: what it takes for equal, and how it makes medians and ratios."""
+"""The benchmark's comparison of responses, its statistics, its load generator and its tables in the documentation."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from dev.bench.equality import normal
-from dev.bench.load import Answer
+from dev.bench import documents
+from dev.bench.compare import pins
+from dev.bench.equality import normalize
+from dev.bench.load import Response
+from dev.bench.report import by_round
+from dev.bench.rounds import METRICS, Measurement
 from dev.bench.stats import Spread, percentile, ratios, spread
 
 
 def test_timestamps_are_compared_as_instants() -> None:
-    """However a moment is written it is the same one, and another is another."""
+    """Different notations of one instant are equal; different instants are not."""
     same = ["2026-11-21T11:42:17.293Z", "2026-11-21T11:42:17.293000", "2026-11-21T13:42:17.293+02:00"]
-    assert len({normal(text) for text in same}) == 1
-    assert normal({"at": [same[0]]}) == normal({"at": [same[2]]})
-    assert normal(same[0]) != normal("2026-11-21T11:42:17.294Z")
-    assert normal("observer 2026") == "observer 2026"
+    assert len({normalize(text) for text in same}) == 1
+    assert normalize({"at": [same[0]]}) == normalize({"at": [same[2]]})
+    assert normalize(same[0]) != normalize("2026-11-21T11:42:17.294Z")
+    assert normalize("observer 2026") == "observer 2026"
 
 
-def test_ratios_are_made_within_rounds() -> None:
-    """A round in which the machine was slow for both does not move them; one that only one has does not count."""
+def test_ratios_are_computed_within_rounds() -> None:
+    """A round that was slow for both systems does not change the ratios; a round that only one has is ignored."""
     assert ratios({1: 10, 2: 100, 3: 30, 4: 7}, {1: 5, 2: 50, 3: 10}) == Spread(2, 2, 3)
     assert ratios({1: 10}, {2: 5}) is None
 
@@ -40,10 +46,49 @@ def test_median_spread_and_percentiles() -> None:
     ],
     ids=["length", "chunked"],
 )
-def test_the_load_generator_reads_answers_however_they_are_cut(body: bytes, step: int) -> None:
-    """Whole at the last byte and not before, with all rows counted."""
-    wire = b"HTTP/1.1 200 OK\r\n" + body
-    answer = Answer(count_rows=True)
-    ends = [answer.feed(wire[at : at + step]) for at in range(0, len(wire), step)]
-    assert ends == [False] * (len(ends) - 1) + [True]
-    assert (answer.status, answer.rows) == (200, 2)
+def test_load_generator_parses_responses_split_at_any_byte(body: bytes, step: int) -> None:
+    """The response is complete at its last byte and not earlier, and all rows are counted."""
+    received = b"HTTP/1.1 200 OK\r\n" + body
+    response = Response(count_rows=True)
+    complete = [response.feed(received[at : at + step]) for at in range(0, len(received), step)]
+    assert complete == [False] * (len(complete) - 1) + [True]
+    assert (response.status, response.rows) == (200, 2)
+
+
+def test_comments_in_requirements_do_not_count_as_pins(tmp_path: Path) -> None:
+    """`compare` installs a second environment only when a pin differs."""
+    old, new = tmp_path / "old.txt", tmp_path / "new.txt"
+    old.write_text("# Old comment.\nflask==3.1.3  # HTTP\n\nclick==8.5.1\n")
+    new.write_text("click==8.5.1  # new comment\nflask==3.1.3\n")
+    assert pins(old) == pins(new) == {"flask==3.1.3", "click==8.5.1"}
+    new.write_text("click==8.5.2\nflask==3.1.3\n")
+    assert pins(old) != pins(new)
+
+
+def test_documentation_has_the_tables_that_a_run_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rewriting the tables keeps their headings and plots, and all text outside the markers."""
+    page = tmp_path / "performance.md"
+    before = documents.PAGE.read_text()
+    page.write_text(before)
+    monkeypatch.setattr(documents, "PAGE", page)
+    metrics = [metric for metric in METRICS if metric != "refused"]
+    systems = ("driver", "fastapi", "flask", "fieldbook", "fastapi by batches")
+    values = by_round([Measurement(1, "read", system, dict.fromkeys(metrics, 1.0)) for system in systems])
+    machine = {"date": "2026-11-21", "commit": "56550a1", "cores": 2, "python": "3.11.7", "cassandra": "5.0.8"}
+    growth = {"fieldbook": {10_000: 0, 100_000: 0, 1_000_000: 0}}
+    documents.write_results(values, {"read": "request"}, growth, machine)
+    after = page.read_text()
+    assert _outside_markers(after) == _outside_markers(before)
+    assert _headings(after) == _headings(before)
+    assert documents.describe_machine(machine) in before
+
+
+def _outside_markers(page: str) -> tuple[str, str]:
+    return page.partition("<!-- bench:begin -->")[0], page.partition("<!-- bench:end -->")[2]
+
+
+def _headings(page: str) -> list[str]:
+    """Headings of the generated tables, and links to plots."""
+    lines = page.partition("<!-- bench:begin -->")[2].partition("<!-- bench:end -->")[0].splitlines()
+    below = [*lines[1:], ""]
+    return [line for line, next_line in zip(lines, below, strict=True) if next_line.startswith("| ---") or "![" in line]

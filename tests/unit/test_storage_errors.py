@@ -1,4 +1,7 @@
-"""What the driver raises, as storage's errors: nothing that may have been applied passes for refused."""
+"""Translation of driver exceptions to the exceptions of storage.errors.
+
+A write that may have been applied must never be reported as rejected.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from cassandra.cluster import NoHostAvailable
 from cassandra.connection import ConnectionBusy, ConnectionException, ConnectionShutdown
 from cassandra.protocol import ErrorMessage, OverloadedErrorMessage, ProtocolException, ServerError
 
+from storage.cql.translation import translate
 from storage.errors import (
     BatchTooLarge,
     ConsistencyRefused,
@@ -27,7 +31,6 @@ from storage.errors import (
     StorageError,
     StorageTimeout,
     StorageUnavailable,
-    translate,
 )
 
 
@@ -39,48 +42,56 @@ LOST = ConnectionShutdown("Connection to 127.0.0.1 was closed")
 DOWN = ConnectionException("Host has been marked down or removed")
 
 
+# The exception, the kind of statement, whether it is idempotent, the expected class, and may_have_applied.
+CASES: list[tuple[Exception, Kind, bool, type[StorageError], bool | None]] = [
+    (OperationTimedOut(), "read", True, StorageTimeout, False),
+    (OperationTimedOut(), "write", True, StorageTimeout, True),
+    (ReadTimeout("", consistency=ConsistencyLevel.ONE), "read", True, StorageTimeout, False),
+    (WriteTimeout("", consistency=ConsistencyLevel.ONE, write_type=0), "write", True, StorageTimeout, True),
+    (WriteFailure("", consistency=ConsistencyLevel.ONE), "write", True, StorageTimeout, True),
+    (ReadFailure("", consistency=ConsistencyLevel.ONE), "read", True, StorageUnavailable, None),
+    (ReadFailure("", consistency=ConsistencyLevel.ONE), "lwt", False, StorageTimeout, True),
+    (ErrorMessage(0x1700, "CAS write result unknown", None), "lwt", False, StorageTimeout, True),
+    (unavailable(ConsistencyLevel.TWO), "read", True, StorageUnavailable, None),
+    (unavailable(ConsistencyLevel.TWO), "write", True, StorageUnavailable, None),
+    # A lightweight transaction before its proposal, and after it, when the next transaction completes it.
+    (unavailable(ConsistencyLevel.LOCAL_SERIAL), "lwt", False, StorageUnavailable, None),
+    (unavailable(ConsistencyLevel.ALL), "lwt", False, StorageTimeout, True),
+    (OverloadedErrorMessage(0x1001, "", None), "write", True, StorageUnavailable, None),
+    (OverloadedErrorMessage(0x1001, "", None), "write", False, StorageUnavailable, None),
+    (LOST, "write", False, StorageTimeout, True),
+    (LOST, "read", True, StorageUnavailable, None),
+    (NoHostAvailable("", {"a": LOST}), "read", True, StorageUnavailable, None),
+    (NoHostAvailable("", {"a": LOST}), "write", True, StorageTimeout, True),
+    (NoHostAvailable("", {"a": DOWN, "b": LOST}), "lwt", True, StorageTimeout, True),
+    (NoHostAvailable("", {"a": DOWN, "b": ConnectionBusy()}), "write", True, StorageUnavailable, None),
+    (NoHostAvailable("", {}), "write", True, StorageUnavailable, None),
+    # A statement that is not idempotent is not sent to another node, so this one was never sent.
+    (NoHostAvailable("", {"a": LOST}), "lwt", False, StorageUnavailable, None),
+    (NoHostAvailable("", {"a": unavailable(ConsistencyLevel.ONE)}), "read", True, StorageUnavailable, None),
+    (NoHostAvailable("", {"a": ServerError(0, "", None)}), "read", True, StorageError, None),
+    (InvalidRequest('message="Batch too large"'), "write", False, BatchTooLarge, None),
+    (InvalidRequest('message="EACH_QUORUM ConsistencyLevel is only…"'), "read", True, ConsistencyRefused, None),
+    (ProtocolException(0xA, "Invalid value for the paging state", None), "read", True, PagingStateRefused, None),
+    (ServerError(0, "", None), "lwt", False, StorageTimeout, True),
+    (ServerError(0, "", None), "read", True, StorageError, None),
+    (OverloadedErrorMessage(0x1001, "", None), "lwt", False, StorageTimeout, True),
+    (InvalidRequest('message="unconfigured table"'), "read", True, StorageError, None),
+    (RuntimeError("a bug"), "read", True, StorageError, None),
+]
+
+
+def case_id(error: Exception, kind: Kind, idempotent: bool, *expected: Any) -> str:
+    return f"{type(error).__name__} on {'an idempotent' if idempotent else 'a non-idempotent'} {kind}"
+
+
 @pytest.mark.parametrize(
-    ("error", "kind", "idempotent", "expected", "applied"),
-    [
-        (OperationTimedOut(), "read", True, StorageTimeout, False),
-        (OperationTimedOut(), "write", True, StorageTimeout, True),
-        (ReadTimeout("", consistency=ConsistencyLevel.ONE), "read", True, StorageTimeout, False),
-        (WriteTimeout("", consistency=ConsistencyLevel.ONE, write_type=0), "write", True, StorageTimeout, True),
-        (WriteFailure("", consistency=ConsistencyLevel.ONE), "write", True, StorageTimeout, True),
-        (ReadFailure("", consistency=ConsistencyLevel.ONE), "read", True, StorageUnavailable, None),
-        (ReadFailure("", consistency=ConsistencyLevel.ONE), "lwt", False, StorageTimeout, True),
-        (ErrorMessage(0x1700, "CAS write result unknown", None), "lwt", False, StorageTimeout, True),
-        (unavailable(ConsistencyLevel.TWO), "read", True, StorageUnavailable, None),
-        (unavailable(ConsistencyLevel.TWO), "write", True, StorageUnavailable, None),
-        # Of a transaction: before the proposal, and after it, when it will be finished by the next one.
-        (unavailable(ConsistencyLevel.LOCAL_SERIAL), "lwt", False, StorageUnavailable, None),
-        (unavailable(ConsistencyLevel.ALL), "lwt", False, StorageTimeout, True),
-        (OverloadedErrorMessage(0x1001, "", None), "write", True, StorageUnavailable, None),
-        (OverloadedErrorMessage(0x1001, "", None), "write", False, StorageUnavailable, None),
-        (LOST, "write", False, StorageTimeout, True),
-        (LOST, "read", True, StorageUnavailable, None),
-        (NoHostAvailable("", {"a": LOST}), "read", True, StorageUnavailable, None),
-        (NoHostAvailable("", {"a": LOST}), "write", True, StorageTimeout, True),
-        (NoHostAvailable("", {"a": DOWN, "b": LOST}), "lwt", True, StorageTimeout, True),
-        (NoHostAvailable("", {"a": DOWN, "b": ConnectionBusy()}), "write", True, StorageUnavailable, None),
-        (NoHostAvailable("", {}), "write", True, StorageUnavailable, None),
-        # What is not idempotent is not sent on, so that a node that could not be asked was not asked.
-        (NoHostAvailable("", {"a": LOST}), "lwt", False, StorageUnavailable, None),
-        (NoHostAvailable("", {"a": unavailable(ConsistencyLevel.ONE)}), "read", True, StorageUnavailable, None),
-        (NoHostAvailable("", {"a": ServerError(0, "", None)}), "read", True, StorageError, None),
-        (InvalidRequest('message="Batch too large"'), "write", False, BatchTooLarge, None),
-        (InvalidRequest('message="EACH_QUORUM ConsistencyLevel is only…"'), "read", True, ConsistencyRefused, None),
-        (ProtocolException(0xA, "Invalid value for the paging state", None), "read", True, PagingStateRefused, None),
-        (ServerError(0, "", None), "lwt", False, StorageTimeout, True),
-        (ServerError(0, "", None), "read", True, StorageError, None),
-        (OverloadedErrorMessage(0x1001, "", None), "lwt", False, StorageTimeout, True),
-        (InvalidRequest('message="unconfigured table"'), "read", True, StorageError, None),
-        (RuntimeError("a bug"), "read", True, StorageError, None),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+    ("error", "kind", "idempotent", "expected", "applied"), CASES, ids=[case_id(*case) for case in CASES]
 )
-def test_translation(error: Exception, kind: Kind, idempotent: bool, expected: type, applied: Any) -> None:
-    """The class, and whether the write may have been applied."""
+def test_driver_exception_is_translated(
+    error: Exception, kind: Kind, idempotent: bool, expected: type, applied: bool | None
+) -> None:
+    """Check the class, and whether the write may have been applied."""
     translated = translate(error, kind, idempotent)
     if isinstance(translated, StorageUnavailable):
         assert translated.safe_to_retry == (idempotent or not isinstance(error, OverloadedErrorMessage))

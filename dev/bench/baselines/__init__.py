@@ -1,1 +1,1 @@
-"""What Fieldbook is held against. All use its tables and its paths, and the same consistency levels."""
+"""The baselines. Each uses Fieldbook's tables, URL paths and consistency levels."""

@@ -1,4 +1,4 @@
-"""(a): the floor. The same prepared statements in a loop, sixteen threads, tuples, and nothing done with the rows."""
+"""Baseline "driver": prepared statements in a loop of threads. Rows are tuples and are not processed."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ from dev.bench.load import Outcome
 
 @dataclass(frozen=True)
 class DriverJob:
-    """What the load generator's job is for a server.
+    """A job for the driver, as :class:`dev.bench.load.Job` is for a service.
 
-    :ivar users: stored ones, by number (`data.sample`).
-    :ivar rows: of a stream or an import, or users of a batch.
+    :ivar workload: the name of a method of `_Driver`.
+    :ivar count: number of calls.
+    :ivar users: number of stored users (`data.sample`).
+    :ivar rate: calls per second in an open loop; None for a closed loop.
+    :ivar rows: rows of a stream or an import, or users of a batch.
     """
 
-    work: str
+    workload: str
     count: int
     threads: int
     users: int
@@ -41,7 +44,7 @@ class DriverJob:
 
 
 def serve(pipe: Connection, environment: Mapping[str, str]) -> None:
-    """Takes jobs until the pipe is closed; its first answer says that it is connected."""
+    """Run jobs until the pipe is closed. The first result, None, says that the driver is connected."""
     os.environ.update(environment)
     with suppress(EOFError, KeyboardInterrupt):
         try:
@@ -60,7 +63,7 @@ def serve(pipe: Connection, environment: Mapping[str, str]) -> None:
 
 class _Driver:
     def __init__(self) -> None:
-        # Only now: the module takes the keyspace from the environment.
+        # Imported here, because the module reads the keyspace from the environment.
         from dev.bench.baselines import statements
 
         self._now = statements.now
@@ -74,8 +77,8 @@ class _Driver:
         self._pools: dict[int, ThreadPoolExecutor] = {}
 
     def run(self, job: DriverJob) -> Outcome:
-        """All calls of the job, in a closed loop or, with a rate, in an open one."""
-        call = getattr(self, job.work)
+        """Run all calls of the job."""
+        call = getattr(self, job.workload)
         outcome = Outcome(statuses=Counter({200: job.count}))
         numbers = itertools.count()
         lock = threading.Lock()
@@ -140,7 +143,7 @@ class _Driver:
             batch.add(self._insert_user, self._values(each))
         self._session.execute(batch)
 
-    def load(self, job: DriverJob, number: int) -> None:
+    def import_rows(self, job: DriverJob, number: int) -> None:
         rows = (self._values(each) for each in range(job.rows))
         execute_concurrent_with_args(self._session, self._insert_user, rows, concurrency=100, results_generator=False)
 

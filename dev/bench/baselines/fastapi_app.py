@@ -1,10 +1,10 @@
-"""(b): an async FastAPI service on uvicorn, as its documentation and its users write one.
+"""Baseline "fastapi": an async FastAPI service on uvicorn, written as the FastAPI documentation recommends.
 
-The driver is awaited through cassandra-asyncio-driver. aiocassandra (2018) was tried too: a single awaited query costs
-about the same (each was the cheaper one in some rounds), but its paging does not work on today's Python
-(`asyncio.Event(loop=...)`), and its query gives rows without a paging state, so that it could not stream.
+It awaits the driver through cassandra-asyncio-driver. We also tried aiocassandra (2018). A single query costs about the
+same with both: each was cheaper in some rounds. But its paging fails on current Python versions
+(`asyncio.Event(loop=...)`), and its queries return rows without a paging state, so it cannot stream.
 
-A stream turns a page at a time into models and JSON, in pydantic's compiled code; a row at a time would cost more.
+A stream converts one page at a time to models and JSON, in pydantic's compiled code; row by row would cost more.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ NEW_USERS = Annotated[list[NewUser], Field(min_length=1, max_length=100)]
 
 
 class Database:
-    """The session, and the prepared statements."""
+    """The session and the prepared statements."""
 
     session: Session
     select_user: PreparedStatement
@@ -101,7 +101,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 class RequestId:
-    """X-Request-ID on every answer; plain ASGI, which is the cheap way to write a middleware."""
+    """Set X-Request-ID on every response. A plain ASGI middleware costs less than Starlette's base class."""
 
     _valid = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -139,7 +139,7 @@ async def bound_page(fetch_size: int) -> AsyncResultSet:
 
 
 def new_row(user: NewUser) -> dict[str, Any]:
-    """What is stored, and shown but for the version."""
+    """The row to store; the response omits its version."""
     moment = statements.now()
     return {"id": uuid4(), **user.model_dump(), "created_at": moment, "updated_at": moment, "version": uuid4()}
 
@@ -159,17 +159,17 @@ async def stream_users(
     limit: Annotated[int, Query(ge=0)] = 1000, fetch_size: Annotated[int, Query(ge=10, le=5000)] = 1000
 ) -> StreamingResponse:
     async def body() -> AsyncIterator[bytes]:
-        left = limit
+        remaining = limit
         before = b"["
-        if left:
-            result = await bound_page(min(fetch_size, left))
+        if remaining:
+            result = await bound_page(min(fetch_size, remaining))
             while True:
-                page = result.current_rows[:left]
-                left -= len(page)
+                page = result.current_rows[:remaining]
+                remaining -= len(page)
                 if page:
                     yield before + USERS.dump_json(USERS.validate_python(page))[1:-1]
                     before = b","
-                if not left or not result.has_more_pages:
+                if not remaining or not result.has_more_pages:
                     break
                 await result.afetch_next_page()
         yield b"[]" if before == b"[" else b"]"
@@ -195,7 +195,7 @@ async def post_user(user: NewUser, response: Response) -> Any:
 
 @app.patch("/users/{user_id}", response_model=User)
 async def patch_user(user_id: UUID, changes: UserChanges) -> Any:
-    """Read, then change at the version that was read: never brings a deleted user back."""
+    """Read the user, then update it if its version is unchanged. Never creates a deleted user again."""
     changed = changes.model_dump(exclude_unset=True)
     for _ in itertools.repeat(None, 10):
         user = (await execute(db.select_user_version, user_id)).one()
@@ -207,7 +207,7 @@ async def patch_user(user_id: UUID, changes: UserChanges) -> Any:
         values = (user["name"], user["email"], user["age"], user["updated_at"], uuid4(), user_id, version)
         if (await execute(db.update_user, *values)).was_applied:
             return user
-    raise HTTPException(409, "Others change this user")
+    raise HTTPException(409, "Too many concurrent changes of this user")
 
 
 @app.delete("/users/{user_id}", status_code=204)
@@ -227,7 +227,7 @@ async def post_users(users: NEW_USERS) -> Any:
 
 @app.post("/users/import", response_model=Imported, status_code=201)
 async def import_users(request: Request) -> Any:
-    """NDJSON, a user a line: each checked, and inserted by itself, a window of them at a time."""
+    """Import NDJSON with one user per line. Validate and insert each; `WINDOW` inserts run concurrently."""
     created = 0
     window: list[dict[str, Any]] = []
 

@@ -1,5 +1,7 @@
-"""(c): plain Flask under gunicorn's threads, as samples and tutorials write it: a pydantic model for each row,
-`jsonify`, named tuples, the driver's own fetch size, and a stream that gives out a row at a time."""
+"""Baseline "flask": plain Flask on gunicorn's threaded worker, written as in tutorials.
+
+A pydantic model per row, `jsonify`, named tuples, the driver's default fetch size, and streams that yield row by row.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ class Animal(BaseModel):
 
 
 class Database:
-    """A session a process, connected with the first request, and the prepared statements."""
+    """The session of the process, connected at the first request, and the prepared statements."""
 
     def __init__(self) -> None:
         self.session = Cluster(**statements.cluster_arguments(named_tuple_factory)).connect()
@@ -81,7 +83,7 @@ def as_user(row: Any) -> User:
 
 
 def new_row(user: NewUser) -> tuple[User, tuple[Any, ...]]:
-    """The answer, and what is stored."""
+    """The user for the response, and the values to store."""
     moment = statements.now()
     created = User(id=uuid4(), **user.model_dump(), created_at=moment, updated_at=moment)
     return created, (*created.model_dump().values(), uuid4())
@@ -144,7 +146,7 @@ def patch_user(user_id: UUID) -> Any:
         values = (user.name, user.email, user.age, user.updated_at, uuid4(), user_id, row.version)
         if db().session.execute(db().update_user, values).was_applied:
             return jsonify(user.model_dump(mode="json"))
-    return jsonify(error="Others change this user"), 409
+    return jsonify(error="Too many concurrent changes of this user"), 409
 
 
 @app.delete("/users/<uuid:user_id>")
@@ -165,7 +167,7 @@ def post_users() -> Any:
 
 @app.post("/users/import")
 def import_users() -> Any:
-    """NDJSON, a user a line: each checked, and inserted by itself, a hundred of them at a time."""
+    """Import NDJSON with one user per line. Validate and insert each; 100 inserts run concurrently."""
     rows = (new_row(NewUser.model_validate_json(line))[1] for line in request.stream if line.strip())
     created = 0
     while window := list(islice(rows, 100)):

@@ -1,4 +1,4 @@
-"""What all contenders but Fieldbook itself ask of Cassandra: the same statements, under the same execution profile."""
+"""The CQL statements and the execution profile that all baselines share."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ USER_COLUMNS = ("id", "name", "email", "age", "created_at", "updated_at")
 _USER = ", ".join(USER_COLUMNS)
 _ANIMAL = "genus, species, image_url, size_cm, sightings, taxonomy"
 
-# Without a version, which no answer shows; only a change needs it.
+# Without the version, which no response contains; only changes need it.
 SELECT_USER = f"SELECT {_USER} FROM {KEYSPACE}.users WHERE id = ?"
 SELECT_USER_VERSION = f"SELECT {_USER}, version FROM {KEYSPACE}.users WHERE id = ?"
 SELECT_USERS = f"SELECT {_USER} FROM {KEYSPACE}.users"
 SELECT_ANIMALS = f"SELECT {_ANIMAL} FROM {KEYSPACE}.animals WHERE genus = ?"
-# As Fieldbook writes a new user: before every later transaction, whatever a node's clock says.
+# The timestamp is Fieldbook's: every later transaction is newer, even when a node's clock is wrong.
 INSERT_USER = f"INSERT INTO {KEYSPACE}.users ({_USER}, version) VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP 1"
 UPDATE_USER = (
     f"UPDATE {KEYSPACE}.users SET name = ?, email = ?, age = ?, updated_at = ?, version = ? WHERE id = ? IF version = ?"
@@ -30,7 +30,7 @@ UPDATE_USER = (
 
 
 def profile(row_factory: Any) -> ExecutionProfile:
-    """Fieldbook's levels and its way to the replicas, with the contender's own kind of rows."""
+    """Fieldbook's consistency levels and load balancing, with the row type of the baseline."""
     return ExecutionProfile(
         load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy()),
         consistency_level=ConsistencyLevel.LOCAL_QUORUM,
@@ -41,11 +41,11 @@ def profile(row_factory: Any) -> ExecutionProfile:
 
 
 def cluster_arguments(row_factory: Any) -> dict[str, Any]:
-    """Of the driver's `Cluster`, from the variables that Fieldbook too is given."""
+    """Arguments of the driver's `Cluster`, from the same environment variables as Fieldbook's."""
     return {
         "contact_points": os.environ["CASSANDRA_HOSTS"].split(","),
         "port": int(os.environ["CASSANDRA_PORT"]),
-        # As Fieldbook has them, so that it is not these settings that are compared.
+        # As in Fieldbook, so that the comparison does not measure these settings.
         "protocol_version": 4,
         "sockopts": [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         "execution_profiles": {EXEC_PROFILE_DEFAULT: profile(row_factory)},
@@ -53,6 +53,6 @@ def cluster_arguments(row_factory: Any) -> dict[str, Any]:
 
 
 def now() -> datetime:
-    """Cassandra's timestamps have milliseconds, and come back without a zone, in UTC."""
+    """The current time as Cassandra returns it: in milliseconds, UTC, without a time zone."""
     moment = datetime.now(UTC).replace(tzinfo=None)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)

@@ -1,4 +1,4 @@
-"""The work that is measured: how much of it, and how it is asked of a contender."""
+"""The workloads: how many requests of each kind, and the bytes of these requests."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ BATCH = 100
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """One kind of request.
 
-    :ivar count: requests in a round's closed loop, and what the cost is divided by unless there are `rows`.
-    :ivar connections: of the closed loop.
-    :ivar statuses: of right answers.
-    :ivar rate: requests a second of the open loop that measures latency; None where there is none.
-    :ivar rows: of each answer, for work whose cost is counted by row.
-    :ivar unit: what the cost is for.
+    :ivar count: requests in the closed loop of a round.
+    :ivar connections: connections in the closed loop.
+    :ivar statuses: statuses of correct responses.
+    :ivar rate: requests per second in the open loop that measures latency; None for no open loop.
+    :ivar rows: rows of each response, for workloads whose cost is counted per row.
+    :ivar unit: what the cost is divided by, `request` or `row`.
     """
 
     name: str
@@ -34,19 +34,20 @@ class Work:
 
     @property
     def units(self) -> int:
+        """The number of requests or rows that the cost is divided by."""
         return self.count * (self.rows or 1)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything.
+    """The size of a run.
 
-    :ivar users: stored before the first round.
+    :ivar users: users stored before the first round.
     :ivar stream: rows of a stream.
     :ivar imported: rows of an import.
-    :ivar factor: of the counts of requests.
-    :ivar open_seconds: length of an open loop.
-    :ivar memory: rows of the streams whose memory is measured.
+    :ivar factor: multiplies the numbers of requests.
+    :ivar open_seconds: length of an open loop, in seconds.
+    :ivar memory: rows of the streams that measure memory growth.
     """
 
     users: int = 100_000
@@ -61,38 +62,38 @@ FULL = Scale()
 SHORT = Scale(users=10_000, stream=10_000, imported=2_000, factor=0.1, open_seconds=0.5, memory=())
 
 
-def works(scale: Scale) -> dict[str, Work]:
-    """All work by its name, in the order in which it is measured: what writes much comes last."""
+def all_workloads(scale: Scale) -> dict[str, Workload]:
+    """All workloads by name, in the order of measurement: those that write most come last."""
 
     def count(full: int) -> int:
         return max(20, int(full * scale.factor))
 
     streams = max(1, 300_000 // max(scale.stream, 100_000))
-    every = [
-        Work("read", count(2500), 16, (200,), rate=200),
-        Work("list", count(800), 16, (200,), rate=50),
-        Work("genus", count(1000), 16, (200,), rate=50),
-        Work("stream", streams, 1, (200,), rows=scale.stream, unit="row"),
-        Work("create", count(2500), 16, (201,), rate=200),
-        Work("patch", count(800), 16, (200,), rate=50),
-        Work("batch", count(100), 4, (201,), rate=10),
-        Work("import", 1, 1, (201,), rows=scale.imported, unit="row"),
+    workloads = [
+        Workload("read", count(2500), 16, (200,), rate=200),
+        Workload("list", count(800), 16, (200,), rate=50),
+        Workload("genus", count(1000), 16, (200,), rate=50),
+        Workload("stream", streams, 1, (200,), rows=scale.stream, unit="row"),
+        Workload("create", count(2500), 16, (201,), rate=200),
+        Workload("patch", count(800), 16, (200,), rate=50),
+        Workload("batch", count(100), 4, (201,), rate=10),
+        Workload("import", 1, 1, (201,), rows=scale.imported, unit="row"),
     ]
-    return {work.name: work for work in every}
+    return {workload.name: workload for workload in workloads}
 
 
 @dataclass(frozen=True)
 class Requests:
-    """The requests of each work, made once, before anything is measured."""
+    """The requests of each workload, built once, before the measurement."""
 
     scale: Scale
-    _made: dict[str, list[bytes]] = field(default_factory=dict)
+    _built: dict[str, list[bytes]] = field(default_factory=dict)
 
     def of(self, name: str) -> list[bytes]:
-        """As they go over the wire, to be sent in turn."""
-        if name not in self._made:
-            self._made[name] = _MAKERS[name](self.scale)
-        return self._made[name]
+        """The requests of a workload as bytes, to be sent in turn."""
+        if name not in self._built:
+            self._built[name] = _BUILDERS[name](self.scale)
+        return self._built[name]
 
 
 def _read(scale: Scale) -> list[bytes]:
@@ -112,12 +113,12 @@ def _create(scale: Scale) -> list[bytes]:
 
 def _batch(scale: Scale) -> list[bytes]:
     return [
-        request("POST", "/users/batch", json.dumps([data.new_user(at) for at in range(first, first + BATCH)]).encode())
+        request("POST", "/users/batch", json.dumps(list(map(data.new_user, range(first, first + BATCH)))).encode())
         for first in range(0, 20 * BATCH, BATCH)
     ]
 
 
-_MAKERS: dict[str, Callable[[Scale], list[bytes]]] = {
+_BUILDERS: dict[str, Callable[[Scale], list[bytes]]] = {
     "read": _read,
     "list": lambda scale: [request("GET", "/users?limit=100")],
     "genus": lambda scale: [request("GET", f"/animal/{genus}") for genus in data.GENERA],

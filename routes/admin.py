@@ -1,0 +1,25 @@
+"""Routes for operators."""
+
+from __future__ import annotations
+
+from werkzeug.exceptions import NotImplemented as NotImplementedByServer
+
+from routes.blueprint import Blueprint
+from schemas.service import Message
+from server.graceful_shutdown import can_shut_down, shut_down
+from web.openapi import responses
+from web.responses import ResponseValue
+from web.route_options import route_options
+
+blueprint = Blueprint("admin", __name__, tag="service")
+
+
+@blueprint.post("/shutdown", responses=responses(202, Message, 501))
+@route_options(session=False, operators="everywhere")
+def shutdown() -> ResponseValue:
+    """Drain and stop this instance with all its workers. For operators."""
+    if not can_shut_down():
+        raise NotImplementedByServer("The server that runs this service can't be stopped by a request.")
+    seconds = shut_down()
+    draining = f"for {seconds:g} s all requests are served while /health returns 503; then " if seconds else ""
+    return {"message": f"Shutdown initiated: {draining}requests in flight complete."}, 202

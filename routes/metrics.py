@@ -1,0 +1,27 @@
+"""Metrics over all workers of the instance."""
+
+from __future__ import annotations
+
+from flask import Response, g
+
+from observability import metrics
+from routes.blueprint import Blueprint
+from schemas.service import Metrics
+from web.media_types import JSON
+from web.openapi import responses
+from web.responses import ResponseValue
+from web.route_options import route_options
+
+_PROMETHEUS_TYPES = ("text/plain", "application/openmetrics-text")
+
+blueprint = Blueprint("metrics", __name__, tag="service")
+
+
+@blueprint.get("/metrics", responses=responses(200, Metrics, text=_PROMETHEUS_TYPES))
+@route_options(produces=(JSON, *_PROMETHEUS_TYPES), session=False)
+def get_metrics() -> ResponseValue:
+    """Metrics over all workers: a summary in JSON, or all of them for Prometheus."""
+    if g.media_type == JSON:
+        return metrics.summary()
+    content_type, text = metrics.exposition(g.media_type)
+    return Response(text, content_type=content_type)

@@ -1,0 +1,78 @@
+"""Responses of the service's own routes: home page, health, metrics, shutdown."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, Field
+
+
+class FilePath(BaseModel):
+    """Path of a file of the documentation page."""
+
+    filename: str
+
+
+class Home(BaseModel):
+    """Links to everything that the service offers."""
+
+    message: str
+    version: str
+    docs: str
+    openapi: str
+    health: str
+    metrics: str
+    resources: dict[str, str]
+
+
+class Nodes(BaseModel):
+    """Cassandra nodes as the driver sees them."""
+
+    up: int
+    down: int
+
+
+class Health(BaseModel):
+    """Readiness of this instance."""
+
+    status: str
+    cassandra: str
+    keyspace: str
+    nodes: Nodes
+    timestamp: datetime
+
+
+class Live(BaseModel):
+    """Liveness of this process."""
+
+    status: str
+
+
+class Message(BaseModel):
+    """A sentence about what happens next."""
+
+    message: str
+
+
+class Latency(BaseModel):
+    """Percentiles in milliseconds, estimated from a histogram; null before the first observation."""
+
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+
+
+class Metrics(BaseModel):
+    """A summary over all workers of this instance."""
+
+    total_queries: int = Field(description="Responses from Cassandra; each page of a stream counts.")
+    active_connections: int = Field(description="Open connections to nodes.")
+    queries_per_second: float = Field(description="Over the last 60 seconds.")
+    average_query_time_ms: float
+    errors_count: int = Field(description="Exceptions raised by the Cassandra driver.")
+    total_requests: int = Field(description="Responses to clients.")
+    requests_in_flight: int = Field(description="Requests that count against the concurrency limit.")
+    request_latency_ms: Latency
+    query_latency_ms: Latency
+    workers: int = Field(description="Live worker processes.")

@@ -1,0 +1,101 @@
+"""Users: what a client sends to create and change them, and what it receives."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+
+from schemas.base import Body, Query
+from schemas.fields import Email, Name, Number, optional
+
+Age = Annotated[int, Field(ge=0, le=150)]
+MinimumAge = Annotated[Number, Field(ge=0, le=150)]
+FetchSize = Annotated[Number, Field(ge=10, le=5000)]
+
+
+class NewUser(Body):
+    """A user to create, or all fields of a user to replace."""
+
+    name: Name
+    email: Email
+    age: Age
+
+
+class UserChanges(Body):
+    """Fields of a user to change: at least one."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    name: Name = optional()
+    email: Email = optional()
+    age: Age = optional()
+
+    @model_validator(mode="after")
+    def _at_least_one(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("Give at least one of name, email and age")
+        return self
+
+
+class UserBatch(RootModel[Annotated[list[NewUser], Field(min_length=1, max_length=100)]], Body):
+    """1 to 100 users."""
+
+    model_config = ConfigDict(extra=None)
+
+
+class User(BaseModel):
+    """A user as the client receives it. Its version is the `ETag` header."""
+
+    id: UUID
+    name: str
+    email: str
+    age: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class UsersCreated(BaseModel):
+    """The response to a batch."""
+
+    created: int
+    users: list[User]
+
+
+class UsersPage(BaseModel):
+    """One page of users."""
+
+    users: list[User]
+    has_more: bool
+    page_state: str | None
+
+
+class UserPath(BaseModel):
+    """Path of one user."""
+
+    id: str = Field(description="UUID of the user.")
+
+
+class UserListQuery(Query):
+    """Query of a list."""
+
+    limit: Annotated[Number, Field(ge=1, le=100, description="Number of users in this response.")] = 10
+    page_state: str = optional(description="From the `Link` header of the previous response.")
+
+
+class UserStreamQuery(Query):
+    """Query of a stream."""
+
+    limit: Annotated[Number, Field(ge=0, description="Total number of users; there is no upper limit.")] = 1000
+    fetch_size: Annotated[FetchSize, Field(description="Number of rows in each page from Cassandra.")] = 1000
+    age_filter: MinimumAge = optional(description="Minimum age.")
+
+
+class UserPageQuery(Query):
+    """Query of one page."""
+
+    fetch_size: Annotated[FetchSize, Field(description="Number of users in this response.")] = 100
+    age_filter: MinimumAge = optional(description="Minimum age.")
+    page_state: str = optional(description="From the previous response.")

@@ -1,0 +1,40 @@
+"""Consistency levels: the session's defaults, and the check of a level that the client asked for."""
+
+from __future__ import annotations
+
+from cassandra import ConsistencyLevel
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Session
+from cassandra.query import BoundStatement
+
+from storage.cql.driver import replica_count
+from storage.errors import ConsistencyRefused, Kind
+
+# Consistency levels that need a fixed number of replicas.
+_REPLICAS_NEEDED = {"TWO": 2, "THREE": 3}
+
+
+def default_level(session: Session) -> str:
+    """The name of the level that a statement has when the client asks for none."""
+    profile = session.get_execution_profile(EXEC_PROFILE_DEFAULT)
+    return str(ConsistencyLevel.value_to_name[profile.consistency_level])
+
+
+def serial_level(session: Session) -> str:
+    """`SERIAL` or `LOCAL_SERIAL`: the level of lightweight transactions, and of a read that must see all of them."""
+    profile = session.get_execution_profile(EXEC_PROFILE_DEFAULT)
+    return str(ConsistencyLevel.value_to_name[profile.serial_consistency_level])
+
+
+def set_level(session: Session, bound: BoundStatement, level: str, kind: Kind) -> None:
+    """Set the consistency level of a bound statement; for a lightweight transaction, its commit level.
+
+    :param level: a name such as `QUORUM`.
+    :raises ConsistencyRefused: the level can't be reached. The check is here because the server refuses the commit
+        level of a lightweight transaction only after the transaction can no longer be undone.
+    """
+    if level == "ANY" and kind == "read":
+        raise ConsistencyRefused("ANY is a consistency level for writes.")
+    replicas = replica_count(session, bound.keyspace or session.keyspace)
+    if replicas is not None and _REPLICAS_NEEDED.get(level, 0) > replicas:
+        raise ConsistencyRefused(f"{level} needs {_REPLICAS_NEEDED[level]} replicas; this keyspace has {replicas}.")
+    bound.consistency_level = ConsistencyLevel.name_to_value[level]

@@ -1,0 +1,44 @@
+"""What a caller can set for all queries of one request."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from storage.errors import StorageTimeout
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds spent waiting for Cassandra."""
+
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class QueryOptions:
+    """Deadline, consistency level and time measurement of one request's queries.
+
+    :ivar deadline: a value of `time.monotonic()`; None for streams, which have `timeout` for each page instead.
+    :ivar timeout: seconds for one query when there is no deadline.
+    :ivar consistency_level: a name such as `QUORUM`; None for the session's default. For a lightweight transaction
+        it is the commit level.
+    :ivar database: the time of all queries, including those that run with a copy of these options.
+    """
+
+    deadline: float | None = None
+    timeout: float = 10.0
+    consistency_level: str | None = None
+    database: Clock = field(default_factory=Clock)
+
+    def remaining(self) -> float:
+        """Seconds that the next query may take.
+
+        :raises StorageTimeout: the deadline has passed.
+        """
+        if self.deadline is None:
+            return self.timeout
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise StorageTimeout("The deadline has passed.")
+        return left

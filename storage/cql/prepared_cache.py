@@ -1,0 +1,78 @@
+"""The cache of prepared statements."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import Future, wait
+from contextvars import copy_context
+from weakref import WeakKeyDictionary
+
+from cassandra.cluster import Session
+from cassandra.query import PreparedStatement
+
+from storage.cql.options import QueryOptions
+from storage.cql.statement import Statement, cql_text
+from storage.cql.translation import translating
+from storage.errors import StorageTimeout
+
+
+class PreparedCache:
+    """Prepares each statement once per process, session and keyspace, however many threads ask for it.
+
+    When a node no longer has a prepared statement (eviction, restart), the driver prepares it again by itself.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sessions: WeakKeyDictionary[
+            Session, dict[tuple[Statement, str], PreparedStatement | Future[PreparedStatement]]
+        ] = WeakKeyDictionary()
+
+    def get(self, session: Session, statement: Statement, options: QueryOptions) -> PreparedStatement:
+        """The prepared statement.
+
+        :raises StorageError: Cassandra refused the statement, or the deadline passed; in the latter case the
+            preparation continues for the next caller.
+        """
+        key = (statement, session.keyspace)
+        prepared = self._sessions.get(session, {}).get(key)
+        if isinstance(prepared, PreparedStatement):
+            return prepared
+        with self._lock:
+            known = self._sessions.setdefault(session, {})
+            future = known.get(key)
+            if isinstance(future, PreparedStatement):
+                return future
+            if future is None:
+                future = known[key] = Future()
+                # The driver's prepare() takes no timeout, so it runs in a thread of its own.
+                context = copy_context()  # for the request id in its log lines
+                threading.Thread(target=context.run, args=(self._prepare, session, key, future), daemon=True).start()
+        started = time.monotonic()
+        try:
+            if not wait([future], timeout=options.remaining()).done:
+                raise StorageTimeout("Cassandra did not answer before the deadline.")
+            with translating():
+                return future.result()
+        finally:
+            options.database.seconds += time.monotonic() - started
+
+    def _prepare(self, session: Session, key: tuple[Statement, str], future: Future[PreparedStatement]) -> None:
+        try:
+            prepared = session.prepare(cql_text(*key))
+        except BaseException as error:
+            with self._lock:
+                # The next caller tries again.
+                self._sessions[session].pop(key, None)
+            future.set_exception(error)
+        else:
+            with self._lock:
+                self._sessions[session][key] = prepared
+            future.set_result(prepared)
+
+
+prepared_cache = PreparedCache()
+# A thread that held the lock at the time of a fork does not exist in the child.
+os.register_at_fork(after_in_child=prepared_cache.__init__)  # type: ignore[misc]

@@ -1,0 +1,78 @@
+"""Rows as JSON: for statements with `json_rows`, Cassandra writes each row as one JSON object (`SELECT JSON`).
+
+Forwarding that string costs a third of building JSON from values (docs/performance.md). Only timestamps need care:
+`SELECT JSON` writes them with a space in the middle, but a cast to text writes RFC 3339.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import orjson
+from cassandra.cluster import Session
+
+from storage.cql.driver import timestamp_columns
+from storage.cql.options import QueryOptions
+from storage.cql.prepared_cache import prepared_cache
+from storage.cql.statement import Statement
+
+_RFC3339 = r'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"'
+
+
+def rfc3339(moment: datetime) -> str:
+    """For example `2026-11-21T06:50:04.610Z`. A time without a zone is in UTC, as the driver returns it."""
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return moment.isoformat(timespec="milliseconds") + "Z"
+
+
+class JsonRows:
+    """A statement's SELECT JSON.
+
+    :ivar statement: the statement to execute instead.
+    """
+
+    def __init__(self, statement: Statement, timestamps: tuple[str, ...]) -> None:
+        """:param timestamps: names of the columns of type `timestamp`."""
+        self.statement, self._timestamps = _select_json(statement, timestamps), timestamps
+
+    def decode(self, rows: Sequence[Sequence[Any]]) -> list[str]:
+        """The JSON objects in what the statement returned, with timestamps in RFC 3339."""
+        texts = [row[0] for row in rows]
+        if not texts or all(re.search(rf'"{name}": {_RFC3339}', texts[0]) for name in self._timestamps):
+            return texts
+        # Either the server casts timestamps in another format, or the first row has a null that proves nothing.
+        return [self._rewrite(text) for text in texts]
+
+    def _rewrite(self, text: str) -> str:
+        document = orjson.loads(text)
+        for name in self._timestamps:
+            if document[name] is not None:
+                document[name] = rfc3339(datetime.fromisoformat(document[name]))
+        return orjson.dumps(document).decode()
+
+
+def json_rows(session: Session, statement: Statement, options: QueryOptions) -> JsonRows:
+    """The SELECT JSON of a statement with `json_rows`.
+
+    :raises StorageError: the statement can't be prepared.
+    """
+    plain = statement._replace(json_rows=False)
+    return _json_rows(statement, timestamp_columns(prepared_cache.get(session, plain, options)))
+
+
+@cache
+def _json_rows(statement: Statement, timestamps: tuple[str, ...]) -> JsonRows:
+    return JsonRows(statement, timestamps)
+
+
+def _select_json(statement: Statement, timestamps: tuple[str, ...]) -> Statement:
+    if "{columns}" not in statement.cql:
+        raise ValueError(f"{statement.name}: a statement with json_rows selects {{columns}}")
+    selected = [f"CAST({name} AS text) AS {name}" if name in timestamps else name for name in statement.columns]
+    cql = statement.cql.replace("{columns}", "JSON {columns}", 1)
+    return statement._replace(cql=cql, columns=tuple(selected), json_rows=False)

@@ -1,0 +1,105 @@
+"""`create_app(settings, session)`: an application with dependencies of its own, without a node."""
+
+from __future__ import annotations
+
+import pytest
+from flask.testing import FlaskClient
+
+from api import create_app
+from settings import Settings
+from storage.errors import StorageUnavailable
+
+TOKEN = "the operator token of the tests"
+
+
+class UnreachableSession:
+    """A session of a cluster that can't be reached: every use of it fails as the driver would."""
+
+    def __getattr__(self, name: str) -> object:
+        raise StorageUnavailable("The session of this test is not connected.")
+
+
+def client_with(**values: object) -> FlaskClient:
+    settings = Settings.model_validate({"secret_key": "the secret of the unit tests", **values})
+    return create_app(settings, UnreachableSession()).test_client()
+
+
+@pytest.fixture(scope="module")
+def client() -> FlaskClient:
+    return client_with()
+
+
+def test_views_use_the_session_that_create_app_was_given(client: FlaskClient) -> None:
+    response = client.get("/plant/Quercus/robur")
+    assert response.status_code == 503
+    assert response.get_json()["detail"] == "The session of this test is not connected."
+    health = client.get("/health")
+    assert (health.status_code, health.get_json()["cassandra"]) == (503, "disconnected")
+
+
+def test_the_application_uses_the_settings_that_create_app_was_given() -> None:
+    body = {"genus": "Quercus", "species": "robur", "sightings": 1}
+    assert client_with(max_body_bytes=1024).post("/plant", json=body | {"x": "y" * 2000}).status_code == 413
+    assert client_with(max_body_bytes=4096).post("/plant", json=body | {"x": "y" * 2000}).status_code == 422
+    assert client_with(diagnostics=True).get("/context_manager_safety/status").status_code == 200
+    assert client_with(diagnostics=False).get("/context_manager_safety/status").status_code == 404
+    assert client_with(cassandra_keyspace="another").get("/health").get_json()["keyspace"] == "another"
+
+
+@pytest.mark.parametrize(
+    ("operator_token", "header", "status"),
+    [
+        (None, None, 401),
+        (None, f"Bearer {TOKEN}", 403),
+        (TOKEN, None, 401),
+        (TOKEN, "Bearer another", 401),
+        (TOKEN, f"Basic {TOKEN}", 401),
+        # The token is accepted; Flask's test client is not a gunicorn that can be stopped.
+        (TOKEN, f"Bearer {TOKEN}", 501),
+    ],
+)
+def test_only_operators_may_stop_the_service(operator_token: str | None, header: str | None, status: int) -> None:
+    client = client_with(operator_token=operator_token)
+    response = client.post("/shutdown", headers={"Authorization": header} if header else {})
+    assert response.status_code == status
+    assert ("WWW-Authenticate" in response.headers) == (status == 401)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/nothing", {}, 404),
+        ("PUT", "/health/live", {}, 405),
+        ("GET", "/users", {"Accept": "image/png"}, 406),
+        ("GET", "/users", {"X-Request-Timeout": "61"}, 422),
+        ("GET", "/users", {"X-Request-Timeout": "nan"}, 422),
+        ("GET", "/users", {"X-Consistency-Level": "ANY"}, 422),
+        ("GET", "/users?limit=0", {}, 422),
+        ("GET", "/users?unknown=1", {}, 422),
+        ("POST", "/users", {"Content-Type": "text/plain"}, 415),
+        ("POST", "/users", {"Content-Type": "application/json"}, 400),
+    ],
+)
+def test_errors_that_need_no_cassandra(
+    client: FlaskClient, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    response = client.open(path, method=method, headers=headers)
+    assert response.status_code == status
+    assert response.content_type == "application/problem+json"
+    assert response.get_json()["request_id"] == response.headers["X-Request-ID"]
+
+
+def test_the_home_page_links_every_resource_below_the_prefix_of_the_proxy() -> None:
+    client = client_with(trusted_proxies=1)
+    links = client.get("/", headers={"X-Forwarded-Prefix": "/field"}).get_json()
+    assert links["resources"] == {
+        "animals": "/field/animal/Vulpes",
+        "plants": "/field/plant/Quercus",
+        "users": "/field/users",
+    }
+    assert "/animal/Vulpes" in client.get("/", headers={"Accept": "text/html"}).get_data(as_text=True)
+
+
+def test_each_application_has_an_openapi_document_of_its_own() -> None:
+    paths = [client_with(diagnostics=flag).get("/openapi.json").get_json()["paths"] for flag in (True, False)]
+    assert ["/slow_query" in each for each in paths] == [True, False]

@@ -1,0 +1,23 @@
+"""The consistency level that a client asks for with `X-Consistency-Level`."""
+
+from __future__ import annotations
+
+from flask import request
+
+from schemas.base import InvalidInput
+
+CONSISTENCY_LEVELS = ("ONE", "TWO", "THREE", "QUORUM", "ALL", "LOCAL_QUORUM", "EACH_QUORUM", "LOCAL_ONE")
+WRITE_LEVELS = (*CONSISTENCY_LEVELS, "ANY")
+
+
+def find() -> str | None:
+    """The name of the level, or None for the default.
+
+    :raises InvalidInput: the header names no level that the method can use.
+    """
+    level = request.headers.get("X-Consistency-Level")
+    if level is not None:
+        allowed = CONSISTENCY_LEVELS if request.method in ("GET", "HEAD") else WRITE_LEVELS
+        if level not in allowed:
+            raise InvalidInput.at("header", "X-Consistency-Level", f"Input should be one of {', '.join(allowed)}")
+    return level

@@ -1,0 +1,48 @@
+"""Content negotiation: the media type of the response, by the client's `Accept`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from flask import Response, g, request
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.exceptions import NotAcceptable
+from werkzeug.http import parse_accept_header
+
+from web.route_options import RouteOptions
+
+
+def negotiate(route: RouteOptions) -> None:
+    """Set `g.media_type` to the best of the media types that the view can return.
+
+    :raises NotAcceptable: the client accepts none of them.
+    """
+    # A DELETE returns no body.
+    if route.produces and request.method != "DELETE":
+        g.produces = route.produces
+        g.media_type = _best(route.produces)
+
+
+def _best(produces: tuple[str, ...]) -> str:
+    accept = request.headers.get("Accept")
+    if not accept or accept == "*/*":
+        return produces[0]
+    # Older clients send "q=.2" and "*", which Werkzeug does not parse.
+    accept = re.sub(r"(^|,)\s*\*\s*(?=[;,]|$)", r"\1*/*", re.sub(r"\bq=\.", "q=0.", accept))
+    # Parameters such as charset are ignored: no media type comes in two variants.
+    parsed = parse_accept_header(accept, MIMEAccept)
+    wanted = [(value.partition(";")[0].strip(), quality) for value, quality in parsed]
+    best = MIMEAccept(wanted).best_match(produces) if wanted else produces[0]
+    if best is None:
+        raise NotAcceptable(f"This resource is available as {', '.join(produces)}.")
+    return best
+
+
+def finish(response: Response, context: Any) -> None:
+    """Correct the headers that describe the content. `context` is Flask's `g`."""
+    if response.status_code in (204, 304):
+        # 204 and 304 have no body: drop the Content-Type that Flask adds.
+        response.headers.pop("Content-Type", None)
+    if len(context.get("produces", ())) > 1:
+        response.vary.add("Accept")

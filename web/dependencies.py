@@ -1,0 +1,38 @@
+"""What `create_app()` was given: the settings and, in tests, a session.
+
+Views and hooks get both from here and not from global state, so that a test can pass its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, current_app
+
+from settings import Settings
+from storage import db_connect
+from storage.db_connect import Session
+
+_SETTINGS, _SESSION = "fieldbook.settings", "fieldbook.session"
+
+
+def register(app: Flask, settings: Settings, session: Session | None) -> None:
+    """Store the dependencies of an application."""
+    app.extensions[_SETTINGS] = settings
+    app.extensions[_SESSION] = session
+
+
+def current_settings() -> Settings:
+    """The settings of the current application."""
+    settings: Settings = current_app.extensions[_SETTINGS]
+    return settings
+
+
+def current_session(timeout: float) -> Session:
+    """The session that `create_app()` was given, or else the session of this process.
+
+    :param timeout: seconds to wait for the first connection.
+    :raises StorageUnavailable: there is no session yet.
+    """
+    extensions: dict[str, Any] = current_app.extensions
+    return extensions[_SESSION] or db_connect.get_session(timeout, extensions[_SETTINGS])

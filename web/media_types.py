@@ -1,0 +1,9 @@
+"""Media types that responses have."""
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+CSV = "text/csv"
+HTML = "text/html"
+
+# A stream can be sent in each of these formats; the first is the default.
+STREAM_TYPES = (JSON, NDJSON, CSV)

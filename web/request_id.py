@@ -1,0 +1,27 @@
+"""The request id: in the response's `X-Request-ID`, in problem documents and on every log line of the request."""
+
+from __future__ import annotations
+
+import re
+from random import getrandbits
+from typing import Any
+from uuid import UUID
+
+from flask import Response, g, request
+
+from observability import logs
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def assign() -> None:
+    """Set `g.request_id` to the client's id if it is valid, otherwise to a new one."""
+    given = request.headers.get("X-Request-ID", "")
+    # The id is no secret, so the fast random generator is enough.
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else str(UUID(int=getrandbits(128), version=4))
+    logs.request_id.set(g.request_id)
+
+
+def finish(response: Response, context: Any) -> None:
+    """Add the header. `context` is Flask's `g`."""
+    response.headers["X-Request-ID"] = context.request_id

@@ -1,0 +1,55 @@
+"""What the hooks and the OpenAPI document must know about a view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from settings import Settings
+from web.media_types import JSON
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class RouteOptions:
+    """Options of a view.
+
+    :ivar produces: media types that the view can return, the default first; empty for no content negotiation.
+    :ivar session: the view needs Cassandra, and counts against the concurrency limit. Routes without it (health,
+        metrics) stay available under overload.
+    :ivar stream: the request has no deadline of its own, only a timeout for each page.
+    :ivar timeout: seconds until the deadline if the client sends none; None for the setting REQUEST_TIMEOUT.
+    :ivar operators: where only operators may call the route: everywhere, in production, or nowhere (None).
+    """
+
+    produces: tuple[str, ...] = (JSON,)
+    session: bool = True
+    stream: bool = False
+    timeout: float | None = None
+    operators: Literal["everywhere", "in production"] | None = None
+
+    def operators_only(self, settings: Settings) -> bool:
+        """Whether only operators may call the route in a service with these settings."""
+        return self.operators == "everywhere" or (
+            self.operators == "in production" and settings.app_env == "production"
+        )
+
+
+_DEFAULT = RouteOptions()
+
+
+def route_options(**options: Any) -> Callable[[View], View]:
+    """Set a view's options, by the names of :class:`RouteOptions`. Goes below the route decorator."""
+
+    def mark(view: View) -> View:
+        view.route_options = RouteOptions(**options)  # type: ignore[attr-defined]
+        return view
+
+    return mark
+
+
+def options_of(view: object) -> RouteOptions:
+    """The options of a view."""
+    return getattr(view, "route_options", _DEFAULT)

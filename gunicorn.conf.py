@@ -57,6 +57,8 @@ def post_worker_init(worker):  # type: ignore[no-untyped-def]
 
     Each worker has its own Cassandra session. It connects in the background, so that the worker serves at once.
     """
+    if worker.has_failed_import:
+        return
     from observability.metrics import sampler
     from server import cpu_affinity
     from settings import get_settings

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -58,7 +59,9 @@ def import_settings() -> Settings:
 def prepare_worker(worker: Any) -> None:
     """With `--reload`, make a new worker import the project's modules again."""
     if worker.cfg.reload:
-        import_settings()
+        # The import of the application raises the same error again, and Worker.load_wsgi handles it.
+        with suppress(Exception):
+            import_settings()
         worker.app.callable = None
 
 

@@ -17,6 +17,7 @@ of its own for the response headers.
 | `Request.headers`, `Request.must_close` | a parsed request; `must_close` adds "Connection: close" to the response |
 | `wsgi.Response` (`.sock`, `.headers_sent`, `.write`) | overridden: sends the headers with the body |
 | `util.close_graceful` | the lingering close of a connection |
+| `Worker.load_wsgi`, `.reloader.add_extra_file`, `util.make_fail_app` | overridden: import errors under `--reload` |
 | `glogging.Logger.access` | overridden: no access log |
 """
 
@@ -27,12 +28,14 @@ import select
 import socket
 import threading
 import time
+import traceback
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
 
 from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.http import wsgi
-from gunicorn.util import close_graceful
+from gunicorn.util import close_graceful, make_fail_app
 from gunicorn.workers.gthread import ThreadWorker
 
 # Seconds for the headers of a request, from their first byte; the shorter limit applies while many requests are late.
@@ -88,6 +91,10 @@ class Worker(ThreadWorker):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._lock = threading.Lock()
+        # Replaced when the application is imported; see load_wsgi().
+        self._request_id: ContextVar[str] = ContextVar("request_id")
+        self._max_body_bytes = 0
+        self.has_failed_import = False
         # Connections whose headers are being read, each with the time when that began; the oldest comes first.
         self._reading_headers: dict[Any, float] = {}
         # Connections whose headers were late. They are closed, because the next request's start is unknown.
@@ -101,15 +108,34 @@ class Worker(ThreadWorker):
 
     def init_process(self) -> None:
         """Run the worker; called after the fork."""
-        # Imported after the fork, so that a reloaded worker does not use the master's copies.
-        from observability.logs import request_id
-        from settings import get_settings
-
-        self._request_id = request_id
-        self._max_body_bytes = get_settings().max_body_bytes
         # gunicorn's worker looks the response class up in this module.
         wsgi.Response = _Response
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Import the application; called after the fork.
+
+        With `--reload`, an error while importing is the response to every request until the code changes. gunicorn does
+        this for a SyntaxError only; another error would end the whole instance.
+        """
+        try:
+            super().load_wsgi()
+            # Imported after the fork, so that a reloaded worker does not use the master's copies.
+            from observability.logs import request_id
+            from settings import get_settings
+
+            self._request_id = request_id
+            self._max_body_bytes = get_settings().max_body_bytes
+        except Exception as error:
+            if not self.cfg.reload:
+                raise
+            self.log.exception("The application can't be imported. Waiting for the next change.")
+            for frame in traceback.extract_tb(error.__traceback__):
+                self.reloader.add_extra_file(frame.filename)
+            if isinstance(error, SyntaxError) and error.filename:
+                self.reloader.add_extra_file(error.filename)
+            self.wsgi = make_fail_app("".join(traceback.format_exception(error)))
+            self.has_failed_import = True
 
     def enqueue_req(self, conn: Any) -> None:
         """Queue a connection for a thread; called by the main loop."""

@@ -59,7 +59,6 @@ def wait_until_nodes_see_each_other(nodes: list[Node], timeout: float = 60.0) ->
 
 
 # The former name, until tests/chaos imports the new one.
-wait_until_acquainted = wait_until_nodes_see_each_other
 
 
 def started_nodes() -> list[Node]:

@@ -76,7 +76,7 @@ class Node:
     def start(self) -> None:
         """Start the process and return immediately; see :meth:`wait_until_ready`.
 
-        :raises NodeError: when the address or a port is not available.
+        :raises NodeError: when the address or a port is not available, or the node already runs.
         """
         check_address(self.address)
         if self.seed is None and not port_is_free(self.address, self.storage_port):
@@ -88,6 +88,8 @@ class Node:
                     f"Cassandra needs port {port} on {self.address}: {reason}. "
                     "To use another client port than 9042, set CASSANDRA_PORT."
                 )
+        if self.running() is not None:
+            raise NodeError(f"The node in {self.directory} already runs, on another port. `make stop` stops it.")
         jars = class_path(STATE / "jars")
         conf = self._write_configuration()
         with self.log.open("ab") as log:

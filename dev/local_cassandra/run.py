@@ -131,8 +131,8 @@ def _start_cassandra(settings: Settings) -> Node | None:
         return None
     print(f"Starting Cassandra on {where} ...", flush=True)
     began = time.monotonic()
+    node.start()
     try:
-        node.start()
         node.wait_until_ready()
     except BaseException:
         node.stop()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cassandra.cluster import Session
 
-from dev.local_cassandra.__main__ import wait_until_acquainted
+from dev.local_cassandra.__main__ import wait_until_nodes_see_each_other
 from tests.chaos.check import check_consistency
 from tests.chaos.faults import Target
 from tests.chaos.history import Creation, Finding, History
@@ -106,7 +106,7 @@ def lose_only_replica(ring: Ring, timing: Timing, directory: Path) -> ScenarioRe
         shutil.rmtree(node.directory / "commitlog")
         node.start()
         node.wait_until_ready()
-        wait_until_acquainted(ring.nodes)
+        wait_until_nodes_see_each_other(ring.nodes)
         wait_for(service.healthy, timing.recovery + 30, "the service on one replica")
         checked = check_consistency(ring, service, _ONE_REPLICA, history)
     findings = history.findings()

@@ -14,7 +14,7 @@ from cassandra import ConsistencyLevel
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, Session
 from cassandra.policies import ConstantReconnectionPolicy, RoundRobinPolicy, WhiteListRoundRobinPolicy
 
-from dev.local_cassandra.__main__ import wait_until_acquainted
+from dev.local_cassandra.__main__ import wait_until_nodes_see_each_other
 from dev.local_cassandra.node import STATE, Node, free_port, port_is_free
 from settings import Settings
 from storage import db_initialize
@@ -89,7 +89,7 @@ class Ring:
         for node in self.nodes:
             node.start()
             node.wait_until_ready()
-        wait_until_acquainted(self.nodes)
+        wait_until_nodes_see_each_other(self.nodes)
 
     def kill(self, node: Node) -> None:
         """Kill a node with SIGKILL. It loses the data that it has not passed to the operating system."""

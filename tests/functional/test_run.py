@@ -284,18 +284,8 @@ def test_reload_takes_a_changed_route_module(reloading: Run, tmp_path: Path) -> 
     ("name", "mistake"),
     [
         ("routes", "def broken(:\n"),
-        pytest.param(
-            "routes",
-            "import no_such_module\n",
-            marks=pytest.mark.xfail(strict=True, reason="gunicorn's --reload handles only SyntaxError"),
-        ),
-        pytest.param(
-            "settings",
-            "def broken(:\n",
-            marks=pytest.mark.xfail(
-                strict=True, reason="server/reload.py imports settings before gunicorn handles errors"
-            ),
-        ),
+        ("routes", "import no_such_module\n"),
+        ("settings", "def broken(:\n"),
     ],
 )
 def test_reload_survives_a_broken_module(reloading: Run, tmp_path: Path, name: str, mistake: str) -> None:

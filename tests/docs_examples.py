@@ -16,6 +16,8 @@ BASE_URL = "http://127.0.0.1:8000"
 SHOWN_HEADERS = ("Location", "ETag", "Link", "Allow")
 
 _FENCE = re.compile(r"^ *```")
+# A line that can't be broken: one word, or one link, after an optional list mark.
+_UNBREAKABLE = re.compile(r"\s*(?:[-*>] |\d+\. )?(?:\S+|!?\[.*\]\(\S+\)\S*)")
 
 
 def pages() -> list[Path]:
@@ -163,13 +165,9 @@ def links(text: str) -> list[str]:
 
 
 def long_prose_lines(text: str, limit: int) -> list[int]:
-    """Numbers of the prose lines that are longer than `limit` characters and could be wrapped.
-
-    Tables, HTML and lines that only contain a list mark and a link, which can't be broken, are left out.
-    """
+    """Numbers of the lines that have more than `limit` characters and could be wrapped; tables and HTML can't."""
     return [
         number
         for number, line in lines_outside_code(text)
-        if len(line) > limit
-        and not re.match(r"\s*[|<]|\s*(?:[-*] |\d+\. |> )?!?\[.*\]\(\S+\)\S*$|\s*(?:[-*] )?\S+$", line)
+        if len(line) > limit and not line.lstrip().startswith(("|", "<")) and not _UNBREAKABLE.fullmatch(line)
     ]

@@ -1,74 +1,118 @@
-# The first Python here that Fieldbook runs on; another: make run PYTHON=/path/to/python3.12
-SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do \
-	if "$$candidate" -c '$(SUPPORTED)' 2>/dev/null; then echo "$$candidate"; break; fi; done)
-NODES ?= 1
+# Fieldbook is tested on Python 3.11 to 3.14. A newer Python is tried with a warning; an older one is refused.
+# To choose one: make run PYTHON=/path/to/python3.12
+TESTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+USABLE := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell \
+	for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+		if "$$name" -c '$(TESTED)' 2>/dev/null; then echo "$$name"; exit; fi; done; \
+	for name in python3 python3.17 python3.16 python3.15; do \
+		if "$$name" -c '$(USABLE)' 2>/dev/null; then echo "$$name"; exit; fi; done)
+
+# uv installs the same pinned versions faster, so it is used where it is installed.
+UV := $(shell command -v uv)
+ifdef UV
+# --seed adds pip, so that a later make without uv can use this .venv.
+CREATE_VENV = "$(UV)" venv --quiet --clear --seed --python "$(PYTHON)" .venv
+INSTALL = "$(UV)" pip install --quiet --python .venv/bin/python
+CHECK_INSTALLED = "$(UV)" pip check --python .venv/bin/python
+else
+CREATE_VENV = "$(PYTHON)" -m venv --clear .venv
+INSTALL = .venv/bin/python -m pip install --disable-pip-version-check --quiet
+CHECK_INSTALLED = .venv/bin/python -m pip check
+endif
 
 ifneq ($(origin PYTHON),file)
-ifneq ($(shell "$(PYTHON)" --version 2>&1),$(shell .venv/bin/python --version 2>&1))
-# One was asked for, and .venv has another: make it anew (or refuse).
+ifneq ($(shell "$(PYTHON)" --version 2>&1),$(shell [ ! -x .venv/bin/python ] || .venv/bin/python --version))
+# PYTHON names another version than .venv has: create .venv again.
 .PHONY: .venv/ready
 endif
 endif
 
+NODES ?= 1
+CASSANDRA = $(if $(TEST_CASSANDRA_HOSTS),at $(TEST_CASSANDRA_HOSTS),$(shell \
+	sed -n 's/^CASSANDRA = .*:\(.*\)"$$/\1/p' dev/local_cassandra/jars.py))
+PYTEST = .venv/bin/python $(if $(COVERAGE),-m coverage run )-m pytest
+
+# $(call phase,NAME,COMMAND) runs the command, prints how long it took, and fails if the command failed.
+define phase
+@echo "--- $(1)"; begin=$$(date +%s); $(2); status=$$?; seconds=$$(($$(date +%s) - begin)); \
+	if [ $$status -eq 0 ]; then echo "$(1): $$seconds s"; else echo "$(1): failed after $$seconds s"; fi; exit $$status
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help run node stop test chaos bench bench-scale bench-compare lint format clean
 
-help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /: /' | awk -F': ' '{printf "  make %-13s %s\n", $$1, $$2}'
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  One test file, or one test:"
+	@echo "  .venv/bin/python -m pytest tests/functional/test_users.py -k create"
 
-run: .venv/ready ## Cassandra, sample rows and the service, until Ctrl-C (PORT=8001 for another port)
-	@.venv/bin/python -m dev.local_cassandra.run
+run: .venv/ready ## start Cassandra, sample data and the service; Ctrl-C stops them (PORT=8001, RELOAD=1: restart on changes)
+	@.venv/bin/python -m dev.local_cassandra.run $(if $(RELOAD),--reload)
 
-node: .venv/ready ## just Cassandra, in the background (NODES=3 for a ring on 127.0.0.1 to 127.0.0.3)
+node: .venv/ready ## start only Cassandra, in the background (NODES=3: a cluster on 127.0.0.1 to 127.0.0.3)
 	@.venv/bin/python -m dev.local_cassandra start --nodes $(NODES)
 
-stop: ## stop what make run or make node started
-	@if [ -x .venv/bin/python ]; then .venv/bin/python -m dev.local_cassandra stop; else echo "Nothing runs: there is no .venv."; fi
+stop: ## stop everything that make run and make node started
+	@if [ -x .venv/bin/python ]; then .venv/bin/python -m dev.local_cassandra stop; \
+		else echo "Nothing is running: there is no .venv."; fi
 
-test: .venv/ready ## all tests, on a Cassandra of their own
-	.venv/bin/python -m pytest
+test: .venv/ready ## run the unit tests, then the functional tests on their own Cassandra (COVERAGE=1: measure line coverage)
+	$(if $(COVERAGE),@.venv/bin/python -m coverage erase)
+	$(call phase,unit tests,$(PYTEST) tests/unit)
+	$(call phase,functional tests on Cassandra $(CASSANDRA),$(PYTEST) tests/functional)
+	$(if $(COVERAGE),@.venv/bin/python -m coverage combine --quiet && .venv/bin/python -m coverage report)
 
-chaos: .venv/ready ## faults under load on three nodes, and every row checked (SHORT=1 for the short form)
+chaos: .venv/ready ## inject faults under load on three nodes, then check every row (SHORT=1: short form)
 	.venv/bin/python -m tests.chaos $(if $(SHORT),--short)
 
-bench: .venv/bench-ready ## what a request and a row cost, beside the driver, FastAPI and Flask (SHORT=1 for the short form)
+bench: .venv/bench-ready ## measure the cost of a request and a row against the driver, FastAPI and Flask (SHORT=1: short form)
 	.venv/bin/python -m dev.bench $(if $(SHORT),--short)
 
-bench-scale: .venv/bench-ready ## how that changes with rows, connections, workers and nodes
+bench-scale: .venv/bench-ready ## measure how that cost changes with rows, connections, workers and nodes (SHORT=1: short form)
 	.venv/bin/python -m dev.bench scale $(if $(SHORT),--short)
 
-bench-compare: .venv/bench-ready ## the service as it is against a revision (REF=main~5)
+bench-compare: .venv/bench-ready ## measure the working tree against a Git revision (REF=main~5)
 	.venv/bin/python -m dev.bench compare $(if $(SHORT),--short) $(REF)
 
-lint: .venv/ready ## ruff and mypy
+lint: .venv/ready ## check code (ruff, mypy) and GitHub workflows and forms (check-jsonschema, zizmor)
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m mypy
+	.venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	.venv/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	.venv/bin/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	.venv/bin/check-jsonschema --builtin-schema vendor.github-issue-forms \
+		$(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	.venv/bin/zizmor --offline --quiet .github
 
-format: .venv/ready ## let ruff put the code in order
+format: .venv/ready ## format the code and apply ruff's automatic fixes
 	.venv/bin/python -m ruff check --fix .
 	.venv/bin/python -m ruff format .
 
-clean: stop ## stop Cassandra; delete its data, the sample rows with it, and the virtual environment
-	rm -rf .venv .fieldbook .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: stop ## stop Cassandra, then delete its data, the virtual environment and all caches
+	rm -rf .venv .fieldbook .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Made last, so that an interrupted installation is begun again.
+# The file .venv/ready is written last, so that an interrupted installation starts again.
 .venv/ready: requirements.txt requirements-dev.txt
-	@"$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || { \
-		echo "Fieldbook needs Python 3.11, 3.12 or 3.13 (the Cassandra driver has wheels for these)."; \
-		echo "Found: $$("$(or $(PYTHON),python3)" --version 2>&1). Install one, or name it: make run PYTHON=/path/to/python3.12"; \
+	@"$(PYTHON)" -c '$(USABLE)' 2>/dev/null || { \
+		echo "Fieldbook needs Python 3.11, 3.12, 3.13 or 3.14. Found: $$("$(or $(PYTHON),python3)" --version 2>&1)."; \
+		echo "Install one of these versions, or name one: make run PYTHON=/path/to/python3.12"; \
 		exit 1; }
-	@"$(PYTHON)" -m venv --clear .venv || { \
-		echo "Python could not make a virtual environment. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	@echo "Installing the pinned dependencies into .venv (about 130 MB; the first time takes a minute or two) ..."
-	@.venv/bin/python -m pip install --disable-pip-version-check --quiet -r requirements.txt -r requirements-dev.txt
+	@"$(PYTHON)" -c '$(TESTED)' || { \
+		echo "Warning: Fieldbook is not tested on $$("$(PYTHON)" --version 2>&1), only on Python 3.11 to 3.14."; \
+		echo "If the installation fails, name another: make run PYTHON=/path/to/python3.14"; }
+	@$(CREATE_VENV) || { \
+		echo "Python could not create a virtual environment. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "Installing the pinned dependencies into .venv (130 MB; about a minute, later from the cache) ..."
+	@$(INSTALL) -r requirements.txt -r requirements-dev.txt
 	@touch $@
 
-# The contenders of the benchmark and the plot, which nothing else needs.
+# Only the benchmark needs these: the baselines it compares with, and the plot.
 .venv/bench-ready: .venv/ready requirements-bench.txt
 	@echo "Installing what the benchmark needs into .venv ..."
-	@.venv/bin/python -m pip install --disable-pip-version-check --quiet -r requirements.txt -r requirements-bench.txt
-	@.venv/bin/python -m pip check
+	@$(INSTALL) -r requirements.txt -r requirements-bench.txt
+	@$(CHECK_INSTALLED)
 	@touch $@

@@ -1,7 +1,8 @@
-"""gunicorn's configuration: settings from the environment, and hooks; the code behind them is in server/.
+"""gunicorn's configuration: settings and hooks.
 
-gunicorn runs this file at its start and again after SIGHUP. Hooks that run in a worker import the project's modules
-inside the function, because a reloaded worker has newer copies than the master (server/reload.py).
+The code behind the hooks is in server/. gunicorn runs this file at its start and again after SIGHUP. Hooks that run in
+a worker import the project's modules inside the function, because a reloaded worker has newer copies than the master
+(server/reload.py).
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def post_fork(server, worker):  # type: ignore[no-untyped-def]
 
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
-    """In a new worker: each has a Cassandra session of its own, and connects in the background to serve at once."""
+    """In a new worker: start its background threads.
+
+    Each worker has its own Cassandra session. It connects in the background, so that the worker serves at once.
+    """
     from observability.metrics import sampler
     from server import cpu_affinity
     from settings import get_settings
@@ -65,7 +69,7 @@ def post_worker_init(worker):  # type: ignore[no-untyped-def]
 
 
 def worker_exit(server, worker):  # type: ignore[no-untyped-def]
-    """In a worker, when its requests are complete; and in the master, for a worker that is already gone."""
+    """In a worker when its requests are complete, and in the master if the worker has died."""
     # Not imported here, because the master must not import it.
     if "storage.db_connect" in sys.modules:
         sys.modules["storage.db_connect"].shutdown()

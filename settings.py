@@ -1,6 +1,7 @@
-"""Every setting of the service, read once from the environment and `.env` (or `ENV_FILE`), and validated.
+"""Every setting of the service, read from the environment and `.env`, and validated.
 
-This is the only module that reads the environment. It also checks the versions of packages whose private API is used.
+`ENV_FILE` names another file than `.env`. This is the only module that reads the environment. It also checks the
+versions of packages whose private API is used.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class UnsupportedVersion(SettingsError):
 
 
 class Settings(BaseSettings):
-    """The settings. Field `cassandra_port` is variable `CASSANDRA_PORT`; `.env.example` explains each variable."""
+    """The settings; `.env.example` explains them (field `log_level` is `LOG_LEVEL`)."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -167,12 +168,12 @@ class Settings(BaseSettings):
 
     @property
     def in_flight_limit(self) -> int:
-        """Concurrency limit of each worker: `MAX_REQUESTS_IN_FLIGHT`, or three quarters of `GUNICORN_THREADS`."""
+        """Concurrency limit of a worker: `MAX_REQUESTS_IN_FLIGHT`, or 3/4 of `GUNICORN_THREADS`."""
         return self.max_requests_in_flight or max(1, self.gunicorn_threads * 3 // 4)
 
     @property
     def drain_time(self) -> float:
-        """Seconds of connection draining: `DRAIN_SECONDS`, or 10 in production and 0 in development."""
+        """Seconds of connection draining: `DRAIN_SECONDS`, or 10 in production, 0 in development."""
         if self.drain_seconds is not None:
             return self.drain_seconds
         return 10.0 if self.app_env == "production" else 0.0
@@ -196,7 +197,7 @@ class Settings(BaseSettings):
 
 
 def _development_key(path: Path) -> bytes:
-    """The key in the file `path`, which is created if it does not exist. Safe when several processes create it."""
+    """The key in the file `path`; the first of several processes creates it."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         # The temporary file is readable by its owner only. A hard link, unlike a rename, never replaces a file: if
@@ -223,7 +224,9 @@ def get_settings() -> Settings:
 
 
 def _reject_misspellings(env_file: Path) -> None:
-    """Report likely misspellings of our variables. Other unknown names may belong to other programs.
+    """Report likely misspellings of our variables.
+
+    Other unknown names may belong to other programs.
 
     :raises SettingsError: a name is nearly one of ours, or `ENV_FILE` can't be read.
     """
@@ -260,12 +263,12 @@ _METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def metrics_directory() -> str | None:
-    """The directory in which the workers of one gunicorn share their metrics; None outside gunicorn."""
+    """The directory in which workers share their metrics; None outside gunicorn."""
     return os.environ.get(_METRICS_DIRECTORY)
 
 
 def set_metrics_directory(path: str) -> None:
-    """Set the directory for this process and its children; prometheus-client reads the variable when imported."""
+    """Set that directory; prometheus-client reads the variable when it is imported."""
     os.environ[_METRICS_DIRECTORY] = path
 
 
@@ -287,7 +290,7 @@ def require_version(package: str, supported: tuple[str, ...], used_by: str) -> N
 
 
 def settings_or_exit() -> Settings:
-    """The settings, for commands: wrong settings end the process with exit status 2 and a message on stderr."""
+    """The settings; wrong ones end the process with status 2 and a message on stderr."""
     try:
         return get_settings()
     except SettingsError as error:

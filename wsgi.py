@@ -1,4 +1,4 @@
-"""The WSGI application for gunicorn: run `gunicorn wsgi:app`, which reads gunicorn.conf.py in this directory."""
+"""The WSGI application: run `gunicorn wsgi:app`, which reads gunicorn.conf.py."""
 
 from api import create_app
 

@@ -49,9 +49,10 @@ def _format_second(second: int) -> str:
 
 
 def config(level: str) -> dict[str, Any]:
-    """The logging configuration, for `logging.config.dictConfig` and gunicorn's `logconfig_dict`.
+    """The logging configuration.
 
-    As a side effect, log records no longer have the attributes for thread, process and source line.
+    For `logging.config.dictConfig` and gunicorn's `logconfig_dict`. As a side effect, log records no longer have the
+    attributes for thread, process and source line.
 
     :param level: name of the lowest level to log.
     """

@@ -1,4 +1,4 @@
-"""Metrics of all workers of one gunicorn, in the formats of Prometheus and as a JSON summary.
+"""Metrics of all workers of one gunicorn, as a JSON summary and for Prometheus.
 
 prometheus-client's multiprocess mode: each worker counts into files of its own in a directory that gunicorn's master
 creates (`server.metrics_directory`). The worker that answers GET /metrics adds up the files of all workers. Without
@@ -118,7 +118,10 @@ class Sampler:
                 gauge.set(source())
 
     def start(self) -> None:
-        """Update all gauges every second in a background thread, for whichever worker answers GET /metrics."""
+        """Update all gauges every second from now on, in a background thread.
+
+        Another worker may answer GET /metrics, so an update at that time would not be enough.
+        """
         threading.Thread(target=self._run, name="metrics", daemon=True).start()
 
     def _run(self) -> None:
@@ -201,7 +204,7 @@ def exposition(media_type: str) -> tuple[str, bytes]:
 
 
 def summary() -> dict[str, Any]:
-    """The most important metrics as JSON. Percentiles are estimated from the buckets of the histograms."""
+    """The most important metrics; percentiles are estimated from histogram buckets."""
     metrics = {metric.name: metric for metric in collect().collect()}
     queries = _total(metrics, "fieldbook_query_duration_seconds", "_count")
     seconds = _total(metrics, "fieldbook_query_duration_seconds", "_sum")
@@ -235,7 +238,7 @@ def _percentiles(metric: Metric | None) -> dict[str, float | None]:
 
 
 def _quantile(share: float, buckets: Iterable[tuple[float, float]]) -> float | None:
-    """A quantile in milliseconds, interpolated within its bucket as PromQL's histogram_quantile() does.
+    """A quantile in milliseconds, interpolated as in PromQL's histogram_quantile().
 
     :param share: 0 to 1.
     :param buckets: upper bounds in seconds, in ascending order, each with the cumulative count.

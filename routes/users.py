@@ -43,7 +43,7 @@ blueprint = Blueprint(
     __name__,
     sample_path="/users",
     example="{url}/users -H 'Content-Type: application/json' "
-    """-d '{{"name": "Ada", "email": "ada@example.org", "age": 36}}'""",
+    """-d '{"name": "Ada", "email": "ada@example.org", "age": 36}'""",
 )
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)

@@ -1,4 +1,4 @@
-"""Sockets below WSGI: the idle timeout of listeners, and access to the connection of a request.
+"""Sockets below WSGI: idle timeouts, and access to the connection of a request.
 
 `web/` uses `client_socket` and `discard_connection`, so that it needs no private API of gunicorn.
 
@@ -24,9 +24,9 @@ def client_socket(environ: dict[str, Any]) -> socket.socket | None:
 
 
 def discard_connection(environ: dict[str, Any]) -> None:
-    """Make gunicorn close the connection after the response, because the rest of the body is not read.
+    """Make gunicorn close the connection after the response.
 
-    Without this, gunicorn would parse the rest of the body as the next request.
+    Called when the rest of the body is not read: gunicorn would parse it as the next request.
     """
     # Another server's input has no such attribute, or takes none.
     with suppress(AttributeError):
@@ -34,9 +34,10 @@ def discard_connection(environ: dict[str, Any]) -> None:
 
 
 def set_idle_timeout(arbiter: Any, seconds: float) -> None:
-    """Limit how long a read from a client, or a write to it, may wait. Reads and writes then raise BlockingIOError.
+    """Limit how long a read from a client, or a write to it, may wait.
 
-    The timeouts are set on the listening sockets; accepted connections inherit them.
+    After that time it raises BlockingIOError. The timeouts are set on the listening sockets, and accepted connections
+    inherit them.
 
     :param arbiter: gunicorn's `Arbiter`.
     """

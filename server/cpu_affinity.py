@@ -1,4 +1,4 @@
-"""CPU affinity: pins the threads of a worker to one core, and moves them to another core when that one is busy.
+"""CPU affinity: pins the threads of a worker to one core that is not busy.
 
 CPython runs one thread of a process at a time. If the threads run on several cores, each switch between threads wakes
 another core and moves the contents of its caches. On one core, the next thread runs as soon as the previous one waits.
@@ -131,7 +131,7 @@ def _read_ticks() -> dict[int, tuple[int, int]]:
 
 
 def _idle_shares(before: Sample, now: Sample, allowed: Collection[int]) -> dict[int, float]:
-    """For each allowed core, the idle share of its time between two samples; empty if it can't be known."""
+    """For each allowed core, its idle share between two samples; empty if it can't be known."""
     if not set(allowed) <= before.ticks.keys() & now.ticks.keys():
         # lxcfs numbers the cores of a container from 0, so the numbers in /proc/stat are not those of the affinity.
         return {}

@@ -51,9 +51,10 @@ def shut_down() -> float:
 
 
 def install(arbiter: Any, drain_seconds: float) -> None:
-    """Delay the handling of the first SIGTERM in gunicorn's master; a second SIGTERM stops it at once.
+    """Delay the handling of the first SIGTERM in gunicorn's master.
 
-    Must be called before the master forks its workers. Later calls only change the delay.
+    A second SIGTERM stops the master at once. Must be called before the master forks its workers; later calls only
+    change the delay.
 
     :param arbiter: gunicorn's `Arbiter`; its main loop calls `handle_term`.
     :param drain_seconds: length of the draining phase; 0 for none.

@@ -1,4 +1,7 @@
-"""The directory of prometheus-client's multiprocess mode: each worker of one gunicorn counts into files there."""
+"""The directory in which the workers of one gunicorn store their metrics.
+
+prometheus-client's multiprocess mode needs it: each worker counts into files of its own there.
+"""
 
 from __future__ import annotations
 

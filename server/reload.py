@@ -56,14 +56,18 @@ def import_settings() -> Settings:
 
 
 def prepare_worker(worker: Any) -> None:
-    """With `--reload`, make a new worker import the project's modules again instead of using the master's."""
+    """With `--reload`, make a new worker import the project's modules again."""
     if worker.cfg.reload:
         import_settings()
         worker.app.callable = None
 
 
 def forget_application(arbiter: Any) -> None:
-    """Make new workers import the application again after SIGHUP, also when `--preload` imported it in the master."""
+    """Make new workers import the application again after SIGHUP.
+
+    Only needed with `--preload`, where the master has imported it. The new workers import it themselves, so they share
+    less memory.
+    """
     arbiter.app.callable = None
 
 

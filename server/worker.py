@@ -1,4 +1,4 @@
-"""gunicorn's threaded worker, with limits on the time that slow clients can take of its threads and its main loop.
+"""gunicorn's threaded worker, with limits for slow clients.
 
 gunicorn expects a reverse proxy in front that sends whole requests and closes its connections. Without one, slow or
 idle clients could occupy all threads of a `gthread` worker, so that not even GET /health is answered. This subclass
@@ -54,7 +54,7 @@ class Logger(GunicornLogger):
     """gunicorn's logger without the access log; the service logs its requests itself."""
 
     def access(self, *arguments: Any) -> None:
-        """Do nothing. gunicorn would format a line for each request, even without a log to write it to."""
+        """Do nothing; gunicorn would format a line for each request, even if no log takes it."""
 
 
 class _SegmentList(list[bytes]):
@@ -118,7 +118,9 @@ class Worker(ThreadWorker):
         super().enqueue_req(conn)
 
     def handle(self, conn: Any) -> Any:
-        """Answer the requests of a connection for as long as they come without a pause; called in a thread.
+        """Answer the requests of a connection, called in a thread.
+
+        It continues with the next request if that comes within a few milliseconds.
 
         :returns: false when the connection is to be closed.
         """
@@ -179,14 +181,17 @@ class Worker(ThreadWorker):
             self._reading_headers.pop(conn, None)
 
     def _announce_close(self, req: Any) -> None:
-        """Add "Connection: close" to the response when part of the body may stay unread: gunicorn closes then."""
+        """Add "Connection: close" to the response when part of the body may stay unread.
+
+        gunicorn closes the connection in that case, so the client should know.
+        """
         length = next((int(value) for name, value in req.headers if name == "CONTENT-LENGTH"), 0)
         chunked = any(name == "TRANSFER-ENCODING" for name, _ in req.headers)
         if length > self._max_body_bytes or chunked:
             req.must_close = True
 
     def murder_pending(self) -> None:
-        """Stop reading from connections whose headers are late; called about once a second by the main loop."""
+        """Stop reading late request headers; called about once a second by the main loop."""
         super().murder_pending()
         now = time.monotonic()
         with self._lock:
@@ -200,16 +205,19 @@ class Worker(ThreadWorker):
                         conn.sock.shutdown(socket.SHUT_RD)
 
     def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
-        """Whether the connection can be used for another request; gunicorn's own version waits up to five seconds."""
+        """Whether the connection can be used for another request.
+
+        gunicorn's own version waits up to five seconds for the rest of the request body.
+        """
         if not keepalive or conn in self._late:
             return False
         return bool(conn.parser.finish_body(deadline=time.monotonic() + _UNREAD_BODY_TIMEOUT))
 
     def _linger(self, conn: Any) -> None:
-        """Lingering close: wait until the client closes its end, so that it receives the whole response.
+        """Lingering close: wait until the client closes its end of the connection.
 
-        gunicorn waits for this in the main loop, up to two seconds for each connection. Here a thread waits; if too
-        many threads wait already, the connection is closed at once.
+        Without it, the client may not receive the whole response. gunicorn waits in the main loop, up to two seconds
+        for each connection. Here a thread waits; if too many threads wait already, the connection is closed at once.
         """
         if type(conn.sock) is not socket.socket:
             return
@@ -228,7 +236,10 @@ class Worker(ThreadWorker):
             conn.sock.shutdown(socket.SHUT_RDWR)
 
     def accept(self, listener: Any) -> None:
-        """Accept a connection. Without free file descriptors it waits; gunicorn's worker would end with the error."""
+        """Accept a connection.
+
+        Without a free file descriptor the connection waits; gunicorn's own worker would end with the error.
+        """
         try:
             super().accept(listener)
         except OSError as error:

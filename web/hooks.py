@@ -13,7 +13,7 @@ Before the view:
 The view, which checks its input, calls one function of `storage.db_io` and returns a response. Errors become problem
 documents in `errors.py`. After the view:
 
-8. `content_negotiation.finish`, `request_id.finish`, `server_timing.finish`: response headers.
+8. Response headers: those of `content_negotiation.finish`, `X-Request-ID` and `Server-Timing`.
 9. `access_log.write`: metrics and one log line.
 """
 
@@ -25,7 +25,7 @@ from flask import Flask, Response, current_app, g, request
 
 from settings import Settings
 from storage.cql import QueryOptions
-from web import access_log, consistency_level, content_negotiation, deadline, request_id, server_timing
+from web import access_log, consistency_level, content_negotiation, deadline, request_id
 from web.concurrency_limit import ConcurrencyLimit
 from web.dependencies import current_session
 from web.operators import require_operator
@@ -61,8 +61,11 @@ def register(app: Flask, settings: Settings) -> None:
         context, current = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]
         elapsed = time.monotonic() - context.started
         content_negotiation.finish(response, context)
-        request_id.finish(response, context)
-        server_timing.finish(response, context, elapsed)
+        response.headers["X-Request-ID"] = context.request_id
+        # For a stream, both times end with its first page.
+        database = context.options.database.seconds if "options" in context else 0.0
+        timing = f"db;dur={database * 1000:.2f}, app;dur={(elapsed - database) * 1000:.2f}"
+        response.headers["Server-Timing"] = timing
         access_log.write(response, current, elapsed)
         return response
 

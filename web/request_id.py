@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from random import getrandbits
-from typing import Any
 from uuid import UUID
 
-from flask import Response, g, request
+from flask import g, request
 
 from observability import logs
 
@@ -20,8 +19,3 @@ def assign() -> None:
     # The id is no secret, so the fast random generator is enough.
     g.request_id = given if _REQUEST_ID.fullmatch(given) else str(UUID(int=getrandbits(128), version=4))
     logs.request_id.set(g.request_id)
-
-
-def finish(response: Response, context: Any) -> None:
-    """Add the header. `context` is Flask's `g`."""
-    response.headers["X-Request-ID"] = context.request_id

@@ -1,5 +1,5 @@
-"""A real Cassandra for development and tests, from Maven Central and a Java in a wheel.
+"""A real Cassandra for development and tests: its jars come from Maven Central, its Java from a wheel.
 
-The service never imports this package. `python -m dev.local_cassandra` starts and stops nodes;
-`python -m dev.local_cassandra.run` is what `make run` calls.
+The service never imports this package. `python -m dev.local_cassandra` starts and stops nodes. `make run` calls
+`python -m dev.local_cassandra.run`.
 """

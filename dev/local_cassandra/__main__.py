@@ -1,4 +1,4 @@
-"""`python -m dev.local_cassandra start [--nodes N]` and `stop`: the development nodes, in the background."""
+"""Start and stop development nodes in the background: `python -m dev.local_cassandra start [--nodes N]` and `stop`."""
 
 from __future__ import annotations
 
@@ -15,27 +15,35 @@ from settings import settings_or_exit
 
 
 def start(count: int) -> None:
-    """Starts the nodes that do not run yet, one after the other, the first as the seed."""
+    """Start the nodes that are not running, one after the other. The first node is the seed.
+
+    :param count: number of nodes.
+    :raises NodeError: when a node does not start.
+    """
     began = time.monotonic()
     nodes = ring(count, settings_or_exit().cassandra_port)
     if nodes[0].running() is None and speaks_cql(nodes[0].address, nodes[0].native_port):
-        sys.exit(f"Another Cassandra answers on {nodes[0].address}:{nodes[0].native_port}. `make stop` ends our own.")
+        sys.exit(
+            f"Another Cassandra already runs on {nodes[0].address}:{nodes[0].native_port}. "
+            "If `make node` or `make run` started it, stop it with `make stop`."
+        )
     for node in nodes:
         if node.running() is not None:
-            print(f"{node.address}:{node.native_port} runs already.")
+            print(f"{node.address}:{node.native_port} is already running.")
             continue
         print(f"Starting Cassandra on {node.address}:{node.native_port} ...", flush=True)
         node.start()
         node.wait_until_ready()
     if count > 1:
-        wait_until_acquainted(nodes)
-    print(f"Ready after {time.monotonic() - began:.0f} s. `make stop` stops it; its files are in {STATE}.")
+        wait_until_nodes_see_each_other(nodes)
+    print(f"Ready after {time.monotonic() - began:.0f} s. Stop with `make stop`. Data and logs are in {STATE}.")
 
 
-def wait_until_acquainted(nodes: list[Node], timeout: float = 60.0) -> None:
-    """Returns when each node knows all others; a keyspace that is made earlier gets too few replicas.
+def wait_until_nodes_see_each_other(nodes: list[Node], timeout: float = 60.0) -> None:
+    """Return when each node sees all other nodes. A keyspace that is created earlier gets too few replicas.
 
-    :raises NodeError: when the time (seconds) is up.
+    :param timeout: seconds.
+    :raises NodeError: when a node does not see the others within the timeout.
     """
     deadline = time.monotonic() + timeout
     for node in nodes:
@@ -44,21 +52,25 @@ def wait_until_acquainted(nodes: list[Node], timeout: float = 60.0) -> None:
             session = cluster.connect()
             while session.execute("SELECT COUNT(*) FROM system.peers").one()[0] < len(nodes) - 1:
                 if time.monotonic() > deadline:
-                    raise NodeError(f"{node.address} does not know the other nodes; its log is {node.log}")
+                    raise NodeError(f"{node.address} does not see the other nodes. Its log: {node.log}")
                 time.sleep(0.2)
         finally:
             cluster.shutdown()
 
 
+# The former name, until tests/chaos imports the new one.
+wait_until_acquainted = wait_until_nodes_see_each_other
+
+
 def started_nodes() -> list[Node]:
-    """Every node whose pid file is there, last started first, and what an interrupted test run left."""
+    """The nodes that have a pid file, the last one first, including nodes that an interrupted test run left behind."""
     files = sorted(STATE.glob("cassandra-*/node*/pid"), reverse=True)
-    # A test run's directory has the run's process id: while that lives, its node is not left behind.
-    files += [file for file in STATE.glob("tests-*/pid") if not _lives(int(file.parent.name.split("-")[1]))]
+    # The name of a test run's directory contains the process id of pytest. While pytest runs, its node is in use.
+    files += [file for file in STATE.glob("tests-*/pid") if not _is_alive(int(file.parent.name.split("-")[1]))]
     return [Node(directory=file.parent) for file in files]
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -69,21 +81,21 @@ def _lives(pid: int) -> bool:
 
 
 def stop() -> None:
-    """Stops every development node, and before it the service that uses it."""
+    """Stop the services that `make run` started, then every development node."""
     services = stop_services()
     if services:
         print("Stopped the service.")
     stopped = sum(node.stop() for node in started_nodes())
     if stopped or not services:
-        print(f"Stopped {stopped} Cassandra node{'' if stopped == 1 else 's'}." if stopped else "Nothing runs.")
+        print(f"Stopped {stopped} Cassandra node{'' if stopped == 1 else 's'}." if stopped else "Nothing is running.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dev.local_cassandra", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    start_parser = commands.add_parser("start", help="start the node, or a ring of them")
+    start_parser = commands.add_parser("start", help="start one node, or a cluster")
     start_parser.add_argument("--nodes", type=int, default=1, choices=range(1, 10), metavar="N")
-    commands.add_parser("stop", help="stop what was started")
+    commands.add_parser("stop", help="stop the services and the nodes")
     arguments = parser.parse_args()
     try:
         if arguments.command == "start":

@@ -1,4 +1,4 @@
-"""Brings Cassandra's jars to this machine, once."""
+"""Download Cassandra's jars once, into the local Maven repository."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 CASSANDRA = "org.apache.cassandra:cassandra-all:5.0.8"
-# Bytes of that version's jars and of those that it needs.
+# Size in bytes of that version's jars and their dependencies.
 SIZE = 69_200_000
 
 
 class NodeError(Exception):
-    """A node that can't be started; the message is a sentence for the user."""
+    """A node can't be started. The message is written for the user."""
 
 
 class _DownloadProgress:
-    """One bar over all jars; on a pipe, where a bar is noise, a line every ten jars."""
+    """One progress bar for all jars on a terminal; elsewhere one line every ten jars."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
@@ -39,7 +39,7 @@ class _DownloadProgress:
 
     @contextmanager
     def __call__(self, filename: str, size: int) -> Iterator[Callable[[int], None]]:
-        """Shape that jgo asks for: a context manager that yields a function of bytes read."""
+        """The callback that jgo expects: a context manager that yields a function that is called with bytes read."""
         if not filename.endswith(".jar"):
             yield lambda count: None
             return
@@ -62,7 +62,7 @@ class _DownloadProgress:
 
 
 class _Resolver(PythonResolver):
-    """Leaves no half a jar in the local Maven repository when a download is interrupted."""
+    """Delete a partly downloaded jar from the local Maven repository when a download is interrupted."""
 
     def download(self, artifact):  # type: ignore[no-untyped-def]
         try:
@@ -74,32 +74,34 @@ class _Resolver(PythonResolver):
 
 
 def class_path(cache: Path) -> list[Path]:
-    """The jars of Cassandra and of all that it needs, downloaded when they are not there.
+    """The jars of Cassandra and its dependencies, downloaded if they are missing.
 
-    :param cache: where the environment of links to the local Maven repository is kept.
+    :param cache: directory for links to the local Maven repository, and for the list of jars.
     :returns: about 100 paths.
-    :raises NodeError: a jar cannot be had.
+    :raises NodeError: when a jar can't be downloaded, or is damaged.
     """
     done = cache / "complete"
     if done.exists():
         jars = [Path(line) for line in done.read_text().splitlines()]
         if all(jar.exists() for jar in jars):
             return jars
-    print(f"Fetching Cassandra ({CASSANDRA}; 70 MB the first time, kept in ~/.m2) ...", flush=True)
+    print(f"Downloading Cassandra ({CASSANDRA}; 70 MB the first time, kept in ~/.m2) ...", flush=True)
     progress = _DownloadProgress()
     try:
         environment = jgo.build(CASSANDRA, cache_dir=cache, resolver=_Resolver(progress_callback=progress))
     except Exception as error:
         raise NodeError(
             f"Cassandra could not be downloaded from Maven Central: {error}\n"
-            "Check the network and run the same command again; it goes on where it stopped. HTTPS_PROXY names a proxy, "
-            "REQUESTS_CA_BUNDLE the certificates of one that looks into TLS."
+            "Check the network and run the command again; it keeps the jars that are complete. Set HTTPS_PROXY to use "
+            "a proxy, and REQUESTS_CA_BUNDLE to the certificate of a proxy that intercepts TLS."
         ) from error
     finally:
         progress.bars.stop()
     jars = list(environment.all_jars)
     for jar in jars:
         if not zipfile.is_zipfile(jar):
-            raise NodeError(f"{jar.name} is damaged. Delete it from the local Maven repository and run again.")
+            raise NodeError(
+                f"{jar.name} is damaged. Delete it from the local Maven repository and run the command again."
+            )
     done.write_text("\n".join(map(str, jars)))
     return jars

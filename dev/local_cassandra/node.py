@@ -1,4 +1,4 @@
-"""One Cassandra process: its configuration, its start, its stop."""
+"""Configure, start and stop one Cassandra process."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ _LOGBACK = """<configuration>
 
 @dataclass
 class Node:
-    """A node with its own directory. Two nodes on one address need different ports.
+    """A Cassandra node with its own directory. Two nodes on one address need different ports.
 
-    :param directory: configuration, data, log and pid file; made when missing, kept on stop.
-    :param seed: address of the first node of the ring; None for a lone node.
-    :param settings: more entries for cassandra.yaml (tests switch on TLS and passwords).
+    :param directory: holds configuration, data, log and pid file; created if missing, kept on stop.
+    :param seed: address of the first node of the cluster; None for a single node.
+    :param settings: additional entries of cassandra.yaml (tests enable TLS and passwords).
     """
 
     directory: Path
@@ -66,7 +66,7 @@ class Node:
         return self.directory / "pid"
 
     def running(self) -> int | None:
-        """The process id, or None. A pid that now belongs to another program does not count."""
+        """The process id, or None when the node is not running or another program now has its process id."""
         try:
             pid = int(self._pid_file.read_text())
         except (FileNotFoundError, ValueError):
@@ -74,18 +74,19 @@ class Node:
         return pid if f"-Dcassandra.storagedir={self.directory}" in _command_line(pid) else None
 
     def start(self) -> None:
-        """Starts the process and returns at once; see :meth:`wait_until_ready`.
+        """Start the process and return immediately; see :meth:`wait_until_ready`.
 
-        :raises NodeError: when the address or a port is not to be had.
+        :raises NodeError: when the address or a port is not available.
         """
         check_address(self.address)
         if self.seed is None and not port_is_free(self.address, self.storage_port):
-            # Among themselves nodes speak on one port; a lone node may take any (macOS has a service on 7000).
+            # All nodes of a cluster must use the same storage port. A single node may use any (macOS uses port 7000).
             self.storage_port = free_port(self.address)
         for port in (self.native_port, self.storage_port):
-            if reason := why_not_free(self.address, port):
+            if reason := bind_error(self.address, port):
                 raise NodeError(
-                    f"Cassandra needs port {port} on {self.address}: {reason}. CASSANDRA_PORT moves it from 9042."
+                    f"Cassandra needs port {port} on {self.address}: {reason}. "
+                    "To use another client port than 9042, set CASSANDRA_PORT."
                 )
         jars = class_path(STATE / "jars")
         conf = self._write_configuration()
@@ -96,36 +97,36 @@ class Node:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
-                # A session of its own: Ctrl-C in the terminal reaches whoever started the node, who
-                # stops the service before its database.
+                # In its own session the node does not receive Ctrl-C: the program that started it stops the service
+                # before its database.
                 start_new_session=True,
             )
         self._pid_file.write_text(str(self._process.pid))
 
     def wait_until_ready(self, timeout: float = 120.0) -> None:
-        """Returns when the node answers CQL.
+        """Return when the node accepts CQL connections.
 
         :param timeout: seconds.
-        :raises NodeError: when the process ends or the time is up.
+        :raises NodeError: when the process ends or the timeout expires.
         """
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if speaks_cql(self.address, self.native_port):
                 return
             if self._process is not None and self._process.poll() is not None:
-                raise NodeError(f"Cassandra stopped while starting; the end of {self.log}:\n{self._log_tail()}")
+                raise NodeError(f"Cassandra stopped while starting. The end of {self.log}:\n{self._log_tail()}")
             time.sleep(0.1)
-        raise NodeError(f"Cassandra did not answer within {timeout:.0f} s; the end of {self.log}:\n{self._log_tail()}")
+        raise NodeError(f"Cassandra was not ready within {timeout:.0f} s. The end of {self.log}:\n{self._log_tail()}")
 
     def stop(self, timeout: float = 60.0) -> bool:
-        """Ends the process, first asking, then (after `timeout` seconds) not. True when there was one."""
+        """Stop the process with SIGTERM, and after `timeout` seconds with SIGKILL. True when it was running."""
         pid = self._process.pid if self._process else self.running()
         if pid is None:
             return False
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + timeout
-        # A child of this process stays in the process list until it is asked for; another's does not.
+        # A child process stays in the process list until poll() collects its exit status; other processes do not.
         while (self._process.poll() is None) if self._process else (self.running() is not None):
             if time.monotonic() > deadline:
                 with suppress(ProcessLookupError):
@@ -188,7 +189,7 @@ class Node:
             f"-Dcassandra.config={(conf / 'cassandra.yaml').as_uri()}",
             f"-Dcassandra.storagedir={self.directory}",
             "-Dcassandra-foreground=yes",
-            # A node on this machine alone has no gossip to settle and no ring to wait for.
+            # On one machine gossip settles quickly, so shorten the waits at startup.
             "-Dcassandra.skip_wait_for_gossip_to_settle=0",
             "-Dcassandra.ring_delay_ms=2000",
             "-Dcassandra.superuser_setup_delay_ms=0",
@@ -199,24 +200,24 @@ class Node:
 
 
 def service_pid_file(port: int) -> Path:
-    """Where gunicorn writes its process id when `make run` starts it."""
+    """The pid file of the gunicorn that `make run` starts on this HTTP port."""
     return STATE / f"gunicorn-{port}.pid"
 
 
 def stop_services(timeout: float = 60.0) -> int:
-    """Ends every gunicorn that a `make run` which was killed has left behind, and waits until it has finished.
+    """Stop every gunicorn that a killed `make run` left behind, and wait until it has ended.
 
-    :param timeout: seconds to wait for each.
-    :returns: how many there were.
+    :param timeout: seconds to wait for each process.
+    :returns: the number of processes.
     """
     stopped = 0
     for file in STATE.glob("gunicorn-*.pid"):
         with suppress(ValueError, ProcessLookupError, FileNotFoundError):
             pid = int(file.read_text())
-            # Ours, and not a program that has got its number since.
+            # Skip another program that has the same process id since gunicorn ended.
             if f"--pid {file} " in _command_line(pid):
                 os.kill(pid, signal.SIGTERM)
-                print("Stopping the service: it finishes what is in flight ...", flush=True)
+                print("Stopping the service: in-flight requests complete first ...", flush=True)
                 stopped += 1
                 deadline = time.monotonic() + timeout
                 while f"--pid {file} " in _command_line(pid) and time.monotonic() < deadline:
@@ -226,9 +227,9 @@ def stop_services(timeout: float = 60.0) -> int:
 
 
 def ring(count: int, native_port: int) -> list[Node]:
-    """The development nodes: one on 127.0.0.1, or `count` on 127.0.0.1 and up.
+    """The development nodes: one on 127.0.0.1, or `count` on consecutive addresses from 127.0.0.1.
 
-    A ring has directories apart from the lone node's: their data would not mean the same.
+    Clusters of different sizes have different directories, because a node's data belongs to one cluster.
     """
     home = STATE / f"cassandra-{count}"
     seed = "127.0.0.1" if count > 1 else None
@@ -244,33 +245,36 @@ def _command_line(pid: int) -> str:
     except OSError:
         if Path("/proc/self").exists():
             return ""
-    # Not Linux.
+    # Other systems than Linux have no /proc.
     return subprocess.run(
         ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
     ).stdout
 
 
 def check_address(address: str) -> None:
-    """:raises NodeError: when this machine does not answer on `address` (macOS, beyond 127.0.0.1)."""
+    """Check that this machine has the address; macOS only has 127.0.0.1 unless an alias is added.
+
+    :raises NodeError: when the address is missing.
+    """
     try:
         with socket.socket() as probe:
             probe.bind((address, 0))
     except OSError as error:
         raise NodeError(
-            f"This machine does not answer on {address} ({error}). On macOS add the alias first: "
-            f"sudo ifconfig lo0 alias {address} up"
+            f"This machine does not have the address {address} ({error}). On macOS, add it with "
+            f"`sudo ifconfig lo0 alias {address} up`."
         ) from error
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port that no program listens on now."""
+    """A port on which no program is listening now."""
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
 
 
-def why_not_free(address: str, port: int) -> str | None:
-    """Why no program could listen on the port, in the system's words; None when one could."""
+def bind_error(address: str, port: int) -> str | None:
+    """The operating system's reason why no program can listen on the port, or None when one can."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -282,15 +286,14 @@ def why_not_free(address: str, port: int) -> str | None:
 
 
 def port_is_free(address: str, port: int) -> bool:
-    """True when a program could listen on the port."""
-    return why_not_free(address, port) is None
+    """True when a program can listen on the port."""
+    return bind_error(address, port) is None
 
 
 def speaks_cql(address: str, port: int, timeout: float = 2.0) -> bool:
-    """True when a CQL server listens there: it answers OPTIONS with SUPPORTED.
+    """True when a CQL server listens on the port: it answers an OPTIONS frame with SUPPORTED.
 
-    Source: native_protocol_v4.spec, sections 2 and 4.1.3. Version 4 is understood by Cassandra 2.2
-    and later and by ScyllaDB.
+    Source: native_protocol_v4.spec, sections 2 and 4.1.3. Cassandra 2.2 and later and ScyllaDB support version 4.
     """
     options = bytes([4, 0, 0, 0, 5, 0, 0, 0, 0])
     supported = 6

@@ -1,7 +1,8 @@
-"""What `make run` does: a Cassandra, sample rows, gunicorn; on Ctrl-C it stops what it started."""
+"""The command behind `make run`: start Cassandra, load sample data, start gunicorn; stop them on Ctrl-C."""
 
 from __future__ import annotations
 
+import argparse
 import signal
 import subprocess
 import sys
@@ -11,108 +12,122 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 from dev.local_cassandra.jars import NodeError
-from dev.local_cassandra.node import Node, ring, service_pid_file, speaks_cql, why_not_free
+from dev.local_cassandra.node import STATE, Node, bind_error, ring, service_pid_file, speaks_cql
 from settings import Settings, settings_or_exit
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-_TRY = """
-Fieldbook answers on {url}   (read and try the API on {url}/docs)
-
-  curl {url}/animal/Vulpes
-  curl -s {url}/plant/Hieracium -H 'Accept: application/x-ndjson' | head -3
-  curl {url}/users -H 'Content-Type: application/json' -d '{{"name": "Ada", "email": "ada@example.org", "age": 36}}'
-
-Ctrl-C stops {what}."""
-
-# Production has no sample rows.
-_TRY_NOTHING = """
-Fieldbook answers on {url}
-
-Ctrl-C stops {what}."""
-
-# Ctrl-C, a request to end, a terminal that was closed.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Ctrl-C, a termination request, a closed terminal.
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class _Stop(BaseException):
-    """One of the signals came."""
+class _StopRequested(BaseException):
+    """Raised when the process receives one of _STOP_SIGNALS."""
 
 
-def _on_signal(number: int, frame: object) -> None:
-    # Once is enough: `timeout make run` sends it twice, and what is being stopped must be stopped to the end.
-    for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    raise _Stop
+def _request_stop(number: int, frame: object) -> None:
+    # `timeout make run` sends the signal twice. Ignore the second one, so that it does not interrupt the cleanup.
+    _ignore_stop_signals()
+    raise _StopRequested
+
+
+def _ignore_stop_signals() -> None:
+    for stop_signal in _STOP_SIGNALS:
+        signal.signal(stop_signal, signal.SIG_IGN)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dev.local_cassandra.run", description=__doc__)
+    parser.add_argument("--reload", action="store_true", help="restart the workers when a Python file changes")
+    arguments = parser.parse_args()
     settings = settings_or_exit()
-    for each in _SIGNALS:
-        # Under nohup a closed terminal ends nothing.
-        if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
-            signal.signal(each, _on_signal)
+    for stop_signal in _STOP_SIGNALS:
+        # nohup ignores SIGHUP, so that a closed terminal does not stop the service. Keep it ignored.
+        if stop_signal != signal.SIGHUP or signal.getsignal(stop_signal) is not signal.SIG_IGN:
+            signal.signal(stop_signal, _request_stop)
     node: Node | None = None
     gunicorn: subprocess.Popen[bytes] | None = None
     try:
-        if reason := why_not_free(settings.host, settings.port):
+        if reason := bind_error(settings.host, settings.port):
             sys.exit(
-                f"Port {settings.port} on {settings.host} can't be used: {reason}. Another one: "
-                f"make run PORT={settings.port + 1}. `make stop` ends what an earlier make run has left."
+                f"Port {settings.port} on {settings.host} can't be used: {reason}. Choose another port with "
+                f"`make run PORT={settings.port + 1}`, or stop an earlier make run with `make stop`."
             )
-        node = _cassandra(settings)
-        # No sample rows among somebody's real ones.
+        node = _start_cassandra(settings)
+        # A production keyspace holds real rows: add no sample rows to it.
         samples = ["--no-samples"] if settings.app_env == "production" else []
         initialized = subprocess.run(
             [sys.executable, "-m", "storage.db_initialize", *samples], cwd=PROJECT, start_new_session=True, check=False
         )
         if initialized.returncode != 0:
             sys.exit(initialized.returncode)
+        STATE.mkdir(exist_ok=True)
+        pid_file = str(service_pid_file(settings.port))
+        reload = ["--reload"] if arguments.reload else []
         gunicorn = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "--pid", str(service_pid_file(settings.port)), "wsgi:app"],
+            [sys.executable, "-m", "gunicorn", "--pid", pid_file, *reload, "wsgi:app"],
             cwd=PROJECT,
-            # As with the node: Ctrl-C comes here first, and is passed on in the right order.
+            # In its own session gunicorn does not receive Ctrl-C: this process stops it before Cassandra.
             start_new_session=True,
         )
         _wait_until_healthy(settings, gunicorn)
-        what = "both the service and its Cassandra" if node else "the service and not the Cassandra it uses"
-        tries = _TRY if settings.app_env == "development" else _TRY_NOTHING
-        print(tries.format(url=f"http://{settings.host}:{settings.port}", what=what), flush=True)
+        print(_banner(settings, stops_cassandra=node is not None, reloads=arguments.reload), flush=True)
         sys.exit(gunicorn.wait())
-    except _Stop:
-        _say("\nStopping ...")
+    except _StopRequested:
+        _print_if_possible("\nStopping ...")
     except NodeError as error:
         sys.exit(str(error))
     finally:
-        for each in _SIGNALS:
-            # What is being stopped is stopped to the end.
-            signal.signal(each, signal.SIG_IGN)
+        _ignore_stop_signals()
         if gunicorn is not None and gunicorn.poll() is None:
             gunicorn.terminate()
             gunicorn.wait()
         if node is not None and node.stop():
-            _say("Cassandra stopped; its data is kept for the next time.")
+            _print_if_possible("Cassandra stopped. Its data is kept for the next start.")
 
 
-def _say(line: str) -> None:
-    # To a terminal that may be closed by now.
+def _print_if_possible(line: str) -> None:
+    # The terminal may be closed already.
     with suppress(OSError):
         print(line, flush=True)
 
 
-def _cassandra(settings: Settings) -> Node | None:
-    """The node that was started, or None when there is another Cassandra to use."""
+def _banner(settings: Settings, stops_cassandra: bool, reloads: bool) -> str:
+    """The text that is printed when the service is ready: its URL, its documentation and example requests."""
+    # Imported late: the routes need valid settings, and a wrong setting must be reported without a traceback.
+    from routes import BLUEPRINTS
+
+    url = f"http://{settings.host}:{settings.port}"
+    lines = ["", f"Fieldbook is ready at {url}", f"API documentation: {url}/docs", ""]
+    # The examples read sample rows, which production does not have. They may contain JSON, so str.format() fails.
+    if settings.app_env == "development":
+        examples = [blueprint.example.replace("{url}", url) for blueprint in BLUEPRINTS if blueprint.example]
+        lines += [f"  curl {example}" for example in examples]
+        lines += [""] if examples else []
+    if reloads:
+        lines.append("The workers restart when a Python file changes.")
+    stopped = "the service and Cassandra" if stops_cassandra else "the service; Cassandra keeps running"
+    lines.append(f"Press Ctrl-C to stop {stopped}.")
+    return "\n".join(lines)
+
+
+def _start_cassandra(settings: Settings) -> Node | None:
+    """Start a node unless there is a Cassandra to use.
+
+    :returns: the started node, or None when the service uses another Cassandra.
+    :raises NodeError: when the node does not start.
+    """
     if settings.astra:
-        print(f"Using Astra DB ({settings.astra_db_secure_bundle_path}); no Cassandra is started.", flush=True)
+        print(f"Using Astra DB ({settings.astra_db_secure_bundle_path}). No Cassandra is started.", flush=True)
         return None
     if "cassandra_hosts" in settings.model_fields_set:
         where = f"{','.join(settings.cassandra_hosts)}:{settings.cassandra_port}"
-        print(f"Using the Cassandra that CASSANDRA_HOSTS names ({where}); none is started.", flush=True)
+        print(f"Using the Cassandra that CASSANDRA_HOSTS names ({where}). No Cassandra is started.", flush=True)
         return None
     (node,) = ring(1, settings.cassandra_port)
     where = f"{node.address}:{node.native_port}"
     if speaks_cql(node.address, node.native_port):
-        print(f"Using the Cassandra that answers on {where} already; none is started.", flush=True)
+        print(f"Using the Cassandra that already runs on {where}. No other one is started.", flush=True)
         return None
     print(f"Starting Cassandra on {where} ...", flush=True)
     began = time.monotonic()
@@ -122,11 +137,12 @@ def _cassandra(settings: Settings) -> Node | None:
     except BaseException:
         node.stop()
         raise
-    print(f"Cassandra answers after {time.monotonic() - began:.0f} s; its log is {node.log}", flush=True)
+    print(f"Cassandra is ready after {time.monotonic() - began:.0f} s. Its log: {node.log}", flush=True)
     return node
 
 
 def _wait_until_healthy(settings: Settings, gunicorn: subprocess.Popen[bytes], timeout: float = 60.0) -> None:
+    """Return when /health returns 200; exit when gunicorn ends or after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if gunicorn.poll() is not None:
@@ -141,7 +157,7 @@ def _wait_until_healthy(settings: Settings, gunicorn: subprocess.Popen[bytes], t
         finally:
             connection.close()
         time.sleep(0.1)
-    sys.exit("The service did not become healthy; its lines above say why.")
+    sys.exit(f"The service was not healthy within {timeout:.0f} s. Its log lines above say why.")
 
 
 if __name__ == "__main__":

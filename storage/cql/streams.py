@@ -12,7 +12,7 @@ from cassandra.query import BoundStatement
 
 from storage.cql.execution import bind, execute_bound, receive, send
 from storage.cql.options import QueryOptions
-from storage.cql.row_encoding import JsonRows, json_rows
+from storage.cql.row_encoding import json_rows
 from storage.cql.statement import Statement
 
 
@@ -78,16 +78,8 @@ def _pages(
     selected = encoded.statement if encoded is not None else statement
     bound = bind(session, selected, values, options)
     with closing(pages_of(session, bound, options, statement.name, limit, fetch_size)) as pages:
-        yield from decoded(pages, encoded)
-
-
-def decoded(pages: Generator[list[Any]], encoded: JsonRows | None) -> Generator[list[Any]]:
-    """The pages as they are, or decoded where each row is a JSON object."""
-    if encoded is None:
-        yield from pages
-    else:
         for page in pages:
-            yield encoded.decode(page)
+            yield encoded.decode(page) if encoded is not None else page
 
 
 def pages_of(

@@ -1,4 +1,4 @@
-"""CPU affinity: a worker is pinned to a core that is not busy, and unpinned when the load can't be measured."""
+"""CPU affinity: a worker is pinned to one core that is not busy."""
 
 from __future__ import annotations
 
@@ -33,14 +33,17 @@ def cores(pid: int) -> list[set[int]]:
 
 
 def is_pinned(pid: int) -> bool:
-    """Whether all threads of a process, except the one that pins them, are pinned to the same core."""
+    """Whether all threads, except the one that pins them, are pinned to the same core."""
     found = cores(pid)
     found.remove(ALL)
     return len(set().union(*found)) == 1
 
 
 def test_worker_is_pinned_to_one_core(start: Callable[..., Service]) -> None:
-    """All threads of a worker are pinned, also the driver's; the master, and a worker without CPU_AFFINITY, are not."""
+    """All threads of a worker are pinned, also the driver's.
+
+    The master, and a worker with CPU_AFFINITY=false, are not pinned.
+    """
     unpinned = start({"WEB_CONCURRENCY": "1", "CPU_AFFINITY": "false"})
     pinned = start({"WEB_CONCURRENCY": "1"})
     wait_for(lambda: is_pinned(pinned.workers()[0]), what="the pinned threads")
@@ -115,7 +118,7 @@ def test_threads_move_away_from_a_busy_core(process: subprocess.Popen[str]) -> N
 def test_threads_are_unpinned_without_a_known_idle_core(
     process: subprocess.Popen[str], fault: str, repair: str
 ) -> None:
-    """While all cores are busy, or the load can't be read, or the core numbers differ, the kernel schedules."""
+    """If all cores are busy, or their load is unknown, the kernel schedules the threads."""
     pinned_core(process)
     send_line(process, fault)
     wait_for(lambda: all(allowed == ALL for allowed in cores(process.pid)), what="the unpinned threads")
@@ -140,12 +143,12 @@ def test_threads_are_unpinned_without_a_known_idle_core(
     ],
 )
 def test_core_choice(idle: dict[int, float], current: int | None, used: float, chosen: set[int | None]) -> None:
-    """Moves need a clear gain and are random: not always at once, and not always to the same one of similar cores."""
+    """A move needs a clear gain, may be delayed, and goes to a random one of similar cores."""
     assert {cpu_affinity.choose_core(idle, current, used) for _ in range(200)} == chosen
 
 
 def test_core_with_a_busy_sibling_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of four logical cores on two physical ones, the sibling of the busy core is not the best choice."""
+    """Of four logical cores on two physical ones, the busy core's sibling is not chosen."""
     monkeypatch.setattr(cpu_affinity, "_siblings", lambda core: {core ^ 1})
     before = Sample(dict.fromkeys(range(4), (0, 0)), [], 0.0, 0.0)
     now = Sample({0: (0, 100), 1: (100, 100), 2: (100, 100), 3: (100, 100)}, [], 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Idempotency-Key: however often a creation is repeated, it is one creation with one answer."""
+"""Idempotency-Key: repeated requests create their users once and return the first response."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 from cassandra.cluster import Session
 
@@ -32,7 +34,7 @@ def post(live: Service, body: Any, key: str, path: str = "/users", **headers: st
 
 @pytest.fixture
 def count(session: Session, settings: Settings) -> Count:
-    """How many users have an e-mail address: asked of Cassandra itself."""
+    """Count the users with an email address, directly in Cassandra: `count(email)`."""
 
     def users_with(email: str) -> int:
         cql = f"SELECT COUNT(*) FROM {settings.cassandra_keyspace}.users WHERE email = %s ALLOW FILTERING"
@@ -41,17 +43,17 @@ def count(session: Session, settings: Settings) -> Count:
     return users_with
 
 
-def test_a_repeat_gets_the_first_answer(live: Service, count: Count) -> None:
-    """Status, body, Location and ETag are those of the first, and there is one user."""
+def test_repeated_request_returns_the_first_response(live: Service, count: Count) -> None:
+    """Status, body, Location and ETag equal those of the first response, and one user exists."""
     body, key = new_body(), uuid.uuid4().hex
     first = post(live, body, key)
     assert first.status_code == 201
-    again = live.client.post(
+    reordered = live.client.post(
         "/users",
         content=json.dumps(dict(reversed(body.items())), indent=4),
         headers={"Idempotency-Key": key, "Content-Type": "application/json"},
     )
-    for repeat in (post(live, body, key), again):
+    for repeat in (post(live, body, key), reordered):
         assert (repeat.status_code, repeat.json()) == (201, first.json())
         for header in ("Location", "ETag"):
             assert repeat.headers[header] == first.headers[header]
@@ -59,8 +61,8 @@ def test_a_repeat_gets_the_first_answer(live: Service, count: Count) -> None:
     assert count(body["email"]) == 1
 
 
-def test_a_repeat_of_a_batch(live: Service, count: Count) -> None:
-    """All of the batch is created once, and the repeat names the same users."""
+def test_repeated_batch_creates_its_users_once(live: Service, count: Count) -> None:
+    """Each user of the batch is created once, and the repeated request returns the same users."""
     body, key = [new_body() for _ in range(20)], uuid.uuid4().hex
     first, second = (post(live, body, key, "/users/batch") for _ in range(2))
     assert (first.status_code, second.status_code) == (201, 201)
@@ -68,41 +70,41 @@ def test_a_repeat_of_a_batch(live: Service, count: Count) -> None:
     assert [count(user["email"]) for user in body] == [1] * 20
 
 
-def test_the_same_key_with_another_body(live: Service, count: Count) -> None:
-    """It is refused, names the header, and creates nothing; the first answer stays."""
+def test_key_with_another_body_is_rejected(live: Service, count: Count) -> None:
+    """The error names the header, nothing is created, and the first response stays stored."""
     body, other, key = new_body(), new_body(), uuid.uuid4().hex
     first = post(live, body, key)
-    refused = post(live, other, key)
-    assert refused.status_code == 422
-    assert refused.json()["errors"][0]["loc"] == ["header", "Idempotency-Key"]
+    rejected = post(live, other, key)
+    assert rejected.status_code == 422
+    assert rejected.json()["errors"][0]["loc"] == ["header", "Idempotency-Key"]
     assert count(other["email"]) == 0
     assert post(live, body, key).json() == first.json()
 
 
-def test_a_key_belongs_to_its_route(live: Service) -> None:
-    """The same key on the other route is another key."""
+def test_keys_are_scoped_to_a_route(live: Service) -> None:
+    """The same key on another route is independent of the first."""
     body, key = new_body(), uuid.uuid4().hex
     assert post(live, body, key).status_code == 201
     assert post(live, [body], key, "/users/batch").status_code == 201
 
 
-def test_repeats_at_once(live: Service, count: Count) -> None:
-    """Of many at the same time one creates; the others hear its answer, or to come again."""
+def test_concurrent_requests_with_one_key_create_one_user(live: Service, count: Count) -> None:
+    """One of the requests creates the user; the others return its response, or 409 with Retry-After."""
     for _ in range(5):
         body, key = new_body(), uuid.uuid4().hex
         with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda _: post(live, body, key), range(8)))  # noqa: B023
-        assert {answer.status_code for answer in answers} <= {201, 409}
-        created = [answer.json() for answer in answers if answer.status_code == 201]
+            responses = list(pool.map(lambda _: post(live, body, key), range(8)))  # noqa: B023
+        assert {response.status_code for response in responses} <= {201, 409}
+        created = [response.json() for response in responses if response.status_code == 201]
         assert created
         assert all(user == created[0] for user in created)
-        assert all("Retry-After" in answer.headers for answer in answers if answer.status_code == 409)
+        assert all("Retry-After" in response.headers for response in responses if response.status_code == 409)
         assert count(body["email"]) == 1
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "caf\u00e9", "a,a"])
-def test_keys_that_are_none(live: Service, count: Count, key: str) -> None:
-    """A key that breaks the rule is refused before anything is created."""
+def test_invalid_idempotency_keys_are_rejected(live: Service, count: Count, key: str) -> None:
+    """An invalid key returns 422, and nothing is created."""
     body = new_body()
     response = live.client.post("/users", json=body, headers={"Idempotency-Key": key.encode()})
     assert response.status_code == 422
@@ -110,28 +112,24 @@ def test_keys_that_are_none(live: Service, count: Count, key: str) -> None:
     assert count(body["email"]) == 0
 
 
-def test_an_invalid_body_takes_no_key(live: Service) -> None:
-    """What is refused by its shape promises nothing: the corrected request may use the same key."""
+def test_key_can_be_reused_after_an_invalid_body(live: Service) -> None:
+    """A request that fails validation does not store its key; the corrected request can use the same key."""
     key = uuid.uuid4().hex
     assert post(live, new_body() | {"age": 151}, key).status_code == 422
     assert post(live, new_body(), key).status_code == 201
 
 
 class Crash(BaseException):
-    """The process ends here, and tells nobody."""
+    """Simulates the end of the process: no handler of Exception catches it."""
 
 
 @pytest.fixture
 def crash(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[..., users.User]:
-    """A first request of the route that ends before, or after, its user is stored."""
+    """Simulate a first request to POST /users that crashes before or after its user is stored."""
 
-    def first_request(body: dict[str, Any], key: str, *, stored: bool) -> users.User:
-        from hashlib import sha256
-
-        import orjson
-
+    def crashing_request(body: dict[str, Any], key: str, *, stored: bool) -> users.User:
         fingerprint = sha256(orjson.dumps([body], option=orjson.OPT_SORT_KEYS)).digest()
-        promise = idempotency.IdempotencyKey("anonymous POST /users", key, fingerprint)
+        idempotency_key = idempotency.IdempotencyKey("anonymous POST /users", key, fingerprint)
         user = users.new_user(body)
         options = QueryOptions(deadline=time.monotonic() + 2.0)
         create_users = users.create_users
@@ -143,44 +141,44 @@ def crash(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[..., us
 
         with monkeypatch.context() as patch, pytest.raises(Crash):
             patch.setattr(users, "create_users", create_and_crash)
-            users.create_users_once(session, promise, [user], options)
+            users.create_users_once(session, idempotency_key, [user], options)
         return user
 
-    return first_request
+    return crashing_request
 
 
-def test_a_repeat_waits_and_then_finishes_the_first(
+def test_repeated_request_completes_a_crashed_request_after_its_deadline(
     live: Service, count: Count, crash: Callable[..., users.User], session: Session, settings: Settings
 ) -> None:
-    """After a crash the repeat hears 409 until the first's deadline, then creates the very user that was promised."""
+    """Until the crashed request's deadline, the status is 409; then the user of its stored response is created."""
     body, key = new_body(), uuid.uuid4().hex
-    promised = crash(body, key, stored=False)
-    early = post(live, body, key)
-    assert (early.status_code, early.headers["Retry-After"]) == (409, "1")
+    expected = crash(body, key, stored=False)
+    before_deadline = post(live, body, key)
+    assert (before_deadline.status_code, before_deadline.headers["Retry-After"]) == (409, "1")
     assert count(body["email"]) == 0
 
-    def finished() -> httpx.Response | None:
+    def response_after_deadline() -> httpx.Response | None:
         response = post(live, body, key)
         return response if response.status_code != 409 else None
 
-    response = wait_for(finished, what="an answer")
-    assert (response.status_code, response.json()["id"]) == (201, str(promised.id))
+    response = wait_for(response_after_deadline, what="a status other than 409")
+    assert (response.status_code, response.json()["id"]) == (201, str(expected.id))
     table = f"{settings.cassandra_keyspace}.idempotency_keys"
     cql = f"SELECT TTL(answer), TTL(finished) FROM {table} WHERE scope = %s AND key = %s"
-    answer, mark = session.execute(cql, ("anonymous POST /users", key)).one()
-    assert mark < answer - 30
+    answer_ttl, finished_ttl = session.execute(cql, ("anonymous POST /users", key)).one()
+    assert finished_ttl < answer_ttl - 30
     assert live.client.get(response.headers["Location"]).status_code == 200
     assert count(body["email"]) == 1
 
 
 @pytest.mark.parametrize("change", ["PATCH", "DELETE"])
-def test_finishing_undoes_nothing(
+def test_completing_a_crashed_request_keeps_later_changes(
     live: Service, count: Count, crash: Callable[..., users.User], session: Session, change: str
 ) -> None:
-    """A promise that was carried out already may be carried out again: later changes and deletions stay."""
+    """If the crashed request had stored its user, a repeated request does not undo later changes or a deletion."""
     body, key = new_body(), uuid.uuid4().hex
-    promised = crash(body, key, stored=True)
-    url = f"/users/{promised.id}"
+    expected = crash(body, key, stored=True)
+    url = f"/users/{expected.id}"
     live.client.request(change, url, json={"age": 99} if change == "PATCH" else None)
     response = wait_for(lambda: (r := post(live, body, key)).status_code == 201 and r, what="201")
     assert response.json()["age"] == 36
@@ -192,62 +190,66 @@ def test_finishing_undoes_nothing(
         assert count(body["email"]) == 0
 
 
-def test_a_failed_attempt_lets_the_next_one_in(live: Service, count: Count) -> None:
-    """A request that gave up is not at work any more: the repeat need not wait for its deadline."""
+def test_failed_request_releases_its_key(live: Service, count: Count) -> None:
+    """After a request that failed, the repeated request does not wait for its deadline."""
     body, key = new_body(), uuid.uuid4().hex
     assert post(live, body, key, **{"X-Consistency-Level": "THREE"}).status_code == 422
     assert post(live, body, key).status_code == 201
     assert count(body["email"]) == 1
 
 
-def test_a_lost_answer_and_its_repeat(start: Callable[..., Service], proxy: TcpProxy, count: Count) -> None:
-    """The network fails at some point of the request: whatever it had done by then, the repeats make one user."""
+def test_repeats_after_a_network_failure_create_one_user(
+    start: Callable[..., Service], proxy: TcpProxy, count: Count
+) -> None:
+    """Wherever the network fails during the request, repeating the request creates exactly one user."""
     running = start({"CASSANDRA_PORT": str(proxy.port)})
     assert post(running, new_body(), uuid.uuid4().hex).status_code == 201
-    lost = 0
+    unknown_outcomes = 0
     for delay in (0.0, 0.001, 0.002, 0.004, 0.006, 0.008, 0.012):
         body, key = new_body(), uuid.uuid4().hex
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(post, running, body, key, **{"X-Request-Timeout": "1"})
             time.sleep(delay)
             proxy.pause(1.2)
-            lost += first.result().status_code == 504
+            unknown_outcomes += first.result().status_code == 504
         response = wait_for(lambda: (r := post(running, body, key)).status_code == 201 and r, what="201")  # noqa: B023
         assert running.client.get(response.headers["Location"]).status_code == 200
         assert count(body["email"]) == 1
-    assert lost
+    assert unknown_outcomes
 
 
-def test_what_was_refused_may_be_asked_again(live: Service, count: Count) -> None:
-    """A refusal promises nothing: the same key is good for a request that is corrected."""
+def test_key_can_be_reused_after_a_rejected_request(live: Service, count: Count) -> None:
+    """A rejected request does not store its key; the corrected request can use the same key."""
     body, other, key = new_body(), new_body(), uuid.uuid4().hex
     assert post(live, body, key, **{"X-Consistency-Level": "THREE"}).status_code == 422
     assert post(live, other, key).status_code == 201
     assert (count(body["email"]), count(other["email"])) == (0, 1)
-    users = [new_body() | {"name": "\U0001f98a" * 100} for _ in range(100)]
+    batch = [new_body() | {"name": "\U0001f98a" * 100} for _ in range(100)]
     key = uuid.uuid4().hex
-    assert post(live, users, key, "/users/batch").status_code == 413
-    assert post(live, users[:10], key, "/users/batch").status_code == 201
+    assert post(live, batch, key, "/users/batch").status_code == 413
+    assert post(live, batch[:10], key, "/users/batch").status_code == 201
 
 
-def test_how_long_a_key_lives(live: Service, session: Session, settings: Settings) -> None:
-    """24 hours; the mark that it is finished never outlives it, or it would answer for a later use of the key."""
+def test_keys_expire_after_24_hours(live: Service, session: Session, settings: Settings) -> None:
+    """The column `finished` expires before the response; otherwise it would apply to a later use of the key."""
     key = uuid.uuid4().hex
     post(live, new_body(), key)
     table = f"{settings.cassandra_keyspace}.idempotency_keys"
     cql = f"SELECT TTL(answer), TTL(finished) FROM {table} WHERE scope = %s AND key = %s"
-    answer, finished = session.execute(cql, ("anonymous POST /users", key)).one()
-    assert 24 * 3600 - 60 < answer <= 24 * 3600
-    assert 24 * 3600 - 180 < finished < answer
+    answer_ttl, finished_ttl = session.execute(cql, ("anonymous POST /users", key)).one()
+    assert 24 * 3600 - 60 < answer_ttl <= 24 * 3600
+    assert 24 * 3600 - 180 < finished_ttl < answer_ttl
 
 
-def test_an_unknown_claim_is_unknown(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether a claim that got no answer holds is not known, so nothing is created under it."""
+def test_nothing_is_created_after_a_lost_response_to_the_claim(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the response to the claim of a key is lost, the claim may not hold, so no user is created."""
 
-    def lost(*arguments: Any) -> Any:
-        raise StorageTimeout("lost on the way", may_have_applied=True)
+    def lose_response(*arguments: Any) -> Any:
+        raise StorageTimeout("response lost", may_have_applied=True)
 
-    monkeypatch.setattr(idempotency, "execute", lost)
+    monkeypatch.setattr(idempotency, "execute", lose_response)
     monkeypatch.setattr(users, "create_users", lambda *arguments: pytest.fail("a user was created"))
     key = idempotency.IdempotencyKey("anonymous POST /users", uuid.uuid4().hex, b"")
     with pytest.raises(StorageTimeout):

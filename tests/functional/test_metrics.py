@@ -49,7 +49,7 @@ def get_on_new_connections(running: Service, count: int, path: str) -> None:
 
 
 def test_metrics_are_summed_over_all_workers(start: Callable[..., Service]) -> None:
-    """Requests and queries of both workers add up exactly, in the summary and in the Prometheus format."""
+    """Requests and queries of both workers add up exactly, in both formats."""
     running = start({"WEB_CONCURRENCY": "2"})
     before = running.client.get("/metrics").json()
     get_on_new_connections(running, 60, "/plant/Quercus/robur")
@@ -79,7 +79,7 @@ def test_the_summary(live: Service) -> None:
 
 
 def test_queries_per_second(start: Callable[..., Service]) -> None:
-    """The rate is the number of queries divided by the time since the start, at most one minute."""
+    """The rate is the number of queries divided by the time since the start."""
     began = time.monotonic()
     running = start({"WEB_CONCURRENCY": "1"})
     started = time.monotonic()
@@ -92,7 +92,7 @@ def test_queries_per_second(start: Callable[..., Service]) -> None:
 
 
 def test_formats(live: Service) -> None:
-    """The default is JSON; Accept selects a format of Prometheus, which its own parser can read."""
+    """The default is JSON; Accept selects a Prometheus format, which its parser can read."""
     assert live.client.get("/metrics").headers["Content-Type"] == "application/json"
     text = live.client.get("/metrics", headers={"Accept": "text/plain"})
     assert text.headers["Content-Type"].startswith("text/plain; version=")
@@ -135,7 +135,7 @@ def test_killed_worker_counts_in_counters_but_not_in_gauges(start: Callable[...,
 def test_streams_are_counted_by_outcome(
     start: Callable[..., Service], proxy: TcpProxy, keyspace: str, add_users: Callable[[str, int], None]
 ) -> None:
-    """Each stream is counted when it opens, and when it is finished, aborted, or its client disconnected."""
+    """Each stream is counted when it opens, and by outcome when it ends."""
     add_users(keyspace, 30_000)
     running = start({"CASSANDRA_KEYSPACE": keyspace, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
     path = "/users/stream?limit=30000"
@@ -170,7 +170,7 @@ def test_errors_are_counted_by_kind(start: Callable[..., Service], proxy: TcpPro
 
 
 def test_in_flight_gauge(start: Callable[..., Service], proxy: TcpProxy) -> None:
-    """The gauge counts requests that wait for Cassandra, and returns to 0 when they are answered."""
+    """The gauge counts requests that wait for Cassandra, and returns to 0."""
     running = start({"CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
     assert running.client.post("/users", json=USER).status_code == 201
     proxy.pause()

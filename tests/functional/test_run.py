@@ -1,4 +1,4 @@
-"""`make run`: it says what it uses, starts what is missing, and stops what it started and nothing else."""
+"""`make run` and the Makefile: what is started, used, stopped and printed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -16,18 +17,19 @@ import pytest
 
 from dev.local_cassandra import node
 from dev.local_cassandra.node import free_port, port_is_free, speaks_cql
+from routes import BLUEPRINTS
 from tests.support import PROJECT, clean_environment, copy_project, wait_for
 
 
 class Run:
-    """`make run` without make: the command that it ends in."""
+    """The command that `make run` calls, running in a directory."""
 
-    def __init__(self, directory: Path, log: Path, variables: dict[str, str]) -> None:
+    def __init__(self, directory: Path, log: Path, arguments: tuple[str, ...], variables: dict[str, str]) -> None:
         self.port = free_port()
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dev.local_cassandra.run"],
+                [sys.executable, "-m", "dev.local_cassandra.run", *arguments],
                 cwd=directory,
                 env=clean_environment() | {"PORT": str(self.port)} | variables,
                 stdout=output,
@@ -38,11 +40,23 @@ class Run:
         return self.log.read_text(errors="replace")
 
     def wait_until_ready(self) -> None:
-        wait_for(lambda: "Ctrl-C stops" in self.text() or self.process.poll() is not None, 90, "the URL")
+        wait_for(lambda: "Ctrl-C to stop" in self.text() or self.process.poll() is not None, 90, "the URL")
         assert self.process.poll() is None, self.text()
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=10)
+
+    def wait_for_responses(self, expected: Callable[[httpx.Response], bool], path: str = "/health/live") -> None:
+        """Wait until ten responses in a row, from whichever worker, are as expected."""
+
+        def all_expected() -> bool:
+            assert self.process.poll() is None, self.text()
+            try:
+                return all(expected(self.get(path)) for _ in range(10))
+            except httpx.TransportError:
+                return False
+
+        wait_for(all_expected, what=f"the expected response in {self.text()[-3000:]}")
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -51,10 +65,11 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Start `make run`'s command: `run(directory, "--reload", PORT="8001")`. It is stopped after the test."""
     runs: list[Run] = []
 
-    def start(directory: Path = PROJECT, **variables: str) -> Run:
-        runs.append(Run(directory, tmp_path / f"run-{len(runs)}.log", variables))
+    def start(directory: Path = PROJECT, *arguments: str, **variables: str) -> Run:
+        runs.append(Run(directory, tmp_path / f"run-{len(runs)}.log", arguments, variables))
         return runs[-1]
 
     yield start
@@ -63,8 +78,10 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
             started.interrupt()
 
 
-def test_a_cassandra_that_is_named(run: Callable[..., Run], environment: dict[str, str], keyspace: str) -> None:
-    """With CASSANDRA_HOSTS that one is used, which is said before anything else; Ctrl-C leaves it alone."""
+def test_run_uses_the_cassandra_of_cassandra_hosts(
+    run: Callable[..., Run], environment: dict[str, str], keyspace: str
+) -> None:
+    """With CASSANDRA_HOSTS set, `make run` uses that Cassandra, says so first, and does not stop it on Ctrl-C."""
     running = run(**environment | {"CASSANDRA_KEYSPACE": keyspace})
     running.wait_until_ready()
     assert running.text().startswith("Using the Cassandra that CASSANDRA_HOSTS names")
@@ -72,24 +89,27 @@ def test_a_cassandra_that_is_named(run: Callable[..., Run], environment: dict[st
     lines = [line for line in running.text().splitlines() if line.startswith("  curl ")]
     assert len(lines) == 3
     assert all(f"http://127.0.0.1:{running.port}" in line for line in lines)
+    examples = [blueprint.example for blueprint in BLUEPRINTS if blueprint.example]
+    assert lines == [f"  curl {example}".replace("{url}", f"http://127.0.0.1:{running.port}") for example in examples]
+    assert f"http://127.0.0.1:{running.port}/docs" in running.text()
     assert running.get("/animal/Vulpes").json()
     running.interrupt()
     assert port_is_free("127.0.0.1", running.port)
     assert speaks_cql(environment["CASSANDRA_HOSTS"], int(environment["CASSANDRA_PORT"]))
 
 
-def test_a_cassandra_that_is_there(run: Callable[..., Run], environment: dict[str, str], keyspace: str) -> None:
-    """A Cassandra on the port is used, and none is started."""
+def test_run_uses_a_running_cassandra(run: Callable[..., Run], environment: dict[str, str], keyspace: str) -> None:
+    """When a Cassandra already listens on CASSANDRA_PORT, `make run` uses it and starts none."""
     if environment["CASSANDRA_HOSTS"] != "127.0.0.1":
-        pytest.skip("the suite's Cassandra is not on this machine")
+        pytest.skip("the tests use a Cassandra on another machine")
     running = run(CASSANDRA_PORT=environment["CASSANDRA_PORT"], CASSANDRA_KEYSPACE=keyspace)
     running.wait_until_ready()
-    assert running.text().startswith("Using the Cassandra that answers on 127.0.0.1:")
+    assert running.text().startswith("Using the Cassandra that already runs on 127.0.0.1:")
     running.interrupt()
 
 
-def test_a_port_that_is_taken(run: Callable[..., Run], environment: dict[str, str]) -> None:
-    """A taken HTTP port, and a Cassandra port with something else on it, end the start with a sentence."""
+def test_run_reports_occupied_ports(run: Callable[..., Run], environment: dict[str, str]) -> None:
+    """When another program listens on the HTTP port or the Cassandra port, `make run` says so and ends."""
     taken = environment["CASSANDRA_PORT"]
     http = run(**environment, PORT=taken)
     assert http.process.wait(timeout=30) != 0
@@ -102,10 +122,10 @@ def test_a_port_that_is_taken(run: Callable[..., Run], environment: dict[str, st
 
 
 @pytest.mark.timeout(300)
-def test_a_cassandra_of_its_own(run: Callable[..., Run], tmp_path: Path) -> None:
-    """In a clone with nothing, it starts a node; Ctrl-C stops both; the next time the data is there again."""
+def test_run_starts_and_stops_its_own_cassandra(run: Callable[..., Run], tmp_path: Path) -> None:
+    """In a fresh clone `make run` starts a node, Ctrl-C stops node and service, and the next run has the same data."""
     if not port_is_free("127.0.0.1", 7000):
-        pytest.skip("a development node runs: two would need the same port")
+        pytest.skip("a development node is running: two nodes would need the same port")
     clone = tmp_path / "clone"
     copy_project(clone)
     port = str(free_port())
@@ -121,53 +141,111 @@ def test_a_cassandra_of_its_own(run: Callable[..., Run], tmp_path: Path) -> None
     second = run(clone, CASSANDRA_PORT=port)
     second.wait_until_ready()
     assert second.get("/animal/Vulpes/macrotis").json()["sightings"] == 5
-    # A terminal that is closed, and then somebody who asks again.
+    # A closed terminal sends SIGHUP. SIGTERM during the cleanup must not interrupt it.
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
         second.process.send_signal(number)
     second.process.wait(timeout=60)
     assert port_is_free("127.0.0.1", int(port))
     assert port_is_free("127.0.0.1", second.port)
-    # One that was killed leaves both behind; `make stop` ends them.
+    # A killed `make run` leaves node and service running. `make stop` stops both.
     third = run(clone, CASSANDRA_PORT=port)
     third.wait_until_ready()
     third.process.kill()
     third.process.wait()
     assert third.get("/health/live").status_code == 200
     subprocess.run([sys.executable, "-m", "dev.local_cassandra", "stop"], cwd=clone, timeout=60, check=True)
-    wait_for(lambda: port_is_free("127.0.0.1", third.port), what="the service's end")
+    wait_for(lambda: port_is_free("127.0.0.1", third.port), what="the end of the service")
     assert port_is_free("127.0.0.1", int(port))
 
 
-def make(*arguments: str, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
-    environment = clean_environment() | {"PATH": os.defpath}
+def make(*arguments: str, cwd: Path = PROJECT, path: str = os.defpath) -> subprocess.CompletedProcess[str]:
+    # `make test PYTHON=…` passes its variables on to pytest; do not pass them on to this make.
+    environment = {name: value for name, value in clean_environment().items() if name not in ("MAKEFLAGS", "PYTHON")}
+    environment["PATH"] = path
     return subprocess.run(
         ["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
 
 
-def test_a_python_that_does_not_fit(tmp_path: Path) -> None:
-    """Another Python is refused with a sentence that says which ones do, before anything is made."""
+@pytest.fixture
+def makefile(tmp_path: Path) -> Path:
+    """A directory with what `make .venv/ready` reads, and without a .venv."""
     for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
         shutil.copy2(PROJECT / name, tmp_path / name)
-    old = tmp_path / "python3.10"
-    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.10.13\nexit 1\n')
-    old.chmod(0o755)
-    refused = make("run", f"PYTHON={old}", cwd=tmp_path)
+    return tmp_path
+
+
+def fake_python(path: Path, version: str) -> Path:
+    """An executable that reports a Python version, and fails to create a virtual environment."""
+    as_tuple = f"({version.replace('.', ', ')})"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        "#!/bin/sh\n"
+        f'[ "$1" = --version ] && echo Python {version} && exit\n'
+        f'[ "$1" = -c ] && exec {sys.executable} -c "import sys; sys.version_info = {as_tuple}; $2"\n'
+        'echo "venv of $0"; exit 1\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+def test_make_refuses_an_old_python(makefile: Path) -> None:
+    """`make` refuses Python 3.10 before it creates anything, and names the versions that work."""
+    old = fake_python(makefile / "python3.10", "3.10.13")
+    refused = make("run", f"PYTHON={old}", cwd=makefile)
     assert refused.returncode != 0
-    assert "Fieldbook needs Python 3.11, 3.12 or 3.13" in refused.stdout
+    assert "Fieldbook needs Python 3.11, 3.12, 3.13 or 3.14" in refused.stdout
     assert "Found: Python 3.10.13" in refused.stdout
-    assert not (tmp_path / ".venv").exists()
+    assert "venv of" not in refused.stdout
+    assert not (makefile / ".venv").exists()
 
 
-def test_make_lists_its_targets() -> None:
-    """`make` alone says what there is."""
+@pytest.mark.parametrize(("version", "warns"), [("3.11.0", False), ("3.14.2", False), ("3.15.0", True)])
+def test_make_warns_of_a_newer_python(makefile: Path, version: str, warns: bool) -> None:
+    """`make` takes Python 3.11 to 3.14 silently, and tries a newer one with a warning."""
+    python = fake_python(makefile / "python", version)
+    tried = make("run", f"PYTHON={python}", cwd=makefile)
+    assert (f"Warning: Fieldbook is not tested on Python {version}" in tried.stdout) is warns
+    assert f"venv of {python}" in tried.stdout
+
+
+def test_make_prefers_a_tested_python(makefile: Path) -> None:
+    """`make` takes python3 if it is tested, else the newest tested version, else a newer version."""
+    names = {"python3": "3.15.1", "python3.15": "3.15.0", "python3.14": "3.10.0", "python3.13": "3.13.1"}
+    for name in ("python3.12", "python3.11"):
+        fake_python(makefile / "bin" / name, "3.10.0")
+    for name, version in names.items():
+        fake_python(makefile / "bin" / name, version)
+    path = f"{makefile / 'bin'}:{os.defpath}"
+    assert f"venv of {makefile / 'bin'}/python3.13" in make("run", cwd=makefile, path=path).stdout
+    fake_python(makefile / "bin" / "python3.13", "3.10.0")
+    assert f"venv of {makefile / 'bin'}/python3\n" in make("run", cwd=makefile, path=path).stdout
+    fake_python(makefile / "bin" / "python3", "3.12.1")
+    fake_python(makefile / "bin" / "python3.13", "3.13.1")
+    assert f"venv of {makefile / 'bin'}/python3\n" in make("run", cwd=makefile, path=path).stdout
+
+
+def test_make_uses_uv_where_it_is_installed(makefile: Path) -> None:
+    """With uv on PATH, `make` creates .venv and installs the same pinned versions with uv."""
+    (makefile / "bin").mkdir()
+    uv = makefile / "bin" / "uv"
+    uv.write_text('#!/bin/sh\necho "uv $*"; mkdir -p .venv\n')
+    uv.chmod(0o755)
+    path = f"{makefile / 'bin'}:{os.defpath}"
+    made = make(".venv/ready", f"PYTHON={sys.executable}", cwd=makefile, path=path).stdout
+    assert f"uv venv --quiet --clear --seed --python {sys.executable} .venv" in made
+    assert "uv pip install --quiet --python .venv/bin/python -r requirements.txt -r requirements-dev.txt" in made
+
+
+def test_make_without_a_target_lists_targets() -> None:
+    """`make` without a target lists all targets."""
     listed = make().stdout
     for target in ("run", "test", "node", "stop", "clean", "lint"):
         assert f"make {target} " in listed
 
 
-def test_stop_ends_nothing_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pid file that is older than the process with its number, or empty, ends nobody."""
+def test_stop_ignores_processes_of_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stale and empty pid files do not make `make stop` signal another program's process."""
     monkeypatch.setattr(node, "STATE", tmp_path)
     other = subprocess.Popen([sys.executable, "-c", "input()", "wsgi:app"], stdin=subprocess.PIPE)
     try:
@@ -178,3 +256,73 @@ def test_stop_ends_nothing_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert list(tmp_path.iterdir()) == []
     finally:
         other.communicate(b"\n", timeout=10)
+
+
+@pytest.fixture
+def reloading(run: Callable[..., Run], environment: dict[str, str], keyspace: str, tmp_path: Path) -> Run:
+    """`make run RELOAD=1` in a copy of the project, whose directory is `tmp_path / "copy"`."""
+    copy_project(tmp_path / "copy")
+    running = run(tmp_path / "copy", "--reload", **environment | {"CASSANDRA_KEYSPACE": keyspace})
+    running.wait_until_ready()
+    return running
+
+
+def route_module(project: Path) -> tuple[Path, str]:
+    """The module that answers /health/live, and its text."""
+    return next((path, path.read_text()) for path in (project / "routes").glob("*.py") if '"alive"' in path.read_text())
+
+
+def test_reload_takes_a_changed_route_module(reloading: Run, tmp_path: Path) -> None:
+    """`make run RELOAD=1` restarts the workers when a route module changes."""
+    module, text = route_module(tmp_path / "copy")
+    assert reloading.get("/health/live").json() == {"status": "alive"}
+    module.write_text(text.replace('"alive"', '"alive and changed"'))
+    reloading.wait_for_responses(lambda response: response.json() == {"status": "alive and changed"})
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake"),
+    [
+        ("routes", "def broken(:\n"),
+        pytest.param(
+            "routes",
+            "import no_such_module\n",
+            marks=pytest.mark.xfail(strict=True, reason="gunicorn's --reload handles only SyntaxError"),
+        ),
+        pytest.param(
+            "settings",
+            "def broken(:\n",
+            marks=pytest.mark.xfail(
+                strict=True, reason="server/reload.py imports settings before gunicorn handles errors"
+            ),
+        ),
+    ],
+)
+def test_reload_survives_a_broken_module(reloading: Run, tmp_path: Path, name: str, mistake: str) -> None:
+    """After a mistake in a module the service returns 500, until the next change corrects the mistake."""
+    route, _ = route_module(tmp_path / "copy")
+    module = route if name == "routes" else tmp_path / "copy" / "settings.py"
+    text = module.read_text()
+    module.write_text(text + mistake)
+    reloading.wait_for_responses(lambda response: response.status_code == 500)
+    module.write_text(text)
+    reloading.wait_for_responses(lambda response: response.status_code == 200)
+
+
+def test_reload_takes_changed_settings(reloading: Run, tmp_path: Path) -> None:
+    """`make run RELOAD=1` takes a changed default in settings.py."""
+    module = tmp_path / "copy" / "settings.py"
+    text = module.read_text()
+    changed = text.replace("max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024", "max_body_bytes: int = 1024")
+    assert changed != text
+    url = f"http://127.0.0.1:{reloading.port}/users"
+    body = b'{"name": "' + b"a" * 2000 + b'"}'
+
+    def rejects_2000_bytes() -> bool:
+        with suppress(httpx.TransportError):
+            headers = {"Content-Type": "application/json"}
+            return {httpx.post(url, content=body, headers=headers).status_code for _ in range(10)} == {413}
+        return False
+
+    module.write_text(changed)
+    wait_for(rejects_2000_bytes, what="the new default")

@@ -1,4 +1,4 @@
-"""Settings: a wrong or missing value stops the start with a message; .env.example lists all settings."""
+"""Settings: wrong values stop the start with a message; .env.example lists all."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def start_with(variables: dict[str, str], *command: str) -> subprocess.Completed
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_wrong_value_stops_the_start(variables: dict[str, str], name: str) -> None:
-    """The exit status is 2; the message names the variable and shows neither a traceback nor a secret."""
+    """The exit status is 2; the message names the variable, without traceback or secret."""
     run = start_with(variables)
     assert run.returncode == 2
     assert name in run.stderr
@@ -74,7 +74,7 @@ def test_a_wrong_value_stops_the_start(variables: dict[str, str], name: str) -> 
 
 
 def test_every_command_checks_the_settings() -> None:
-    """gunicorn, storage/db_initialize.py and the development server do not start with wrong settings."""
+    """gunicorn, db_initialize.py and `make run` do not start with wrong settings."""
     for command in (("-m", "gunicorn", "wsgi:app"), ("storage/db_initialize.py",), ("-m", "dev.local_cassandra.run")):
         run = start_with({"APP_ENV": "production"}, *command)
         assert run.returncode != 0
@@ -82,7 +82,7 @@ def test_every_command_checks_the_settings() -> None:
 
 
 def test_development_key_is_generated_once(tmp_path: Path) -> None:
-    """Processes that create the key at the same time all get the same one; only its owner can read the file."""
+    """Concurrent callers all get the same key; only its owner can read the file."""
     path = tmp_path / "state" / "secret_key"
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(lambda _: settings_module._development_key(path), range(8)))
@@ -93,7 +93,7 @@ def test_development_key_is_generated_once(tmp_path: Path) -> None:
 
 
 def test_workers_and_instances_share_page_states(start: Callable[..., Service]) -> None:
-    """An instance accepts the page_state of another one with the same SECRET_KEY, and rejects it with another key."""
+    """An instance accepts another one's page_state if both have the same SECRET_KEY."""
     first, second, other_key = start(), start(), start({"SECRET_KEY": "the secret of somebody else"})
     link = first.client.get("/users?limit=1").links["next"]["url"]
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""Streams: whole in every format, flat in memory, and never a part that passes for the whole."""
+"""Streaming: formats, memory use, prefetching, and streams that are aborted or whose client disconnects."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from cassandra.cluster import Session
 from settings import Settings
 from storage import db_connect, db_initialize
 from storage.cql import QueryOptions
+from storage.cql.execution import cql_text
 from storage.cql.row_encoding import JsonRows
 from storage.db_io import users
 from storage.db_io.users import SELECT_USERS_BY_AGE
@@ -32,28 +33,28 @@ ROWS = 200_000
 
 
 @pytest.fixture(scope="module")
-def many(settings: Settings, session: Session, add_users: Callable[[str, int], None]) -> Iterator[str]:
+def large_keyspace(settings: Settings, session: Session, add_users: Callable[[str, int], None]) -> Iterator[str]:
     """A keyspace with 200,000 users."""
     name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
-    own = settings.model_copy(update={"cassandra_keyspace": name})
-    db_initialize.initialize(own, samples=False, say=lambda line: None)
+    own_settings = settings.model_copy(update={"cassandra_keyspace": name})
+    db_initialize.initialize(own_settings, samples=False, say=lambda line: None)
     add_users(name, ROWS)
     yield name
     session.execute(f"DROP KEYSPACE {name}", timeout=60)
 
 
 def peak_memory(pid: int) -> float:
-    """MB; Linux's own account of the largest resident size so far."""
+    """Return the peak resident memory of a process so far, in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
-    raise AssertionError("no VmHWM")
+    raise AssertionError("/proc/PID/status has no VmHWM")
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
-def test_memory_does_not_grow_with_the_rows(start: Callable[..., Service], many: str) -> None:
-    """A worker that streams 200,000 rows peaks at most 15 MB above one that streamed 2,000."""
-    running = start({"CASSANDRA_KEYSPACE": many, "WEB_CONCURRENCY": "1"})
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_memory_does_not_grow_with_the_number_of_rows(start: Callable[..., Service], large_keyspace: str) -> None:
+    """After a stream of 200,000 rows, a worker's peak memory is at most 15 MB above that after 2,000 rows."""
+    running = start({"CASSANDRA_KEYSPACE": large_keyspace, "WEB_CONCURRENCY": "1"})
     (worker,) = running.workers()
 
     def stream(limit: int) -> int:
@@ -66,13 +67,13 @@ def test_memory_does_not_grow_with_the_rows(start: Callable[..., Service], many:
         return lines
 
     assert stream(2_000) == 2_000
-    small = peak_memory(worker)
+    baseline = peak_memory(worker)
     assert stream(ROWS * 2) == ROWS
-    assert peak_memory(worker) - small <= 15
+    assert peak_memory(worker) - baseline <= 15
 
 
-def test_formats_carry_the_same_rows(live: Service) -> None:
-    """JSON, NDJSON and CSV hold the same users in the same order, chunked, over several pages."""
+def test_all_formats_have_the_same_rows(live: Service) -> None:
+    """JSON, NDJSON and CSV have the same users in the same order, in a chunked response of several pages."""
     url = "/users/stream?limit=45&fetch_size=10"
     as_json = live.client.get(url)
     assert as_json.headers["Transfer-Encoding"] == "chunked"
@@ -88,8 +89,8 @@ def test_formats_carry_the_same_rows(live: Service) -> None:
     assert [row | {"age": int(row["age"])} for row in table] == rows
 
 
-def test_lists_and_nulls_in_csv(live: Service) -> None:
-    """A list is JSON in its cell, a missing value an empty one, and a comma or a quote changes no cell."""
+def test_csv_encoding_of_lists_nulls_and_quotes(live: Service) -> None:
+    """A list is encoded as JSON, a null as an empty cell, and commas and quotes are escaped."""
     genus = f"Vulpes {uuid.uuid4().hex[:8]}"
     live.client.post("/animal", json={"genus": genus, "species": 'a "b", c', "taxonomy": ["x", "y,z"]})
     response = live.client.get(f"/animal/{genus}", headers={"Accept": "text/csv"})
@@ -99,8 +100,8 @@ def test_lists_and_nulls_in_csv(live: Service) -> None:
     assert row["size_cm"] == ""
 
 
-def test_all_ways_write_a_user_alike(live: Service) -> None:
-    """What the server writes as JSON is what the service writes: text with everything awkward in it, and times."""
+def test_every_route_and_format_encodes_a_user_identically(live: Service) -> None:
+    """Rows that Cassandra encodes as JSON equal those that the service encodes, for special characters and times."""
     name = r""""created_at": "2020-01-01 00:00:00.000Z" \\ 'é' 🦊 {"id": 1}, ],"""
     posted = live.client.post("/users", json={"name": name, "email": "alike@example.org", "age": 150})
     assert posted.status_code == 201, posted.text
@@ -112,54 +113,56 @@ def test_all_ways_write_a_user_alike(live: Service) -> None:
         return live.client.get("/users/stream?limit=100000&age_filter=150", headers={"Accept": accept}).text
 
     pages = live.client.get("/users/stream/pages?fetch_size=5000&age_filter=150").json()["users"]
-    of_csv = [row | {"age": int(row["age"])} for row in csv.DictReader(io.StringIO(streamed("text/csv")))]
-    of_ndjson = [json.loads(line) for line in streamed("application/x-ndjson").splitlines()]
+    csv_rows = [row | {"age": int(row["age"])} for row in csv.DictReader(io.StringIO(streamed("text/csv")))]
+    ndjson_rows = [json.loads(line) for line in streamed("application/x-ndjson").splitlines()]
     listed = live.client.get("/users?limit=100")
-    in_list = listed.json()
-    while user not in in_list and "next" in listed.links:
+    list_rows = listed.json()
+    while user not in list_rows and "next" in listed.links:
         listed = live.client.get(listed.links["next"]["url"])
-        in_list += listed.json()
-    for found in (pages, of_csv, of_ndjson, json.loads(streamed("application/json")), in_list):
-        assert user in found
+        list_rows += listed.json()
+    for rows_found in (pages, csv_rows, ndjson_rows, json.loads(streamed("application/json")), list_rows):
+        assert user in rows_found
 
 
 @pytest.mark.parametrize(
     "moment", ["2026-11-21 06:50:04.610Z", "2026-11-21T06:50:04.610+0000", "2026-11-21T06:50:04.61"]
 )
-def test_times_of_a_server_that_writes_them_in_another_way(moment: str) -> None:
-    """Also where the first row has none to tell the way by."""
+def test_timestamp_formats_of_other_cassandra_versions_are_converted(moment: str) -> None:
+    """The format is detected even if the first row has no timestamp."""
     encoded = JsonRows(SELECT_USERS_BY_AGE, ("created_at",))
     rows = [(json.dumps({"id": number, "created_at": at}),) for number, at in enumerate([None, moment])]
-    for some in (rows, rows[1:]):
-        found = [json.loads(text) for text in encoded.decode(some)]
-        assert found[-1] == {"id": 1, "created_at": "2026-11-21T06:50:04.610Z"}
+    for subset in (rows, rows[1:]):
+        rows_found = [json.loads(text) for text in encoded.decode(subset)]
+        assert rows_found[-1] == {"id": 1, "created_at": "2026-11-21T06:50:04.610Z"}
 
 
 @pytest.mark.parametrize(
     ("accept", "empty"),
     [("application/json", "[]"), ("application/x-ndjson", ""), ("text/csv", "genus,species,sightings\r\n")],
 )
-def test_nothing_to_stream(live: Service, accept: str, empty: str) -> None:
-    """No rows are still a whole document of the format."""
+def test_empty_stream_is_a_valid_document(live: Service, accept: str, empty: str) -> None:
+    """Without rows, the response is a complete, empty document of the format."""
     response = live.client.get("/plant/Nothing", headers={"Accept": accept})
     assert (response.status_code, response.text) == (200, empty)
 
 
 @pytest.mark.parametrize(("limit", "fetch_size"), [(0, 10), (1, 10), (10, 10), (30, 10), (49, 50), (10**12, 10)])
-def test_limit_is_of_rows_in_all(live: Service, keyspace_size: int, limit: int, fetch_size: int) -> None:
-    """The limit holds whatever the size of a page: below it, a multiple of it, above all there is."""
+def test_limit_applies_to_the_total_number_of_rows(live: Service, user_count: int, limit: int, fetch_size: int) -> None:
+    """The limit can be below the page size, a multiple of it, or above the number of users."""
     rows = live.client.get(f"/users/stream?limit={limit}&fetch_size={fetch_size}").json()
-    assert len(rows) == min(limit, keyspace_size)
+    assert len(rows) == min(limit, user_count)
     assert len({row["id"] for row in rows}) == len(rows)
 
 
 @pytest.fixture
-def keyspace_size(session: Session, settings: Settings) -> int:
+def user_count(session: Session, settings: Settings) -> int:
     return int(session.execute(f"SELECT COUNT(*) FROM {settings.cassandra_keyspace}.users").one()[0])
 
 
-def test_age_filter(start: Callable[..., Service], keyspace: str, add_users: Callable[[str, int], None]) -> None:
-    """A stream with age_filter holds every user of that age or more and nobody else."""
+def test_age_filter_returns_users_of_at_least_that_age(
+    start: Callable[..., Service], keyspace: str, add_users: Callable[[str, int], None]
+) -> None:
+    """A stream with age_filter has every user of at least that age, and no other user."""
     add_users(keyspace, 1000)
     running = start({"CASSANDRA_KEYSPACE": keyspace})
     ages = [row["age"] for row in running.client.get("/users/stream?limit=5000&fetch_size=10&age_filter=90").json()]
@@ -167,64 +170,64 @@ def test_age_filter(start: Callable[..., Service], keyspace: str, add_users: Cal
 
 
 def test_age_filter_uses_the_index(session: Session, settings: Settings) -> None:
-    """On a server with storage-attached indexes the database looks the ages up; it does not filter all rows."""
+    """With storage-attached indexes, Cassandra reads the index on the age; it does not filter all rows."""
     if int(session.execute("SELECT release_version FROM system.local").one()[0].split(".")[0]) < 5:
-        pytest.skip("this server has no storage-attached indexes; it filters")
-    cql = SELECT_USERS_BY_AGE.cql.replace("{keyspace}", settings.cassandra_keyspace)
+        pytest.skip("Cassandra before 5.0 has no storage-attached indexes")
+    cql = cql_text(SELECT_USERS_BY_AGE, settings.cassandra_keyspace)
     trace = session.execute(session.prepare(cql), (90,), trace=True).get_query_trace()
     assert any("users_age" in event.description for event in trace.events)
 
 
-def test_age_filter_without_the_index(
+def test_age_filter_works_without_the_index(
     session: Session, settings: Settings, keyspace: str, add_users: Callable[[str, int], None]
 ) -> None:
-    """Where a server has no such index, its own filtering gives the same rows, page by page."""
+    """Without the index, Cassandra filters the rows itself and returns the same users, page by page."""
     add_users(keyspace, 300)
     session.execute(f"DROP INDEX {keyspace}.users_age", timeout=60)
-    own = db_connect.open_session(settings, keyspace)
+    own_session = db_connect.open_session(settings, keyspace)
     try:
-        pages = list(users.stream_users(own, 1000, 10, 95, QueryOptions()))
+        pages = list(users.stream_users(own_session, 1000, 10, 95, QueryOptions()))
         assert sum(map(len, pages)) == 15
-        first = users.retrieve_users_page(own, 10, 95, None, QueryOptions())
-        second = users.retrieve_users_page(own, 10, 95, first.paging_state, QueryOptions())
+        first = users.retrieve_users_page(own_session, 10, 95, None, QueryOptions())
+        second = users.retrieve_users_page(own_session, 10, 95, first.paging_state, QueryOptions())
         assert first.paging_state is not None
         assert len(set(first.rows + second.rows)) == 15
     finally:
-        own.cluster.shutdown()
+        own_session.cluster.shutdown()
 
 
-def test_head_has_no_body(live: Service) -> None:
+def test_head_response_has_no_body(live: Service) -> None:
     response = live.client.head("/users/stream")
     assert (response.status_code, response.content) == (200, b"")
 
 
-# --- when something goes wrong -----------------------------------------------------------------------------
+# --- aborted streams and disconnected clients --------------------------------------------------------------
 
 
 @pytest.fixture
-def wired(start: Callable[..., Service], proxy: TcpProxy, many: str) -> Service:
-    """A service on the 200,000 users, with Cassandra behind the proxy, one worker, and its connection made."""
-    running = start({"CASSANDRA_KEYSPACE": many, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
+def proxied_service(start: Callable[..., Service], proxy: TcpProxy, large_keyspace: str) -> Service:
+    """A service with one worker, connected through the proxy to the keyspace with 200,000 users."""
+    running = start({"CASSANDRA_KEYSPACE": large_keyspace, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
     assert len(running.client.get("/users/stream?limit=10").json()) == 10
     return running
 
 
-def test_an_early_fault_has_its_own_status(wired: Service, proxy: TcpProxy) -> None:
-    """Before the first page there is no status line: a fault then is an error like any other."""
+def test_error_before_the_first_page_has_its_own_status(proxied_service: Service, proxy: TcpProxy) -> None:
+    """The status line is sent with the first page, so an earlier error returns 503 or 504."""
     proxy.pause()
-    late = wired.client.get("/users/stream", headers={"X-Request-Timeout": "0.5"})
+    late = proxied_service.client.get("/users/stream", headers={"X-Request-Timeout": "0.5"})
     assert (late.status_code, late.headers["Content-Type"]) == (504, "application/problem+json")
     proxy.disconnect()
-    wait_for(lambda: wired.client.get("/users/stream").status_code == 503, what="503")
+    wait_for(lambda: proxied_service.client.get("/users/stream").status_code == 503, what="503")
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson", "text/csv"])
-def test_a_fault_midway_cuts_the_connection(wired: Service, proxy: TcpProxy, accept: str) -> None:
-    """The client can tell that rows are missing: no last chunk, in JSON no closing bracket; the log says so."""
+def test_error_after_the_first_page_aborts_the_stream(proxied_service: Service, proxy: TcpProxy, accept: str) -> None:
+    """The final chunk and, in JSON, the closing bracket are missing, and the log names the aborted stream."""
     body = b""
     with (
         pytest.raises(httpx.RemoteProtocolError),
-        wired.client.stream("GET", f"/users/stream?limit={ROWS}", headers={"Accept": accept}) as response,
+        proxied_service.client.stream("GET", f"/users/stream?limit={ROWS}", headers={"Accept": accept}) as response,
     ):
         assert response.status_code == 200
         for chunk in response.iter_raw():
@@ -233,17 +236,17 @@ def test_a_fault_midway_cuts_the_connection(wired: Service, proxy: TcpProxy, acc
             body += chunk
     assert body
     assert not body.endswith(b"]")
-    assert "stream /users/stream cut after" in wired.log_text()
+    assert "stream /users/stream aborted after" in proxied_service.log_text()
 
 
-def test_http_1_0_gets_a_whole_body_or_a_reset(wired: Service, proxy: TcpProxy) -> None:
-    """Without chunks a body ends where the connection does: a part must end in a reset, not in a plain close."""
-    with raw_request(wired.port, "1.0", "/users/stream?limit=5000") as connection:
+def test_http_1_0_aborted_stream_ends_with_a_reset(proxied_service: Service, proxy: TcpProxy) -> None:
+    """HTTP/1.0 has no chunks: a complete body ends with a normal close, an incomplete body with a reset."""
+    with raw_request(proxied_service.port, "1.0", "/users/stream?limit=5000") as connection:
         data = b""
         while part := connection.recv(65536):
             data += part
         assert len(json.loads(data.partition(b"\r\n\r\n")[2])) == 5000
-    with raw_request(wired.port, "1.0", f"/users/stream?limit={ROWS}") as connection:
+    with raw_request(proxied_service.port, "1.0", f"/users/stream?limit={ROWS}") as connection:
         assert connection.recv(1000)
         proxy.disconnect()
         with pytest.raises(ConnectionResetError):
@@ -251,102 +254,102 @@ def test_http_1_0_gets_a_whole_body_or_a_reset(wired: Service, proxy: TcpProxy) 
                 pass
 
 
-def test_http_1_0_gets_a_reset_from_a_worker_that_is_killed(wired: Service) -> None:
-    """Also when there is nobody left to say anything, a part does not end in a plain close."""
-    with raw_request(wired.port, "1.0", f"/users/stream?limit={ROWS}") as connection:
+def test_http_1_0_stream_of_a_killed_worker_ends_with_a_reset(proxied_service: Service) -> None:
+    """If the worker is killed during a stream, the kernel resets the connection."""
+    with raw_request(proxied_service.port, "1.0", f"/users/stream?limit={ROWS}") as connection:
         assert connection.recv(1000)
-        (worker,) = wired.workers()
+        (worker,) = proxied_service.workers()
         os.kill(worker, signal.SIGKILL)
         with pytest.raises(ConnectionResetError):
             while connection.recv(65536):
                 pass
 
 
-def test_a_client_that_leaves_stops_the_fetching(wired: Service, proxy: TcpProxy) -> None:
-    """Nothing more is read from Cassandra for a client that is gone."""
+def test_fetching_stops_when_the_client_disconnects(proxied_service: Service, proxy: TcpProxy) -> None:
+    """After the client disconnects, the service reads no further pages from Cassandra."""
     before = proxy.bytes_to_client
-    whole = len(wired.client.get("/users/stream?limit=10000").content) * ROWS // 10000
-    with raw_request(wired.port, "1.1", f"/users/stream?limit={ROWS}") as connection:
+    stream_bytes = len(proxied_service.client.get("/users/stream?limit=10000").content) * ROWS // 10000
+    with raw_request(proxied_service.port, "1.1", f"/users/stream?limit={ROWS}") as connection:
         connection.recv(1000)
-    wait_for(lambda: "client disconnected" in wired.log_text(), what="the log line")
-    left = proxy.bytes_to_client - before
-    assert left < whole / 2
-    wait_until_still(proxy)
-    # What was on its way by then: one page, and the driver's heartbeats.
-    assert proxy.bytes_to_client - before - left < 1.2 * whole / ROWS * 1000
+    wait_for(lambda: "client disconnected after" in proxied_service.log_text(), what="the log line")
+    bytes_until_disconnect = proxy.bytes_to_client - before
+    assert bytes_until_disconnect < stream_bytes / 2
+    wait_until_idle(proxy)
+    # Data already requested: one page, and the driver's heartbeats.
+    assert proxy.bytes_to_client - before - bytes_until_disconnect < 1.2 * stream_bytes / ROWS * 1000
 
 
-def wait_until_still(proxy: TcpProxy) -> None:
-    """Until less than a page has come for half a second."""
+def wait_until_idle(proxy: TcpProxy) -> None:
+    """Wait until Cassandra sends less than a page in half a second."""
 
-    def still() -> bool:
+    def is_idle() -> bool:
         count = proxy.bytes_to_client
         time.sleep(0.5)
         return proxy.bytes_to_client - count < 10_000
 
-    wait_for(still, what="silence on the wire")
+    wait_for(is_idle, what="Cassandra to stop sending")
 
 
-@pytest.mark.parametrize(("limit", "ahead"), [(2000, 1.0), (ROWS, 1.8)])
-def test_the_next_pages_are_fetched_meanwhile(
-    settings: Settings, proxy: TcpProxy, many: str, limit: int, ahead: float
+@pytest.mark.parametrize(("limit", "pages_ahead"), [(2000, 1.0), (ROWS, 1.8)])
+def test_next_pages_are_prefetched(
+    settings: Settings, proxy: TcpProxy, large_keyspace: str, limit: int, pages_ahead: float
 ) -> None:
-    """While a page is with its consumer, one more is on its way, or two token ranges of nine tenths of a page."""
-    through = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": proxy.port})
-    session = db_connect.open_session(through, many)
+    """While one page is consumed, one more page, or two token ranges of 0.9 pages each, are prefetched."""
+    proxied_settings = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": proxy.port})
+    session = db_connect.open_session(proxied_settings, large_keyspace)
     try:
         users.retrieve_users_page(session, 10, None, None, QueryOptions())
         before = proxy.bytes_to_client
         users.retrieve_users_page(session, 1000, None, None, QueryOptions())
-        one = proxy.bytes_to_client - before
+        page_bytes = proxy.bytes_to_client - before
         before = proxy.bytes_to_client
         pages = users.stream_users(session, limit, 1000, None, QueryOptions())
         next(pages)
-        wait_for(lambda: proxy.bytes_to_client - before > (0.8 + ahead) * one, what="what comes next")
+        wait_for(lambda: proxy.bytes_to_client - before > (0.8 + pages_ahead) * page_bytes, what="the prefetched pages")
         time.sleep(0.5)
-        assert proxy.bytes_to_client - before < (1.2 + ahead) * one
+        assert proxy.bytes_to_client - before < (1.2 + pages_ahead) * page_bytes
         pages.close()
     finally:
         session.cluster.shutdown()
 
 
 @pytest.mark.parametrize("deleted", [0.0, 0.5, 1.0])
-def test_token_ranges_miss_nothing(
+def test_token_ranges_cover_all_rows(
     settings: Settings, session: Session, add_users: Callable[[str, int], None], deleted: float
 ) -> None:
-    """All users once and in the order of their tokens, as plain paging has them, whatever the size of a page.
+    """A scan by token ranges returns every user once, in token order as plain paging does, for every page size.
 
-    Also where the first half of the tokens, or all, has only tombstones: the density is then not what it seems.
+    If half of the tokens or all of them have only tombstones, the scan's estimate of the row density is wrong.
     """
     name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
-    own = settings.model_copy(update={"cassandra_keyspace": name})
-    db_initialize.initialize(own, samples=False, say=lambda line: None)
+    own_settings = settings.model_copy(update={"cassandra_keyspace": name})
+    db_initialize.initialize(own_settings, samples=False, say=lambda line: None)
     try:
         add_users(name, 2000)
-        opened = db_connect.open_session(own, name)
+        own_session = db_connect.open_session(own_settings, name)
         try:
             stored = [row[0] for row in session.execute(f"SELECT id FROM {name}.users")]
-            gone = int(len(stored) * deleted)
-            for user_id in stored[:gone]:
+            deleted_count = int(len(stored) * deleted)
+            for user_id in stored[:deleted_count]:
                 session.execute(f"DELETE FROM {name}.users WHERE id = %s", (user_id,))
-            left = list(map(str, stored[gone:]))
+            remaining = list(map(str, stored[deleted_count:]))
             for fetch_size in (10, 100, 777):
                 for limit in (3 * fetch_size, 1999, 10**9):
-                    pages = list(users.stream_users(opened, limit, fetch_size, None, QueryOptions()))
-                    assert [json.loads(text)["id"] for page in pages for text in page] == left[:limit]
+                    pages = list(users.stream_users(own_session, limit, fetch_size, None, QueryOptions()))
+                    assert [json.loads(text)["id"] for page in pages for text in page] == remaining[:limit]
                     assert all(0 < len(page) <= fetch_size for page in pages)
         finally:
-            opened.cluster.shutdown()
+            own_session.cluster.shutdown()
     finally:
         session.execute(f"DROP KEYSPACE {name}", timeout=60)
 
 
-def test_a_deadline_holds_for_the_whole_stream(wired: Service) -> None:
-    """X-Request-Timeout bounds a stream too: past it the connection is cut."""
+def test_deadline_applies_to_the_whole_stream(proxied_service: Service) -> None:
+    """X-Request-Timeout limits the whole stream: after the deadline the stream is aborted."""
     began = time.monotonic()
     with (
         pytest.raises(httpx.RemoteProtocolError),
-        wired.client.stream(
+        proxied_service.client.stream(
             "GET", f"/users/stream?limit={ROWS}&fetch_size=10", headers={"X-Request-Timeout": "0.5"}
         ) as response,
     ):
@@ -355,9 +358,9 @@ def test_a_deadline_holds_for_the_whole_stream(wired: Service) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_requests_are_answered_beside_a_stream(wired: Service) -> None:
-    """A client that does not read its stream takes one thread; others are served."""
-    with raw_request(wired.port, "1.1", f"/users/stream?limit={ROWS}") as stalled:
+def test_requests_are_served_during_a_stalled_stream(proxied_service: Service) -> None:
+    """A client that does not read its stream occupies one thread; other requests are served."""
+    with raw_request(proxied_service.port, "1.1", f"/users/stream?limit={ROWS}") as stalled:
         stalled.recv(100)
-        responses: list[Any] = [wired.client.get("/users?limit=1").status_code for _ in range(5)]
+        responses: list[Any] = [proxied_service.client.get("/users?limit=1").status_code for _ in range(5)]
     assert responses == [200] * 5

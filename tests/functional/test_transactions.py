@@ -1,4 +1,4 @@
-"""No lost update, no resurrection, no shadowed write: what docs/transactions.md promises, under races and faults."""
+"""The guarantees in docs/transactions.md under races and faults: no lost update and no restored or hidden row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support import USER, Service, TcpProxy
 
 @pytest.fixture
 def skewed(settings: Settings) -> Iterator[Callable[[float], Session]]:
-    """Makes a session whose timestamps are some seconds from the server's clock: `skewed(+5)`."""
+    """Open a session whose timestamps differ from the server's clock by some seconds: `skewed(+5)`."""
     sessions = []
 
     def open_skewed(seconds: float) -> Session:
@@ -38,10 +38,12 @@ def skewed(settings: Settings) -> Iterator[Callable[[float], Session]]:
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_a_clock_ahead_does_not_shadow_later_transactions(skewed: Callable[[float], Session], batch: bool) -> None:
-    """A user written under a fast clock takes a change and a deletion that come at once after it.
+def test_writes_with_a_fast_clock_do_not_hide_later_transactions(
+    skewed: Callable[[float], Session], batch: bool
+) -> None:
+    """A user created by a client with a fast clock can be updated and deleted immediately afterwards.
 
-    A plain write is ordered by the client's clock, a transaction by the server's.
+    Cassandra orders a plain write by the client's clock, and a transaction by the server's clock.
     """
     options = QueryOptions()
     session_ahead = skewed(+5)
@@ -60,8 +62,8 @@ def test_a_clock_ahead_does_not_shadow_later_transactions(skewed: Callable[[floa
 
 
 @pytest.mark.parametrize("condition", [False, True])
-def test_a_clock_behind_deletes_all_the_same(skewed: Callable[[float], Session], condition: bool) -> None:
-    """A deletion under a slow clock is not older than the change before it."""
+def test_delete_with_a_slow_clock_takes_effect(skewed: Callable[[float], Session], condition: bool) -> None:
+    """A client with a slow clock can delete a user that was updated just before."""
     options = QueryOptions()
     session_behind = skewed(-5)
     user = users.new_user(USER)
@@ -72,18 +74,18 @@ def test_a_clock_behind_deletes_all_the_same(skewed: Callable[[float], Session],
         users.retrieve_user(session_behind, user.id, options)
 
 
-def test_fifty_writers_lose_no_update(live: Service) -> None:
-    """Fifty clients each add one to the same number, by If-Match: every acknowledged one is in the result."""
+def test_concurrent_conditional_updates_are_not_lost(live: Service) -> None:
+    """Fifty clients each add 1 to the same age with If-Match; no acknowledged update is lost."""
     url = live.client.post("/users", json=USER | {"age": 0}).headers["Location"]
-    unknown = []
+    unknown_outcomes = []
 
     def add_one(number: int) -> int:
-        refusals = 0
+        conflicts = 0
         with httpx.Client(base_url=live.client.base_url, timeout=60) as client:
             while True:
                 read = client.get(url)
                 if read.status_code == 503:
-                    # All fifty may have come to the same worker.
+                    # One worker may have accepted all fifty connections and be over its concurrency limit.
                     continue
                 response = client.patch(
                     url,
@@ -91,23 +93,23 @@ def test_fifty_writers_lose_no_update(live: Service) -> None:
                     headers={"If-Match": read.headers["ETag"], "X-Request-Timeout": "30"},
                 )
                 if response.status_code == 200:
-                    return refusals
+                    return conflicts
                 if response.status_code == 504:
-                    unknown.append(number)
-                    return refusals
+                    unknown_outcomes.append(number)
+                    return conflicts
                 assert response.status_code in (412, 503), response.text
-                refusals += response.status_code == 412
+                conflicts += response.status_code == 412
 
     with ThreadPoolExecutor(50) as pool:
-        refusals = sum(pool.map(add_one, range(50)))
+        conflicts = sum(pool.map(add_one, range(50)))
     age = live.client.get(url).json()["age"]
-    assert 50 - len(unknown) <= age <= 50
-    assert refusals > 0, "the writers never met"
-    assert len(unknown) < 25
+    assert 50 - len(unknown_outcomes) <= age <= 50
+    assert conflicts > 0, "no two updates were concurrent"
+    assert len(unknown_outcomes) < 25
 
 
-def test_writers_without_conditions_all_get_through(live: Service) -> None:
-    """PATCHes of different fields at the same time are all in the result, and every one is answered with 200."""
+def test_concurrent_unconditional_updates_all_succeed(live: Service) -> None:
+    """Concurrent PATCH requests of different fields all return 200, and all changes are stored."""
     url = live.client.post("/users", json=USER).headers["Location"]
     changes: list[dict[str, Any]] = [{"name": "Together"}, {"email": "together@example.org"}, {"age": 77}] * 4
     with ThreadPoolExecutor(12) as pool:
@@ -117,8 +119,8 @@ def test_writers_without_conditions_all_get_through(live: Service) -> None:
     assert (user["name"], user["email"], user["age"]) == ("Together", "together@example.org", 77)
 
 
-def test_no_update_brings_a_deleted_user_back(live: Service, session: Session, settings: Settings) -> None:
-    """300 races of PATCH and PUT with DELETE: the user is gone after each, and no row without a name is left."""
+def test_concurrent_updates_do_not_restore_deleted_users(live: Service, session: Session, settings: Settings) -> None:
+    """After each of 300 races of PATCH or PUT with DELETE, no user and no incomplete row remains."""
 
     def race(number: int) -> tuple[int, int]:
         url = live.client.post("/users", json=USER).headers["Location"]
@@ -135,7 +137,7 @@ def test_no_update_brings_a_deleted_user_back(live: Service, session: Session, s
         writer = threading.Thread(target=write)
         writer.start()
         barrier.wait(timeout=30)
-        # Now before, now after the update's own read.
+        # Vary the delay, so that DELETE comes before the update's read in some races and after it in others.
         time.sleep((number % 10) * 0.0005)
         deleted = live.client.delete(url)
         writer.join()
@@ -147,13 +149,13 @@ def test_no_update_brings_a_deleted_user_back(live: Service, session: Session, s
     assert {after for _, after in results} == {404}
     updates = {update for update, _ in results}
     assert updates <= {200, 404}
-    assert updates == {200, 404}, "the races were all won by the same side"
+    assert updates == {200, 404}, "every race had the same winner"
     rows = session.execute(f"SELECT id, name, email, age, version FROM {settings.cassandra_keyspace}.users")
     assert [row for row in rows if None in row] == []
 
 
 class _Trigger(UserDict[str, Any]):
-    """Changes that do something when they are first looked at: between the read and the transaction."""
+    """Changes that run an action when first accessed, which is between the read and the transaction."""
 
     def __init__(self, changes: dict[str, Any], action: Callable[[], Any]) -> None:
         super().__init__(changes)
@@ -166,10 +168,10 @@ class _Trigger(UserDict[str, Any]):
 
 
 @pytest.fixture
-def wired(settings: Settings, proxy: TcpProxy) -> Iterator[Session]:
-    """A session through the proxy, with all statements of the users prepared."""
-    through = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": proxy.port})
-    session = db_connect.open_session(through, settings.cassandra_keyspace)
+def proxied_session(settings: Settings, proxy: TcpProxy) -> Iterator[Session]:
+    """A session through the proxy, with all statements of the users table prepared."""
+    proxied_settings = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": proxy.port})
+    session = db_connect.open_session(proxied_settings, settings.cassandra_keyspace)
     user = users.new_user(USER)
     users.create_users(session, [user], QueryOptions())
     users.update_user(session, user.id, {"age": 1}, None, QueryOptions())
@@ -178,93 +180,99 @@ def wired(settings: Settings, proxy: TcpProxy) -> Iterator[Session]:
     session.cluster.shutdown()
 
 
-def test_a_lost_answer_is_found_out_by_a_serial_read(wired: Session, proxy: TcpProxy) -> None:
-    """The transaction is applied and its answer does not come: the version tells that this write won."""
+def test_lost_response_is_resolved_by_a_serial_read(proxied_session: Session, proxy: TcpProxy) -> None:
+    """The transaction is applied and its response is lost: a serial read finds this write's version."""
     options = QueryOptions(timeout=1.0)
     user = users.new_user(USER)
-    users.create_users(wired, [user], options)
+    users.create_users(proxied_session, [user], options)
 
-    changed = users.update_user(wired, user.id, _Trigger({"age": 99}, lambda: proxy.pause(1.3)), None, options)
-    stored = users.retrieve_user(wired, user.id, options)
+    changed = users.update_user(
+        proxied_session, user.id, _Trigger({"age": 99}, lambda: proxy.pause(1.3)), None, options
+    )
+    stored = users.retrieve_user(proxied_session, user.id, options)
     assert stored is not None
     assert (stored.age, stored.version) == (99, changed.version)
 
 
-def test_an_unknown_outcome_is_reported_as_unknown(wired: Session, proxy: TcpProxy) -> None:
-    """When nothing can be found out, the caller is told that the write may have been applied."""
+def test_unknown_outcome_is_reported(proxied_session: Session, proxy: TcpProxy) -> None:
+    """If the outcome cannot be determined, the error says that the write may have been applied."""
     options = QueryOptions(deadline=time.monotonic() + 1.0)
     user = users.new_user(USER)
-    users.create_users(wired, [user], QueryOptions())
+    users.create_users(proxied_session, [user], QueryOptions())
     with pytest.raises(StorageTimeout) as failure:
-        users.update_user(wired, user.id, _Trigger({"age": 99}, proxy.pause), None, options)
+        users.update_user(proxied_session, user.id, _Trigger({"age": 99}, proxy.pause), None, options)
     assert failure.value.may_have_applied
 
 
-def test_a_transaction_is_not_sent_twice(wired: Session, proxy: TcpProxy) -> None:
-    """A connection lost in the middle of a transaction is an unknown outcome, and never a second attempt."""
+def test_transaction_is_not_retried_after_a_lost_connection(proxied_session: Session, proxy: TcpProxy) -> None:
+    """A connection lost during a transaction is reported as an unknown outcome; there is no second attempt."""
     options = QueryOptions(timeout=5.0)
     user = users.new_user(USER)
-    users.create_users(wired, [user], options)
+    users.create_users(proxied_session, [user], options)
 
-    def cut_soon() -> None:
+    def disconnect_soon() -> None:
         proxy.pause()
         threading.Timer(0.3, proxy.disconnect).start()
 
     with pytest.raises(StorageTimeout) as failure:
-        users.update_user(wired, user.id, _Trigger({"age": 99}, cut_soon), None, options)
+        users.update_user(proxied_session, user.id, _Trigger({"age": 99}, disconnect_soon), None, options)
     assert failure.value.may_have_applied
 
 
-def test_a_write_that_could_not_be_sent_is_unavailable(wired: Session, proxy: TcpProxy) -> None:
-    """Nothing was sent: the caller may try again."""
+def test_write_that_was_not_sent_is_safe_to_retry(proxied_session: Session, proxy: TcpProxy) -> None:
+    """Without a connection nothing is sent, and the error says that a retry is safe."""
     proxy.disconnect()
     with pytest.raises(StorageUnavailable) as failure:
         for _ in range(50):
-            # Until the driver has noticed.
+            # The first attempts may time out, until the driver notices the lost connections.
             try:
-                users.create_users(wired, [users.new_user(USER)], QueryOptions(timeout=1.0))
+                users.create_users(proxied_session, [users.new_user(USER)], QueryOptions(timeout=1.0))
             except StorageTimeout:
                 time.sleep(0.1)
     assert failure.value.safe_to_retry
 
 
-def test_a_lost_answer_at_a_level_of_the_callers_own(wired: Session, proxy: TcpProxy) -> None:
-    """That the write is applied does not say that it reached the replicas that the caller asked for."""
+def test_lost_response_at_a_requested_consistency_level_is_an_unknown_outcome(
+    proxied_session: Session, proxy: TcpProxy
+) -> None:
+    """An applied write may not have reached the replicas that the requested consistency level requires."""
     options = QueryOptions(timeout=1.0, consistency_level="ALL")
     user = users.new_user(USER)
-    users.create_users(wired, [user], options)
+    users.create_users(proxied_session, [user], options)
 
     with pytest.raises(StorageTimeout) as failure:
-        users.update_user(wired, user.id, _Trigger({"age": 99}, lambda: proxy.pause(1.3)), None, options)
+        users.update_user(proxied_session, user.id, _Trigger({"age": 99}, lambda: proxy.pause(1.3)), None, options)
     assert failure.value.may_have_applied
 
 
-def test_an_answer_that_stays_lost_is_never_a_refusal(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first attempt that lands late, under another client's write: the caller hears "unknown", not "conflict".
+def test_repeated_lost_responses_are_not_reported_as_a_conflict(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first attempt is applied late and another client overwrites it: the outcome is unknown, not a conflict.
 
-    Nor is the other client's write undone by a second attempt.
+    The second attempt does not undo the other client's write.
     """
     options = QueryOptions()
     user = users.new_user(USER)
     users.create_users(session, [user], options)
-    send = users.execute
-    late: list[Any] = []
+    execute = users.execute
+    lost_attempts: list[Any] = []
 
-    def lossy(session: Session, statement: Any, values: Any, options: QueryOptions, *rest: Any) -> Any:
+    def lose_response(session: Session, statement: Any, values: Any, options: QueryOptions, *rest: Any) -> Any:
         if statement is not users.UPDATE_USER:
-            return send(session, statement, values, options, *rest)
-        if not late:
-            late.append(values)
-            raise StorageTimeout("lost on the way", may_have_applied=True)
-        monkeypatch.setattr(users, "execute", send)
-        assert send(session, statement, late[0], options).rows[0][0]
+            return execute(session, statement, values, options, *rest)
+        if not lost_attempts:
+            lost_attempts.append(values)
+            raise StorageTimeout("response lost", may_have_applied=True)
+        monkeypatch.setattr(users, "execute", execute)
+        assert execute(session, statement, lost_attempts[0], options).rows[0][0]
         users.update_user(session, user.id, {"age": 77}, None, options)
-        return send(session, statement, values, options)
+        return execute(session, statement, values, options)
 
     for versions in (None, {user.version}):
-        monkeypatch.setattr(users, "execute", lossy)
-        late.clear()
-        accepted = versions if versions is None else {_version(session, user.id)}
+        monkeypatch.setattr(users, "execute", lose_response)
+        lost_attempts.clear()
+        accepted = versions if versions is None else {stored_version(session, user.id)}
         with pytest.raises(StorageTimeout) as failure:
             users.update_user(session, user.id, {"age": 99}, accepted, options)
         assert failure.value.may_have_applied
@@ -273,7 +281,7 @@ def test_an_answer_that_stays_lost_is_never_a_refusal(session: Session, monkeypa
         assert stored.age == 77
 
 
-def _version(session: Session, user_id: Any) -> Any:
+def stored_version(session: Session, user_id: Any) -> Any:
     stored = users.retrieve_user(session, user_id, QueryOptions())
     assert stored is not None
     return stored.version
@@ -282,31 +290,31 @@ def _version(session: Session, user_id: Any) -> Any:
 @pytest.mark.parametrize("level", ["TWO", "THREE"])
 @pytest.mark.parametrize(("method", "body"), [("PATCH", {"age": 99}), ("PUT", USER | {"age": 99}), ("DELETE", None)])
 @pytest.mark.parametrize("condition", [False, True])
-def test_a_refused_commit_level_leaves_nothing_behind(
+def test_rejected_consistency_level_does_not_start_a_transaction(
     live: Service, level: str, method: str, body: Any, condition: bool
 ) -> None:
-    """A level that the replication can't do is refused before the transaction begins: no later write finishes it."""
+    """An unreachable consistency level is rejected before the transaction starts; no later write completes it."""
     created = live.client.post("/users", json=USER)
     headers = {"X-Consistency-Level": level} | ({"If-Match": created.headers["ETag"]} if condition else {})
-    refused = live.client.request(method, created.headers["Location"], json=body, headers=headers)
-    assert refused.status_code == 422
-    after = live.client.patch(created.headers["Location"], json={"name": "Poke"})
+    rejected = live.client.request(method, created.headers["Location"], json=body, headers=headers)
+    assert rejected.status_code == 422
+    after = live.client.patch(created.headers["Location"], json={"name": "Changed"})
     assert (after.status_code, after.json()["age"]) == (200, USER["age"])
 
 
-def test_another_writer_between_read_and_transaction(session: Session) -> None:
-    """With a condition the second writer is refused; without one its change is made to the newer user."""
+def test_concurrent_write_between_read_and_transaction(session: Session) -> None:
+    """With a condition the second write is rejected; without one it is applied to the newer version."""
     options = QueryOptions()
     user = users.new_user(USER)
     users.create_users(session, [user], options)
 
-    def interfere() -> None:
+    def update_name() -> None:
         users.update_user(session, user.id, {"name": "First"}, None, options)
 
-    changed = users.update_user(session, user.id, _Trigger({"age": 99}, interfere), None, options)
+    changed = users.update_user(session, user.id, _Trigger({"age": 99}, update_name), None, options)
     assert (changed.name, changed.age) == ("First", 99)
     with pytest.raises(VersionConflict):
-        users.update_user(session, user.id, _Trigger({"age": 1}, interfere), {changed.version}, options)
+        users.update_user(session, user.id, _Trigger({"age": 1}, update_name), {changed.version}, options)
     stored = users.retrieve_user(session, user.id, options)
     assert stored is not None
     assert stored.age == 99

@@ -1,4 +1,4 @@
-"""Users over HTTP: their life, their versions, their pages and their batches."""
+"""Users over HTTP: create, read, update and delete, versions, pages and batches."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Any
 import httpx
 import pytest
 
-from storage import db_io
+from storage.db_io.cluster import paging_scope
 from tests.support import USER, Service
 from web import pagination as paging
 
 
 @pytest.fixture
 def create(live: Service) -> Callable[..., httpx.Response]:
+    """Create a user and return the response: `create(name="Grace")`."""
+
     def create_user(**fields: Any) -> httpx.Response:
         response = live.client.post("/users", json=USER | fields)
         assert response.status_code == 201, response.text
@@ -30,8 +32,8 @@ def url(created: httpx.Response) -> str:
     return str(created.headers["Location"])
 
 
-def test_create_and_read(live: Service, create: Callable[..., httpx.Response]) -> None:
-    """The answer to POST is the user as a later GET shows it, with times in UTC and the same ETag."""
+def test_created_user_can_be_read(live: Service, create: Callable[..., httpx.Response]) -> None:
+    """POST returns the same user and ETag as a later GET, with times in UTC."""
     created = create(name="Grace 🐢")
     body = created.json()
     assert body.keys() == {"id", "name", "email", "age", "created_at", "updated_at"}
@@ -42,8 +44,8 @@ def test_create_and_read(live: Service, create: Callable[..., httpx.Response]) -
     assert (read.status_code, read.json(), read.headers["ETag"]) == (200, body, created.headers["ETag"])
 
 
-def test_put_changes_all_and_patch_some(live: Service, create: Callable[..., httpx.Response]) -> None:
-    """PUT and PATCH answer with the user as a later GET shows it; PATCH leaves the rest as it is."""
+def test_put_replaces_all_fields_and_patch_some(live: Service, create: Callable[..., httpx.Response]) -> None:
+    """PUT and PATCH return the same user as a later GET; PATCH keeps the fields that it does not name."""
     created = create()
     put = live.client.put(url(created), json={"name": "Bea", "email": "bea@example.org", "age": 50})
     assert (put.status_code, put.json()["name"], put.json()["age"]) == (200, "Bea", 50)
@@ -56,8 +58,8 @@ def test_put_changes_all_and_patch_some(live: Service, create: Callable[..., htt
     assert (read.json(), read.headers["ETag"]) == (patched.json(), patched.headers["ETag"])
 
 
-def test_delete_is_final(live: Service, create: Callable[..., httpx.Response]) -> None:
-    """A deleted user is gone for every call, and neither PUT nor PATCH brings it back."""
+def test_deleted_user_stays_deleted(live: Service, create: Callable[..., httpx.Response]) -> None:
+    """GET, PUT and PATCH of a deleted user return 404, and neither PUT nor PATCH restores it."""
     created = create()
     assert live.client.delete(url(created)).status_code == 204
     assert live.client.delete(url(created)).status_code == 204
@@ -71,8 +73,8 @@ def test_delete_is_final(live: Service, create: Callable[..., httpx.Response]) -
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
-def test_an_id_that_is_no_uuid(live: Service, create: Callable[..., httpx.Response], method: str) -> None:
-    """What is no UUID, or one in an unusual form, is told apart from a user that is not there."""
+def test_invalid_user_id_is_rejected(live: Service, create: Callable[..., httpx.Response], method: str) -> None:
+    """An id that is not a UUID in canonical form returns 400; a user that does not exist returns 404."""
     body = USER if method in ("PUT", "PATCH") else None
     real = create().json()["id"]
     for text in (
@@ -90,8 +92,8 @@ def test_an_id_that_is_no_uuid(live: Service, create: Callable[..., httpx.Respon
 # --- versions ----------------------------------------------------------------------------------------------
 
 
-def test_if_none_match(live: Service, create: Callable[..., httpx.Response]) -> None:
-    """A client that has the version already gets 304 without a body; after a change it gets the user."""
+def test_if_none_match_returns_304_until_the_user_changes(live: Service, create: Callable[..., httpx.Response]) -> None:
+    """A client with the current version gets 304 without a body; after a change it gets the user."""
     created = create()
     etag = created.headers["ETag"]
     fresh = live.client.get(url(created), headers={"If-None-Match": f'"other", {etag}'})
@@ -101,8 +103,10 @@ def test_if_none_match(live: Service, create: Callable[..., httpx.Response]) -> 
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
-def test_if_match_refuses_an_old_version(live: Service, create: Callable[..., httpx.Response], method: str) -> None:
-    """A writer that has not seen the last change is refused, and changes nothing."""
+def test_if_match_rejects_an_outdated_version(
+    live: Service, create: Callable[..., httpx.Response], method: str
+) -> None:
+    """A write with an outdated or unknown ETag returns 412 and changes nothing."""
     created = create()
     changed = live.client.patch(url(created), json={"name": "Changed"})
     body = {"PUT": USER, "PATCH": {"age": 1}}.get(method)
@@ -113,10 +117,10 @@ def test_if_match_refuses_an_old_version(live: Service, create: Callable[..., ht
 
 
 @pytest.mark.parametrize("form", ['"{}"', 'W/"{}"', '"{}-gzip"', 'W/"{}-gzip"', '"{};br"', '"x", "{}"', "*"])
-def test_if_match_takes_the_version_as_proxies_hand_it_on(
+def test_if_match_accepts_etags_that_a_proxy_modified(
     live: Service, create: Callable[..., httpx.Response], form: str
 ) -> None:
-    """A proxy that compresses makes an ETag weak or adds a suffix; it is still the same version."""
+    """A proxy that compresses makes an ETag weak or adds a suffix; the version is still the same."""
     created = create()
     tag = form.format(created.headers["ETag"].strip('"'))
     patched = live.client.patch(url(created), json={"age": 1}, headers={"If-Match": tag})
@@ -125,8 +129,8 @@ def test_if_match_takes_the_version_as_proxies_hand_it_on(
     assert live.client.delete(url(created), headers={"If-Match": tag}).status_code == 204
 
 
-def test_if_match_on_a_user_that_is_gone(live: Service, create: Callable[..., httpx.Response]) -> None:
-    """DELETE says that the version is not there; PUT and PATCH say that the user is not there."""
+def test_if_match_on_a_deleted_user(live: Service, create: Callable[..., httpx.Response]) -> None:
+    """DELETE returns 412 (the version does not exist); PUT and PATCH return 404 (the user does not exist)."""
     created = create()
     condition = {"If-Match": created.headers["ETag"]}
     live.client.delete(url(created))
@@ -140,40 +144,40 @@ def test_if_match_on_a_user_that_is_gone(live: Service, create: Callable[..., ht
 
 
 @pytest.fixture
-def crowd(start: Callable[..., Service], keyspace: str, add_users: Callable[[str, int], None]) -> Service:
-    """A service whose keyspace has 250 users: ages 0 to 99, twice, and 0 to 49 once more."""
+def populated(start: Callable[..., Service], keyspace: str, add_users: Callable[[str, int], None]) -> Service:
+    """A service whose keyspace has 250 users: ages 0 to 99 twice, and ages 0 to 49 a third time."""
     add_users(keyspace, 250)
     return start({"CASSANDRA_KEYSPACE": keyspace})
 
 
-def test_following_links_to_the_end(crowd: Service) -> None:
-    """The Link header leads through all users, each once, in pages of the size asked for."""
+def test_link_headers_lead_through_all_users(populated: Service) -> None:
+    """Following Link headers returns each user once, in pages of the requested size."""
     seen: list[str] = []
     sizes = []
-    following = "/users?limit=100"
-    while following:
-        response = crowd.client.get(following)
+    next_url = "/users?limit=100"
+    while next_url:
+        response = populated.client.get(next_url)
         assert response.status_code == 200
         sizes.append(len(response.json()))
         seen += [user["id"] for user in response.json()]
-        following = response.links.get("next", {}).get("url")
+        next_url = response.links.get("next", {}).get("url")
         assert len(sizes) < 10
     assert sizes[:3] == [100, 100, 50]
     assert sum(sizes[3:]) == 0
     assert len(set(seen)) == 250
 
 
-def test_default_page_is_ten(crowd: Service) -> None:
-    assert len(crowd.client.get("/users").json()) == 10
+def test_default_page_has_ten_users(populated: Service) -> None:
+    assert len(populated.client.get("/users").json()) == 10
 
 
-def test_following_page_states_to_the_end_with_a_filter(crowd: Service) -> None:
-    """Paging and filtering are the database's: the pages hold all users of the age, and no other."""
+def test_page_states_lead_through_all_filtered_users(populated: Service) -> None:
+    """The pages hold every user of at least the requested age, each once, and no other user."""
     seen: list[dict[str, Any]] = []
     state = None
     for _ in range(50):
         parameters: dict[str, Any] = {"fetch_size": 40, "age_filter": 30}
-        page = crowd.client.get("/users/stream/pages", params=parameters | ({"page_state": state} if state else {}))
+        page = populated.client.get("/users/stream/pages", params=parameters | ({"page_state": state} if state else {}))
         body = page.json()
         assert len(body["users"]) <= 40
         seen += body["users"]
@@ -185,54 +189,59 @@ def test_following_page_states_to_the_end_with_a_filter(crowd: Service) -> None:
     assert min(user["age"] for user in seen) == 30
 
 
-def test_page_states_of_others_are_refused(crowd: Service) -> None:
-    """A page_state is good for the query that made it, unchanged: anything else is 400, never rows."""
-    pages = crowd.client.get("/users/stream/pages?fetch_size=10&age_filter=20").json()["page_state"]
-    link = crowd.client.get("/users?limit=10").links["next"]["url"]
-    state = httpx.URL(link).params["page_state"]
-    assert crowd.client.get("/users/stream/pages", params={"age_filter": 20, "page_state": pages}).status_code == 200
-    attempts = [
-        ("/users/stream/pages", {"page_state": pages}),
-        ("/users/stream/pages", {"page_state": pages, "age_filter": 21}),
-        ("/users/stream/pages", {"page_state": state}),
-        ("/users", {"page_state": pages}),
-        ("/users", {"page_state": state.split(".")[0]}),
+def test_page_state_of_another_query_or_modified_is_rejected(populated: Service) -> None:
+    """A page_state is valid only unchanged and for the query that returned it; otherwise the status is 400."""
+    filtered_state = populated.client.get("/users/stream/pages?fetch_size=10&age_filter=20").json()["page_state"]
+    link = populated.client.get("/users?limit=10").links["next"]["url"]
+    list_state = httpx.URL(link).params["page_state"]
+    assert (
+        populated.client.get("/users/stream/pages", params={"age_filter": 20, "page_state": filtered_state}).status_code
+        == 200
+    )
+    requests = [
+        ("/users/stream/pages", {"page_state": filtered_state}),
+        ("/users/stream/pages", {"page_state": filtered_state, "age_filter": 21}),
+        ("/users/stream/pages", {"page_state": list_state}),
+        ("/users", {"page_state": filtered_state}),
+        ("/users", {"page_state": list_state.split(".")[0]}),
         ("/users", {"page_state": "🦊"}),
         ("/users", {"page_state": ""}),
     ]
-    # Every single character matters, the last one of the signature's base64 too.
-    for position in [0, 5, state.index(".") + 1, len(state) - 10, len(state) - 1]:
+    # Each character is significant, including the last base64 character of the signature.
+    for position in [0, 5, list_state.index(".") + 1, len(list_state) - 10, len(list_state) - 1]:
         for other in string.ascii_letters + string.digits + "-_":
-            if state[position] != other:
-                attempts.append(("/users", {"page_state": state[:position] + other + state[position + 1 :]}))
-    attempts += [("/users", {"page_state": state + end}) for end in ("=", "!", "\n", " ", "\0", "é", ".a")]
-    attempts += [("/users", {"page_state": state[:-5] + inside + state[-5:]}) for inside in "=!~ \n"]
-    for path, parameters in attempts:
-        response = crowd.client.get(path, params=parameters)
+            if list_state[position] != other:
+                requests.append(("/users", {"page_state": list_state[:position] + other + list_state[position + 1 :]}))
+    requests += [("/users", {"page_state": list_state + end}) for end in ("=", "!", "\n", " ", "\0", "é", ".a")]
+    requests += [("/users", {"page_state": list_state[:-5] + inside + list_state[-5:]}) for inside in "=!~ \n"]
+    for path, parameters in requests:
+        response = populated.client.get(path, params=parameters)
         assert response.status_code == 400, (path, parameters, response.text)
         assert "page_state" in response.json()["detail"]
 
 
-def test_a_page_state_that_cassandra_refuses(start: Callable[..., Service], session: Any) -> None:
-    """One that is signed and no longer means anything to the server is the client's to drop, and not a fault."""
+def test_page_state_that_cassandra_rejects_returns_400(start: Callable[..., Service], session: Any) -> None:
+    """A correctly signed page_state that Cassandra no longer accepts is a client error, not a server error."""
     running = start()
-    token = paging.sign(b"\x01\x02no paging state", f"users {db_io.paging_scope(session)}")
+    token = paging.sign(b"\x01\x02no paging state", f"users {paging_scope(session)}")
     response = running.client.get("/users", params={"page_state": token})
     assert (response.status_code, "page_state" in response.json()["detail"]) == (400, True)
 
 
-def test_links_keep_the_prefix_of_a_proxy(start: Callable[..., Service]) -> None:
-    """Behind a proxy that serves the API under a path, Location and Link lead back through that path."""
-    behind = start({"TRUSTED_PROXIES": "1"})
+def test_links_keep_the_path_prefix_of_a_proxy(start: Callable[..., Service]) -> None:
+    """Behind a trusted proxy that serves the API under a path prefix, Location and Link start with that prefix."""
+    proxied = start({"TRUSTED_PROXIES": "1"})
     headers = {"X-Forwarded-Prefix": "/field", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "example.org"}
-    created = behind.client.post("/users", json=USER, headers=headers)
+    created = proxied.client.post("/users", json=USER, headers=headers)
     assert created.headers["Location"].startswith("/field/users/")
-    assert behind.client.get("/users?limit=1", headers=headers).links["next"]["url"].startswith("/field/users?limit=1&")
-    assert behind.client.get("/", headers=headers).json()["docs"] == "/field/docs"
+    assert (
+        proxied.client.get("/users?limit=1", headers=headers).links["next"]["url"].startswith("/field/users?limit=1&")
+    )
+    assert proxied.client.get("/", headers=headers).json()["docs"] == "/field/docs"
 
 
-def test_forwarded_headers_are_not_believed_without_a_proxy(live: Service) -> None:
-    """A client cannot choose where the service's links lead."""
+def test_forwarded_headers_are_ignored_without_a_trusted_proxy(live: Service) -> None:
+    """A client cannot change the service's links with X-Forwarded-Prefix."""
     created = live.client.post("/users", json=USER, headers={"X-Forwarded-Prefix": "/evil"})
     assert created.headers["Location"].startswith("/users/")
 
@@ -240,12 +249,12 @@ def test_forwarded_headers_are_not_believed_without_a_proxy(live: Service) -> No
 # --- batches -----------------------------------------------------------------------------------------------
 
 
-def names_in(session: Any, keyspace: str) -> set[str]:
+def stored_names(session: Any, keyspace: str) -> set[str]:
     return {name for (name,) in session.execute(f"SELECT name FROM {keyspace}.users")}
 
 
-def test_batch_creates_all(live: Service) -> None:
-    """Each user of a batch is created and can be read."""
+def test_batch_creates_all_users(live: Service) -> None:
+    """The users of a batch are returned in order, and each can be read."""
     response = live.client.post("/users/batch", json=[USER | {"name": f"B {n}"} for n in range(100)])
     assert response.status_code == 201
     body = response.json()
@@ -255,26 +264,26 @@ def test_batch_creates_all(live: Service) -> None:
         assert live.client.get(f"/users/{user['id']}").json() == user
 
 
-def test_one_bad_user_stops_the_batch(live: Service, session: Any, settings: Any) -> None:
-    """The error names the index and the field of the bad user, and none of the others is stored."""
-    mark = uuid.uuid4().hex
-    users = [USER | {"name": mark} for _ in range(5)]
+def test_one_invalid_user_rejects_the_batch(live: Service, session: Any, settings: Any) -> None:
+    """The error names the index and the field of the invalid user, and no user of the batch is stored."""
+    name = uuid.uuid4().hex
+    users = [USER | {"name": name} for _ in range(5)]
     users[3] = users[3] | {"age": 151}
     response = live.client.post("/users/batch", json=users)
     assert response.status_code == 422
     assert [error["loc"] for error in response.json()["errors"]] == [["body", 3, "age"]]
-    assert mark not in names_in(session, settings.cassandra_keyspace)
+    assert name not in stored_names(session, settings.cassandra_keyspace)
 
 
 @pytest.mark.parametrize("count", [0, 101])
-def test_batch_of_a_wrong_size(live: Service, count: int) -> None:
+def test_batch_with_too_few_or_too_many_users_is_rejected(live: Service, count: int) -> None:
     response = live.client.post("/users/batch", json=[USER] * count)
     assert (response.status_code, response.json()["errors"][0]["loc"]) == (422, ["body"])
 
 
-def test_batch_over_the_servers_size(live: Service, session: Any, settings: Any) -> None:
-    """A batch that Cassandra finds too large is 413 and stores nothing."""
-    mark = "🦉" * 100
-    response = live.client.post("/users/batch", json=[USER | {"name": mark, "email": f"{'a' * 60}@example.org"}] * 100)
+def test_batch_over_cassandras_size_limit_is_rejected(live: Service, session: Any, settings: Any) -> None:
+    """A batch that Cassandra rejects as too large returns 413 and stores nothing."""
+    name = "🦉" * 100
+    response = live.client.post("/users/batch", json=[USER | {"name": name, "email": f"{'a' * 60}@example.org"}] * 100)
     assert response.status_code == 413
-    assert mark not in names_in(session, settings.cassandra_keyspace)
+    assert name not in stored_names(session, settings.cassandra_keyspace)

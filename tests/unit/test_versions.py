@@ -30,7 +30,7 @@ def test_unsupported_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_gunicorn_does_not_start_with_an_unsupported_version() -> None:
-    """gunicorn ends with status 2 and the message, before it imports anything of its private API."""
+    """gunicorn exits with status 2 and prints only the message."""
     code = (
         "import importlib.metadata, sys; importlib.metadata.version = lambda package: '0.1'; "
         "sys.argv = ['gunicorn', '--check-config', 'wsgi:app']; from gunicorn.app.wsgiapp import run; run()"

@@ -1,4 +1,4 @@
-"""Probes of sessions and streams: each says that all is well when it is, and what is wrong when that is broken."""
+"""Diagnostics of sessions and streams: each probe reports success, and detects the fault that a test injects."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ from settings import Settings
 from storage import db_connect
 from storage.cql import QueryOptions, Stream, translation
 from storage.errors import StorageError
-from tests.functional.test_diagnostics import CANCELLATION, CONCURRENT, NESTED, QUERY_ERROR, STREAMING_ERROR
+from tests.functional.diagnostics.test_probes import CANCELLATION, CONCURRENT, NESTED, QUERY_ERROR, STREAMING_ERROR
 from tests.support import Service, TcpProxy, rows_left, wait_for
 
-pytestmark = pytest.mark.usefixtures("nothing_is_left")
+pytestmark = pytest.mark.usefixtures("no_rows_left")
 
 
-def at_error(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
-    """Makes something happen whenever the driver raises: an error that does harm."""
+def call_at_error(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Call `action` whenever the driver raises an error."""
     translate = translation.translate
 
-    def harmful(*arguments: Any) -> StorageError:
-        happens()
+    def patched(*arguments: Any) -> StorageError:
+        action()
         return translate(*arguments)
 
-    monkeypatch.setattr(translation, "translate", harmful)
+    monkeypatch.setattr(translation, "translate", patched)
 
 
-def closing(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
-    """Makes something happen whenever a stream is closed."""
+def call_at_close(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Call `action` whenever a stream is closed."""
     close = Stream.close
 
-    def harmful(stream: Stream) -> None:
+    def patched(stream: Stream) -> None:
         close(stream)
-        happens()
+        action()
 
-    monkeypatch.setattr(Stream, "close", harmful)
+    monkeypatch.setattr(Stream, "close", patched)
 
 
 # --- errors ------------------------------------------------------------------------------------------------
 
 
-def test_query_error(live: Service) -> None:
-    """The missing table is named, and the session is as before."""
+def test_query_error_leaves_the_session_usable(live: Service) -> None:
+    """The response names the missing table, and the session still works."""
     response = live.client.post(QUERY_ERROR)
     assert response.status_code == 200
     body = response.json()
     assert "non_existent_table_xyz" in body.pop("error_caught")
     assert re.match(r"\d+\.\d+", body.pop("cassandra_version"))
     assert body == {"session_unchanged": True, "session_open": True, "session_still_works": True}
-    # It is expected, so that it must not look like a fault.
+    # The error is expected, so it must not be logged as an error.
     assert " ERROR " not in live.log_text()
 
 
-def test_query_error_without_an_error(client: FlaskClient, session: Session, settings: Settings) -> None:
-    """Where the table exists, no error is caught, and the answer says so."""
+def test_query_error_probe_detects_a_missing_error(client: FlaskClient, session: Session, settings: Settings) -> None:
+    """If the table exists, no error is caught, and the response says so."""
     session.execute(f"CREATE TABLE {settings.cassandra_keyspace}.non_existent_table_xyz (id int PRIMARY KEY)")
     try:
         body = client.post(QUERY_ERROR).get_json()
@@ -75,11 +75,11 @@ def test_query_error_without_an_error(client: FlaskClient, session: Session, set
     assert body["session_still_works"]
 
 
-def test_query_error_that_closes_the_session(
-    client: FlaskClient, running: Session, monkeypatch: pytest.MonkeyPatch
+def test_query_error_probe_detects_a_closed_session(
+    client: FlaskClient, app_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session that the error shuts down is neither open nor working."""
-    at_error(monkeypatch, running.shutdown)
+    """If the error closes the session, the response says that it is not open and does not work."""
+    call_at_error(monkeypatch, app_session.shutdown)
     body = client.post(QUERY_ERROR).get_json()
     assert "non_existent_table_xyz" in body.pop("error_caught")
     assert body == {
@@ -90,15 +90,15 @@ def test_query_error_that_closes_the_session(
     }
 
 
-def test_query_error_that_replaces_the_session(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that answers an error with a new session is found out."""
-    at_error(monkeypatch, lambda: (db_connect.shutdown(), db_connect.get_session(timeout=20)))
+def test_query_error_probe_detects_a_replaced_session(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the service opens a new session after the error, the response says that the session has changed."""
+    call_at_error(monkeypatch, lambda: (db_connect.shutdown(), db_connect.get_session(timeout=20)))
     body = client.post(QUERY_ERROR).get_json()
     assert (body["session_unchanged"], body["session_open"]) == (False, False)
 
 
-def test_streaming_error(live: Service) -> None:
-    """A stream that fails midway is caught, and the session streams all of the rows afterwards."""
+def test_streaming_error_leaves_the_session_usable(live: Service) -> None:
+    """The error of a stream is caught, and the session streams all rows afterwards."""
     body = live.client.post(STREAMING_ERROR).json()
     assert "by zero" in body.pop("error_message")
     assert body == {
@@ -111,61 +111,61 @@ def test_streaming_error(live: Service) -> None:
     }
 
 
-def test_streaming_error_is_midway(running: Session) -> None:
-    """Pages come before the one that fails."""
+def test_streaming_error_occurs_after_the_first_page(app_session: Session) -> None:
+    """A page of rows is returned before the page that fails."""
     rows = [DiagnosticRow(number, 1, "x") for number in range(30)]
-    with diagnostic_rows(running, rows, QueryOptions()) as run_id:
-        stream = diagnostics.stream_diagnostics_failing(running, run_id, 10, QueryOptions())
+    with diagnostic_rows(app_session, rows, QueryOptions()) as run_id:
+        stream = diagnostics.stream_diagnostics_failing(app_session, run_id, 10, QueryOptions())
         assert len(next(stream)) == 10
         with pytest.raises(StorageError):
             next(stream)
 
 
-def test_streaming_error_without_an_error(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that does not fail is not said to."""
+def test_streaming_error_probe_detects_a_missing_error(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the stream does not fail, the response says that it completed."""
     monkeypatch.setattr(diagnostics, "SELECT_DIAGNOSTICS_FAILING", diagnostics.SELECT_DIAGNOSTICS)
     body = client.post(STREAMING_ERROR).get_json()
     assert (body["streaming_error_caught"], body["error_message"], body["stream_completed"]) == (False, None, True)
 
 
-def test_streaming_error_where_the_server_knows_no_arithmetic(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A statement that is refused before its first page is an error of the stream too."""
-    refused = diagnostics.SELECT_DIAGNOSTICS._replace(cql="SELECT no_such_function(number) FROM {keyspace}.diagnostics")
-    monkeypatch.setattr(diagnostics, "SELECT_DIAGNOSTICS_FAILING", refused)
+def test_streaming_error_before_the_first_page_is_caught(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement that Cassandra rejects, as without arithmetic in CQL, counts as an error of the stream."""
+    rejected = diagnostics.SELECT_DIAGNOSTICS._replace(
+        cql="SELECT no_such_function(number) FROM {keyspace}.diagnostics"
+    )
+    monkeypatch.setattr(diagnostics, "SELECT_DIAGNOSTICS_FAILING", rejected)
     body = client.post(STREAMING_ERROR).get_json()
     assert (body["streaming_error_caught"], body["session_still_streams"]) == (True, True)
     assert "no_such_function" in body["error_message"]
 
 
-def test_streaming_error_that_loses_rows(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session whose later streams lack rows does not stream any more."""
-    short = diagnostics.SELECT_DIAGNOSTICS._replace(cql=diagnostics.SELECT_DIAGNOSTICS.cql + " LIMIT 7")
-    monkeypatch.setattr(diagnostics, "SELECT_DIAGNOSTICS", short)
+def test_streaming_error_probe_detects_missing_rows(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a later stream has too few rows, the response says that the session no longer streams."""
+    limited = diagnostics.SELECT_DIAGNOSTICS._replace(cql=diagnostics.SELECT_DIAGNOSTICS.cql + " LIMIT 7")
+    monkeypatch.setattr(diagnostics, "SELECT_DIAGNOSTICS", limited)
     body = client.post(STREAMING_ERROR).get_json()
     assert (body["session_still_streams"], body["rows_after_error"]) == (False, 7)
 
 
-def test_streaming_error_that_closes_the_session(
-    client: FlaskClient, running: Session, session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_streaming_error_probe_detects_a_closed_session(
+    client: FlaskClient, app_session: Session, session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session that the error shuts down is found out; the rows that it can't delete then have an end set."""
-    at_error(monkeypatch, running.shutdown)
+    """If the error closes the session, the response says so; the rows that remain expire within 600 seconds."""
+    call_at_error(monkeypatch, app_session.shutdown)
     body = client.post(STREAMING_ERROR).get_json()
     assert body["streaming_error_caught"]
     assert (body["session_open"], body["session_still_streams"], body["rows_after_error"]) == (False, False, 0)
-    left = rows_left(session, settings)
-    assert len(left) == 30
-    assert all(0 < seconds <= 600 for (seconds,) in left)
+    remaining = rows_left(session, settings)
+    assert len(remaining) == 30
+    assert all(0 < seconds <= 600 for (seconds,) in remaining)
     session.execute(f"TRUNCATE {settings.cassandra_keyspace}.diagnostics", timeout=60)
 
 
 # --- streams -----------------------------------------------------------------------------------------------
 
 
-def test_concurrent_streams(live: Service) -> None:
-    """Three streams give each its own rows."""
+def test_concurrent_streams_are_independent(live: Service) -> None:
+    """Three concurrent streams return the rows of their own age only."""
     body = live.client.post(CONCURRENT).json()
     assert body.keys() == {"streams_completed", "all_streams_independent", "results", "session_still_open"}
     assert (body["streams_completed"], body["all_streams_independent"], body["session_still_open"]) == (3, True, True)
@@ -179,19 +179,21 @@ def test_concurrent_streams(live: Service) -> None:
 
 
 @pytest.mark.parametrize("condition", ["age >= ?", "age = ? LIMIT 15"])
-def test_concurrent_streams_that_mix(client: FlaskClient, monkeypatch: pytest.MonkeyPatch, condition: str) -> None:
-    """Streams that give rows of another's age, or not all of their own, are not independent."""
-    known = diagnostics.SELECT_DIAGNOSTICS_BY_AGE
+def test_concurrent_streams_probe_detects_wrong_rows(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, condition: str
+) -> None:
+    """Streams with rows of another age, or with missing rows, are reported as not independent."""
+    original = diagnostics.SELECT_DIAGNOSTICS_BY_AGE
     monkeypatch.setattr(
-        diagnostics, "SELECT_DIAGNOSTICS_BY_AGE", known._replace(cql=known.cql.replace("age = ?", condition))
+        diagnostics, "SELECT_DIAGNOSTICS_BY_AGE", original._replace(cql=original.cql.replace("age = ?", condition))
     )
     body = client.post(CONCURRENT).get_json()
     assert (body["streams_completed"], body["all_streams_independent"]) == (3, False)
     assert body["results"][0]["count"] != 20
 
 
-def test_a_concurrent_stream_that_fails(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three streams one of which the server cuts off, two are complete."""
+def test_concurrent_streams_probe_detects_a_failed_stream(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If one of three streams fails, the probe reports two completed streams."""
     by_age = diagnostics.stream_diagnostics_by_age
 
     def one_fails(session: Session, run_id: UUID, age: int, fetch_size: int, options: QueryOptions) -> Stream:
@@ -200,7 +202,7 @@ def test_a_concurrent_stream_that_fails(client: FlaskClient, monkeypatch: pytest
         return by_age(session, run_id, age, fetch_size, options)
 
     monkeypatch.setattr(probes.table, "stream_diagnostics_by_age", one_fails)
-    # What it gives until then has columns of its own.
+    # The probe reads the rows before the failure, so select three columns, as the other streams do.
     monkeypatch.setattr(
         diagnostics,
         "SELECT_DIAGNOSTICS_FAILING",
@@ -212,18 +214,18 @@ def test_a_concurrent_stream_that_fails(client: FlaskClient, monkeypatch: pytest
     assert (body["streams_completed"], body["all_streams_independent"]) == (2, False)
 
 
-def test_concurrent_streams_that_close_the_session(
-    client: FlaskClient, running: Session, session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_concurrent_streams_probe_detects_a_closed_session(
+    client: FlaskClient, app_session: Session, session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session that a stream takes along when it ends is not open any more."""
-    closing(monkeypatch, running.shutdown)
+    """If the end of a stream closes the session, the response says so."""
+    call_at_close(monkeypatch, app_session.shutdown)
     body = client.post(CONCURRENT).get_json()
     assert (body["streams_completed"], body["session_still_open"]) == (3, False)
     session.execute(f"TRUNCATE {settings.cassandra_keyspace}.diagnostics", timeout=60)
 
 
-def test_cancellation(live: Service) -> None:
-    """A stream closed midway ends there, and the session streams the same rows again."""
+def test_cancelled_stream_leaves_the_session_usable(live: Service) -> None:
+    """A stream that is closed after 25 rows ends, and the session streams the same rows again."""
     assert live.client.post(CANCELLATION).json() == {
         "rows_processed_before_cancel": 25,
         "was_cancelled": True,
@@ -235,16 +237,18 @@ def test_cancellation(live: Service) -> None:
     }
 
 
-def test_cancellation_of_a_stream_that_goes_on(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A close that only says so does not cancel."""
+def test_cancellation_probe_detects_a_stream_that_is_not_cancelled(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If `close()` only sets a flag, the response says that the stream was not cancelled."""
     monkeypatch.setattr(Stream, "close", lambda stream: setattr(stream, "closed", True))
     body = client.post(CANCELLATION).get_json()
     assert (body["was_cancelled"], body["error_type"]) == (False, None)
     assert body["new_stream_worked"]
 
 
-def test_cancellation_of_a_stream_that_fails(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ended the stream is named when it was not the cancellation."""
+def test_cancellation_probe_reports_another_error(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If an error ends the stream before the cancellation, the response names the error."""
     monkeypatch.setattr(diagnostics, "SELECT_DIAGNOSTICS", diagnostics.SELECT_DIAGNOSTICS_FAILING)
     body = client.post(CANCELLATION).get_json()
     assert (body["rows_processed_before_cancel"], body["was_cancelled"]) == (10, False)
@@ -252,11 +256,11 @@ def test_cancellation_of_a_stream_that_fails(client: FlaskClient, monkeypatch: p
     assert (body["total_rows"], body["new_stream_worked"]) == (10, False)
 
 
-def test_cancellation_that_closes_the_session(
-    client: FlaskClient, running: Session, session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_cancellation_probe_detects_a_closed_session(
+    client: FlaskClient, app_session: Session, session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session that goes with the cancelled stream neither works nor streams."""
-    closing(monkeypatch, running.shutdown)
+    """If the cancellation closes the session, the response says that it neither works nor streams."""
+    call_at_close(monkeypatch, app_session.shutdown)
     body = client.post(CANCELLATION).get_json()
     assert body["was_cancelled"]
     assert not body["session_still_works"]
@@ -267,88 +271,101 @@ def test_cancellation_that_closes_the_session(
 
 # --- contexts ----------------------------------------------------------------------------------------------
 
-IN_ORDER = ["cluster_opened", "session_opened", "stream_opened", "stream_closed", "session_closed", "cluster_closed"]
+CORRECT_ORDER = [
+    "cluster_opened",
+    "session_opened",
+    "stream_opened",
+    "stream_closed",
+    "session_closed",
+    "cluster_closed",
+]
 
 
-def test_nested_contexts(live: Service) -> None:
-    """Stream, session and cluster close in this order, each by itself, and the main session does not notice."""
+def test_nested_contexts_close_in_reverse_order(live: Service) -> None:
+    """Stream, session and cluster close in this order, and the main session stays open."""
     assert live.client.post(NESTED).json() == {
-        "events": IN_ORDER,
+        "events": CORRECT_ORDER,
         "correct_order": True,
         "row_count": 5,
         "main_session_unaffected": True,
     }
 
 
-def test_nested_contexts_leave_no_connection(live: Service, session: Session) -> None:
-    """What the probe has opened on the server is closed there too."""
+def test_nested_contexts_close_their_connections(live: Service, session: Session) -> None:
+    """Cassandra lists no connections of the probe after it ends."""
 
     def connections() -> int:
         return len(list(session.execute("SELECT port FROM system_views.clients")))
 
-    # A session opens its connections in its own time.
+    # A session opens its connections in the background, so call the probe once before counting.
     live.client.post(NESTED)
     before = connections()
     for _ in range(3):
         live.client.post(NESTED)
-    wait_for(lambda: connections() <= before, what="the end of the probe's connections")
+    wait_for(lambda: connections() <= before, what="the probe's connections to close")
 
 
-def test_a_session_context_that_closes_the_cluster(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session that takes its cluster along is out of order, and the events show it."""
+def test_nested_contexts_probe_detects_a_session_that_closes_its_cluster(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the session context closes its cluster too, the order is reported as incorrect."""
 
     @contextmanager
-    def too_much(cluster: Cluster, settings: Settings, keyspace: str | None) -> Iterator[Session]:
+    def close_cluster_too(cluster: Cluster, settings: Settings, keyspace: str | None) -> Iterator[Session]:
         yield db_connect.connect(cluster, settings, keyspace)
         cluster.shutdown()
 
-    monkeypatch.setattr(db_connect, "session_context", too_much)
+    monkeypatch.setattr(db_connect, "session_context", close_cluster_too)
     body = client.post(NESTED).get_json()
-    assert body["events"] == IN_ORDER
+    assert body["events"] == CORRECT_ORDER
     assert not body["correct_order"]
     assert body["main_session_unaffected"]
 
 
-def test_a_session_context_that_closes_nothing(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session that is left to its cluster is out of order."""
+def test_nested_contexts_probe_detects_a_session_that_stays_open(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the session context does not close its session, the order is reported as incorrect."""
 
     @contextmanager
-    def too_little(cluster: Cluster, settings: Settings, keyspace: str | None) -> Iterator[Session]:
+    def close_nothing(cluster: Cluster, settings: Settings, keyspace: str | None) -> Iterator[Session]:
         yield db_connect.connect(cluster, settings, keyspace)
 
-    monkeypatch.setattr(db_connect, "session_context", too_little)
+    monkeypatch.setattr(db_connect, "session_context", close_nothing)
     assert not client.post(NESTED).get_json()["correct_order"]
 
 
-def test_a_stream_whose_close_does_nothing(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that is never closed has no such event, and the order is not correct."""
+def test_nested_contexts_probe_detects_a_stream_that_stays_open(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the stream is never closed, there is no such event, and the order is reported as incorrect."""
     monkeypatch.setattr(Stream, "close", lambda stream: None)
     body = client.post(NESTED).get_json()
     assert "stream_closed" not in body["events"]
     assert not body["correct_order"]
 
 
-def test_contexts_that_close_the_main_session(
-    client: FlaskClient, running: Session, session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_nested_contexts_probe_detects_a_closed_main_session(
+    client: FlaskClient, app_session: Session, session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A context that reaches beyond its own shows in the session of the service."""
-    closing(monkeypatch, running.shutdown)
+    """If a context closes the service's main session, the response says that it is affected."""
+    call_at_close(monkeypatch, app_session.shutdown)
     body = client.post(NESTED).get_json()
     assert (body["correct_order"], body["main_session_unaffected"]) == (True, False)
     session.execute(f"TRUNCATE {settings.cassandra_keyspace}.diagnostics", timeout=60)
 
 
-def test_nested_contexts_that_lack_rows(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows are counted as they come out of the stream."""
-    short = diagnostics.SELECT_DIAGNOSTICS._replace(cql=diagnostics.SELECT_DIAGNOSTICS.cql + " LIMIT 3")
-    monkeypatch.setattr(diagnostics, "SELECT_DIAGNOSTICS", short)
+def test_nested_contexts_probe_counts_the_streamed_rows(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row count is the number of rows that the stream returned, not the number stored."""
+    limited = diagnostics.SELECT_DIAGNOSTICS._replace(cql=diagnostics.SELECT_DIAGNOSTICS.cql + " LIMIT 3")
+    monkeypatch.setattr(diagnostics, "SELECT_DIAGNOSTICS", limited)
     assert client.post(NESTED).get_json()["row_count"] == 3
 
 
-def test_nested_contexts_without_a_further_connection(
+def test_nested_contexts_probe_returns_503_or_504_if_it_cannot_connect(
     client: FlaskClient, settings: Settings, monkeypatch: pytest.MonkeyPatch, proxy: TcpProxy
 ) -> None:
-    """Where the probe's own cluster can't connect the answer is 503, where that hangs it is 504 at the deadline."""
+    """Without a connection of its own the status is 503; if connecting hangs, it is 504 at the deadline."""
 
     def connect_to(port: int) -> None:
         monkeypatch.setattr(probes, "get_settings", lambda: settings.model_copy(update={"cassandra_port": port}))

@@ -1,4 +1,4 @@
-"""Fixtures of the diagnostics tests: an in-process service, and a check for leftover rows."""
+"""Fixtures of the diagnostics tests: the service in the test process, and a check that it leaves no rows behind."""
 
 from __future__ import annotations
 
@@ -16,11 +16,8 @@ from tests.support import rows_left, wait_for
 
 
 @pytest.fixture
-def nothing_is_left(session: Session, settings: Settings) -> Iterator[None]:
-    """Fail a test that leaves rows in the diagnostics table or changes a user.
-
-    A probe must clean up even if it fails.
-    """
+def no_rows_left(session: Session, settings: Settings) -> Iterator[None]:
+    """Fail a test that leaves rows in the diagnostics table or changes a user, even if the tested probe failed."""
 
     def users() -> set[Any]:
         return set(session.execute(f"SELECT id, name, age, version FROM {settings.cassandra_keyspace}.users"))
@@ -33,14 +30,14 @@ def nothing_is_left(session: Session, settings: Settings) -> Iterator[None]:
 
 
 @pytest.fixture
-def running(settings: Settings) -> Iterator[Session]:
-    """The session of the test process, which the in-process service uses."""
+def app_session(settings: Settings) -> Iterator[Session]:
+    """The session of this process, which the in-process service uses as a gunicorn worker would."""
     db_connect.shutdown()
     yield db_connect.get_session(timeout=20)
     db_connect.shutdown()
 
 
 @pytest.fixture
-def client(running: Session) -> FlaskClient:
-    """A client of the in-process service, where a test can replace what a probe inspects."""
+def client(app_session: Session) -> FlaskClient:
+    """A client of the service in the test process, where a test can replace what a probe inspects."""
     return create_app().test_client()

@@ -1,0 +1,44 @@
+"""Checks of error responses, shared by test modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+from cassandra.cluster import Session
+
+from settings import Settings
+
+PROBLEM_FIELDS = {"type", "title", "status", "detail", "instance", "request_id"}
+
+
+def assert_problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    """Check that a response is problem JSON that agrees with its status line and headers, and return its body."""
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert body.keys() == (PROBLEM_FIELDS | {"errors"} if status == 422 else PROBLEM_FIELDS)
+    assert body["status"] == status
+    assert body["request_id"] == response.headers["X-Request-ID"]
+    assert "Server-Timing" in response.headers
+    for error in body.get("errors", ()):
+        assert error.keys() == {"loc", "msg", "type"}
+    return body
+
+
+def row_counts(session: Session, settings: Settings) -> list[int]:
+    keyspace = settings.cassandra_keyspace
+    return [
+        session.execute(f"SELECT COUNT(*) FROM {keyspace}.{table}", timeout=30).one()[0]
+        for table in ("animals", "plants", "users")
+    ]
+
+
+@contextmanager
+def assert_row_counts_unchanged(session: Session, settings: Settings) -> Iterator[None]:
+    """Check that the block adds and removes no row of any table."""
+    before = row_counts(session, settings)
+    yield
+    assert row_counts(session, settings) == before

@@ -1,0 +1,171 @@
+"""Replacement of workers by SIGHUP, --reload or after a crash: no write is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cassandra.cluster import Session
+
+from settings import Settings
+from tests import support
+from tests.support import USER, Service, copy_project, wait_for
+
+
+def get(running: Service, path: str, **options: Any) -> httpx.Response:
+    return httpx.get(f"{running.client.base_url}{path}", timeout=30, **options)
+
+
+# --- replacement of workers under load ---------------------------------------------------------------------
+
+
+@dataclass
+class Load:
+    """Acknowledged writes (id and email), other responses, and lost connections."""
+
+    acknowledged: dict[str, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    lost_connections: list[float] = field(default_factory=list)
+
+
+@contextmanager
+def load(running: Service, threads: int = 4) -> Iterator[Load]:
+    """Create users until the block ends, each on a new connection."""
+    writes = Load()
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            email = f"{uuid.uuid4().hex}@example.org"
+            try:
+                response = httpx.post(f"{running.client.base_url}/users", json=USER | {"email": email}, timeout=30)
+            except httpx.TransportError:
+                writes.lost_connections.append(time.monotonic())
+                continue
+            if response.status_code == 201:
+                writes.acknowledged[response.json()["id"]] = email
+            else:
+                writes.errors.append(f"{response.status_code} {response.text}")
+
+    writers = [threading.Thread(target=write) for _ in range(threads)]
+    for writer in writers:
+        writer.start()
+    try:
+        wait_for(lambda: len(writes.acknowledged) > 50, what="a steady load")
+        yield writes
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join(timeout=60)
+
+
+def assert_no_write_is_lost(writes: Load, session: Session, keyspace: str) -> None:
+    stored = {str(row[0]): row[1] for row in session.execute(f"SELECT id, email FROM {keyspace}.users")}
+    assert {user: stored.get(user) for user in writes.acknowledged} == writes.acknowledged
+
+
+def test_rolling_restart_under_load(start: Callable[..., Service], session: Session, keyspace: str) -> None:
+    """During two SIGHUPs, all requests are answered and all acknowledged writes are stored."""
+    running = start({"CASSANDRA_KEYSPACE": keyspace})
+    with load(running) as writes:
+        for _ in range(2):
+            old, before = set(running.workers()), len(writes.acknowledged)
+            running.process.send_signal(signal.SIGHUP)
+            wait_for(lambda: len(running.workers()) == 2 and not old & set(running.workers()), what="new workers")  # noqa: B023
+            wait_for(lambda: len(writes.acknowledged) > before + 50, what="more writes")  # noqa: B023
+    assert writes.errors == []
+    assert writes.lost_connections == []
+    assert_no_write_is_lost(writes, session, keyspace)
+
+
+def test_killed_worker_under_load(start: Callable[..., Service], session: Session, keyspace: str) -> None:
+    """Only in-flight requests of the killed worker fail; acknowledged writes are stored."""
+    running = start({"CASSANDRA_KEYSPACE": keyspace})
+    with load(running) as writes:
+        killed = running.workers()[0]
+        os.kill(killed, signal.SIGKILL)
+        wait_for(lambda: len(set(running.workers()) - {killed}) == 2, what="a new worker")
+        before = len(writes.acknowledged)
+        wait_for(lambda: len(writes.acknowledged) > before + 50, what="more writes")
+    assert writes.errors == []
+    # Each of the four writers has at most one request in flight.
+    assert len(writes.lost_connections) <= 4
+    assert_no_write_is_lost(writes, session, keyspace)
+
+
+# --- reload of settings and code ---------------------------------------------------------------------------
+
+
+def test_sighup_applies_new_settings_and_keeps_the_old_when_wrong(
+    start: Callable[..., Service], tmp_path: Any, settings: Settings
+) -> None:
+    """New workers use a changed .env; a wrong one is logged, and the old settings stay."""
+    env_file = tmp_path / "env"
+    env_file.write_text("LOG_LEVEL=INFO\n")
+    running = start({"ENV_FILE": str(env_file), "LOG_LEVEL": "", "WEB_CONCURRENCY": "1"})
+
+    def restart() -> None:
+        old = running.workers()
+        running.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: running.workers() and not set(old) & set(running.workers()), what="a new worker")
+        wait_for(lambda: get(running, "/health").status_code == 200, what="health")
+
+    env_file.write_text("MAX_BODY_BYTES=1024\n")
+    restart()
+    too_large = USER | {"name": "x" * 2000}
+    assert httpx.post(f"{running.client.base_url}/users", json=too_large).status_code == 413
+    env_file.write_text("MAX_BODY_BYTES=lots\n")
+    restart()
+    assert "MAX_BODY_BYTES" in running.log_text()
+    assert httpx.post(f"{running.client.base_url}/users", json=too_large).status_code == 413
+
+
+ADD_HEADER = 'app.after_request(lambda response: response.headers.set("X-Changed", "1") or response)'
+
+
+@pytest.mark.parametrize("option", ["", "--preload", "--reload"])
+def test_changed_code_is_live_in_new_workers(
+    start: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """New workers use changed settings, logging and application code.
+
+    They start after SIGHUP, or by themselves with --reload. The request id in the log shows that the worker and the log
+    filter use the same copy of observability.logs.
+    """
+    project = tmp_path / "project"
+    copy_project(project)
+    monkeypatch.setattr(support, "PROJECT", project)
+    running = start({"WEB_CONCURRENCY": "1"}, *filter(None, [option]))
+    workers = running.workers()
+
+    def change(name: str, old: str, new: str) -> None:
+        text = (project / name).read_text()
+        assert text.count(old) == 1
+        (project / name).write_text(text.replace(old, new))
+
+    change("settings.py", " = 1024 * 1024\n", " = 1024\n")
+    change("observability/logs.py", "%(message)s", "changed format: %(message)s")
+    change("wsgi.py", "app = create_app()\n", f"app = create_app()\n{ADD_HEADER}\n")
+    if option != "--reload":
+        running.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: running.workers() and not set(workers) & set(running.workers()), what="a new worker")
+    wait_for(lambda: "X-Changed" in get(running, "/health").headers, what="the changed application")
+    too_large = USER | {"name": "x" * 2000}
+    for request_id in ("first", "second"):
+        headers = {"X-Request-ID": request_id}
+        refused = httpx.post(f"{running.client.base_url}/users", json=too_large, headers=headers)
+        assert refused.status_code == 413
+        assert f"[{request_id}] changed format: POST /users 413" in running.log_text()
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(timeout=30) == 0
+    assert "Traceback" not in running.log_text()

@@ -1,4 +1,4 @@
-"""Reads the README's examples: what is typed, what comes back, and the files that its walk-through makes."""
+"""Parses the documentation: curl examples, files of the walk-through, links, headings and prose lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,23 @@ from pathlib import Path
 
 import httpx
 
-BASE = "http://127.0.0.1:8000"
+from tests.support import PROJECT
+
+BASE_URL = "http://127.0.0.1:8000"
+# The headers that examples with `curl -i` show. All others are the same for every resource.
+SHOWN_HEADERS = ("Location", "ETag", "Link", "Allow")
+
+_FENCE = re.compile(r"^ *```")
+# A line that can't be broken: one word, or one link, after an optional list mark.
+_UNBREAKABLE = re.compile(r"\s*(?:[-*>] |\d+\. )?(?:\S+|!?\[.*\]\(\S+\)\S*)")
+
+
+def pages() -> list[Path]:
+    """README.md and every page in docs/."""
+    return [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+# --- curl examples -----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -21,10 +37,11 @@ class Example:
 
 
 def examples(text: str) -> list[Example]:
-    """All commands that call curl, in order."""
+    """All curl commands in the console blocks of a page, in order."""
     found: list[Example] = []
     for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
         current: Example | None = None
+        # A backslash at the end of a line continues the command on the next line.
         for line in re.sub(r"\\\n\s*", "", block).splitlines():
             if line.startswith("$ "):
                 current = None
@@ -36,14 +53,15 @@ def examples(text: str) -> list[Example]:
     return found
 
 
-def curl(client: httpx.Client, command: str) -> list[str]:
-    """Does what curl would do, and gives the lines that it would print; knows `| head -N` too.
+def run_curl(client: httpx.Client, command: str) -> list[str]:
+    """Send the request that a curl command describes, and return the lines that curl would print.
 
-    With -i it prints of the headers only those that say something about the resource.
+    :param command: may use the options -X, -H, -d, -i, -s, -si and -N, and end in ` | head -N`. With -i, only
+        `SHOWN_HEADERS` are printed.
     """
-    command, _, pipe = command.partition(" | head -")
+    command, _, line_limit = command.partition(" | head -")
     words = shlex.split(command)[1:]
-    method, headers, body, show, url = None, {}, None, False, ""
+    method, headers, body, show_headers, url = None, {}, None, False, ""
     while words:
         word = words.pop(0)
         if word == "-X":
@@ -54,27 +72,23 @@ def curl(client: httpx.Client, command: str) -> list[str]:
         elif word == "-d":
             body = words.pop(0)
         elif word in ("-i", "-si"):
-            show = True
+            show_headers = True
         elif word not in ("-s", "-N"):
             url = word
     response = client.request(
-        method or ("POST" if body else "GET"), url.removeprefix(BASE), headers=headers, content=body
+        method or ("POST" if body else "GET"), url.removeprefix(BASE_URL), headers=headers, content=body
     )
     lines = []
-    if show:
+    if show_headers:
         lines.append(f"HTTP/1.1 {response.status_code} {response.reason_phrase}")
-        lines += [
-            f"{name}: {response.headers[name]}"
-            for name in ("Location", "ETag", "Link", "Allow")
-            if name in response.headers
-        ]
+        lines += [f"{name}: {response.headers[name]}" for name in SHOWN_HEADERS if name in response.headers]
         lines.append("")
     lines += response.text.splitlines()
-    return lines[: int(pipe)] if pipe else lines
+    return lines[: int(line_limit)] if line_limit else lines
 
 
-def normal(line: str) -> str:
-    """A line without what is different each time: new ids, times, versions, page states."""
+def normalize(line: str) -> str:
+    """Replace values that differ in each run: times, ids, versions, page states and the keyspace."""
     line = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>", line)
     line = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", "<id>", line)
     line = re.sub(r'"[0-9a-f]{32}"', '"<version>"', line)
@@ -82,13 +96,20 @@ def normal(line: str) -> str:
     return re.sub(r'"keyspace":"\w+"', '"keyspace":"<keyspace>"', line)
 
 
+# --- walk-through ------------------------------------------------------------------------------------------
+
+
 def files(section: str) -> list[tuple[str, str, str]]:
-    """The walk-through's files in order: path, language of the block, text of the block."""
+    """The files of the walk-through in order: path, language of the code block, text of the code block."""
     return re.findall(r"\*\*`([^`]+)`\*\*[^\n]*\n\n```(\w+)\n(.*?)```", section, re.DOTALL)
 
 
 def apply_diff(path: Path, diff: str) -> None:
-    """Makes the change that lines of context, `-` and `+` describe; each line of context must be there, in order."""
+    """Apply a diff without line numbers to a file.
+
+    :param diff: lines of context, `-` and `+`.
+    :raises ValueError: a line of context, or a line to remove, is not in the file in this order.
+    """
     lines = path.read_text().splitlines()
     position = 0
     for change in diff.splitlines():
@@ -103,3 +124,50 @@ def apply_diff(path: Path, diff: str) -> None:
             else:
                 position += 1
     path.write_text("\n".join(lines) + "\n")
+
+
+# --- links and prose ---------------------------------------------------------------------------------------
+
+
+def lines_outside_code(text: str) -> list[tuple[int, str]]:
+    """Line number and text of each line that is not in a code block."""
+    found = []
+    in_code = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        if _FENCE.match(line):
+            in_code = not in_code
+        elif not in_code and not line.startswith("    "):
+            found.append((number, line))
+    return found
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub builds them."""
+    found: set[str] = set()
+    for _, line in lines_outside_code(text):
+        if heading := re.match(r"#{1,6} +(.*?)\s*#*$", line):
+            title = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading[1])
+            slug = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+            # GitHub numbers the anchors of headings that have the same text.
+            unique, count = slug, 0
+            while unique in found:
+                count += 1
+                unique = f"{slug}-{count}"
+            found.add(unique)
+    return found
+
+
+def links(text: str) -> list[str]:
+    """The targets of all links and images, without those to other sites."""
+    prose = "\n".join(re.sub(r"`[^`]*`", "", line) for _, line in lines_outside_code(text))
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose) + re.findall(r"(?:src|href)=\"([^\"]+)\"", prose)
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
+
+
+def long_prose_lines(text: str, limit: int) -> list[int]:
+    """Numbers of the lines that have more than `limit` characters and could be wrapped; tables and HTML can't."""
+    return [
+        number
+        for number, line in lines_outside_code(text)
+        if len(line) > limit and not line.lstrip().startswith(("|", "<")) and not _UNBREAKABLE.fullmatch(line)
+    ]

@@ -1,0 +1,111 @@
+"""The documentation is correct: its examples print what it shows, its walk-through works, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from settings import Settings
+from storage import db_initialize
+from tests import docs_examples
+from tests.support import PROJECT, Service, clean_environment, copy_project
+
+PAGES = [str(path.relative_to(PROJECT)) for path in docs_examples.pages()]
+WITH_EXAMPLES = [name for name in PAGES if docs_examples.examples((PROJECT / name).read_text())]
+# Characters in a line of prose, and lines in README.md.
+LINE_LIMIT = 100
+README_LIMIT = 250
+
+
+@pytest.fixture
+def fresh(start: Callable[..., Service], settings: Settings, keyspace: str) -> Service:
+    """A service whose keyspace contains only the sample rows, as after the first `make run`."""
+    own = settings.model_copy(update={"cassandra_keyspace": keyspace})
+    db_initialize.initialize(own, say=lambda line: None)
+    return start({"CASSANDRA_KEYSPACE": keyspace})
+
+
+def test_the_api_page_has_examples() -> None:
+    assert len(docs_examples.examples((PROJECT / "docs" / "api.md").read_text())) > 20
+
+
+@pytest.mark.parametrize("page", WITH_EXAMPLES)
+def test_examples_print_what_the_page_shows(page: str, fresh: Service) -> None:
+    """Run the curl commands of one page in their order, on a keyspace of their own."""
+    for example in docs_examples.examples((PROJECT / page).read_text()):
+        printed = docs_examples.run_curl(fresh.client, example.command)
+        shown = [docs_examples.normalize(line) for line in example.output]
+        assert [docs_examples.normalize(line) for line in printed] == shown, example.command
+
+
+def test_a_table_of_your_own(tmp_path: Path, settings: Settings) -> None:
+    """Following the walk-through to the letter adds a resource whose tests, and the linters, pass."""
+    if (PROJECT / "routes" / "fungi.py").exists():
+        pytest.skip("the walk-through has been followed in this working tree")
+    copy = tmp_path / "fieldbook"
+    copy_project(copy)
+    made = docs_examples.files(_walk_through())
+    assert len(made) >= 6
+    for name, language, text in made:
+        if language == "diff":
+            docs_examples.apply_diff(copy / name, text)
+        else:
+            assert not (copy / name).exists()
+            (copy / name).write_text(text)
+    # Tests that copy the project once more list its files with `git ls-files`.
+    for command in (["git", "init", "-q"], ["git", "add", "-A"]):
+        subprocess.run(command, cwd=copy, check=True, timeout=60)
+    tests = ["tests/functional/test_fungi.py", "tests/unit/test_architecture.py"]
+    environment = clean_environment() | {
+        "TEST_CASSANDRA_HOSTS": ",".join(settings.cassandra_hosts),
+        "TEST_CASSANDRA_PORT": str(settings.cassandra_port),
+    }
+    for command in (["pytest", "-q", *tests], ["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
+        run = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=copy,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+        if command[0] == "pytest":
+            assert re.search(r"\d+ passed", run.stdout)
+
+
+def _walk_through() -> str:
+    page = PROJECT / "docs" / "adding-a-resource.md"
+    if page.exists():
+        return page.read_text()
+    readme = (PROJECT / "README.md").read_text()
+    return readme.partition("## A table of your own")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_relative_links_and_anchors_exist(page: str) -> None:
+    path = PROJECT / page
+    for link in docs_examples.links(path.read_text()):
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), f"{page} links to {link}, but there is no such file"
+        if anchor:
+            assert anchor in docs_examples.anchors(target.read_text()), f"{page}: no heading for {link}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_prose_lines_are_wrapped(page: str) -> None:
+    """Tables, code and links that can't be broken may be longer."""
+    long = docs_examples.long_prose_lines((PROJECT / page).read_text(), LINE_LIMIT)
+    assert not long, f"{page}: lines {long} have more than {LINE_LIMIT} characters"
+
+
+def test_the_readme_is_short() -> None:
+    lines = (PROJECT / "README.md").read_text().splitlines()
+    assert len(lines) <= README_LIMIT, f"README.md has {len(lines)} lines; move details to docs/"

@@ -58,9 +58,6 @@ def wait_until_nodes_see_each_other(nodes: list[Node], timeout: float = 60.0) ->
             cluster.shutdown()
 
 
-# The former name, until tests/chaos imports the new one.
-
-
 def started_nodes() -> list[Node]:
     """The nodes that have a pid file, the last one first, including nodes that an interrupted test run left behind."""
     files = sorted(STATE.glob("cassandra-*/node*/pid"), reverse=True)

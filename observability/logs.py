@@ -59,7 +59,8 @@ def config(level: str) -> dict[str, Any]:
 
     :param level: name of the lowest level to log.
     """
-    # No log line shows these attributes, and collecting them costs time. Source: "Optimization" in Python's logging HOWTO.
+    # No log line shows these attributes, and collecting them costs time.
+    # Source: "Optimization" in Python's logging HOWTO.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     return {

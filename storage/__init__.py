@@ -1,1 +1,1 @@
-"""Everything that knows Cassandra. Nothing here knows Flask."""
+"""All access to Cassandra. No module here imports Flask."""

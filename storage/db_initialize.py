@@ -2,7 +2,7 @@
 
     python storage/db_initialize.py [--no-samples]
 
-Existing tables and rows stay as they are, including sample rows that were changed or deleted since.
+Existing tables and rows stay unchanged. Sample rows that were changed or deleted are not restored.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def initialize(settings: Settings, samples: bool = True, say: Callable[[str], No
     """Create what is missing, in this order: keyspace, tables, sample rows.
 
     :param samples: insert the sample rows.
-    :param say: is called with each line of progress.
+    :param say: called with each line of progress.
     :raises InitializeError: the message says what the user must do.
     """
     keyspace = settings.cassandra_keyspace
@@ -75,7 +75,7 @@ def initialize(settings: Settings, samples: bool = True, say: Callable[[str], No
             session.set_keyspace(keyspace)
             migrate(session, say)
             if samples and not _has_samples(session, say):
-                with _oldest_writes(settings) as oldest, session_context(oldest, settings, keyspace) as writer:
+                with _cluster_at_timestamp_1(settings) as oldest, session_context(oldest, settings, keyspace) as writer:
                     insert_samples(writer, say)
                 _record(session, _SAMPLES, "")
     except NotConnected as error:
@@ -84,10 +84,10 @@ def initialize(settings: Settings, samples: bool = True, say: Callable[[str], No
 
 
 @contextmanager
-def _oldest_writes(settings: Settings) -> Iterator[Cluster]:
+def _cluster_at_timestamp_1(settings: Settings) -> Iterator[Cluster]:
     """A cluster whose writes have timestamp 1, the first microsecond of 1970.
 
-    If an interrupted run is repeated, every change that was made to a sample row since is newer and stays.
+    A change that a client made to a sample row is always newer, so it stays when an interrupted run is repeated.
     """
     with cluster_context(settings) as cluster:
         cluster.timestamp_generator = lambda: 1
@@ -95,13 +95,15 @@ def _oldest_writes(settings: Settings) -> Iterator[Cluster]:
 
 
 def create_keyspace(session: Session, settings: Settings, say: Callable[[str], None]) -> None:
-    """Create the keyspace in the local data center, with three replicas or as many as there are nodes.
+    """Create the keyspace in the local data center.
+
+    It gets CASSANDRA_REPLICATION_FACTOR replicas; by default three, or as many as there are nodes if fewer.
 
     :raises InitializeError: the keyspace is missing on Astra DB, where only the console can create it.
     """
     keyspace = settings.cassandra_keyspace
     if keyspace in session.cluster.metadata.keyspaces:
-        say(f"keyspace {keyspace}: there already")
+        say(f"keyspace {keyspace}: exists already")
         return
     if settings.astra:
         raise InitializeError(f"Astra DB has no keyspace {keyspace}: add it in the Astra console, then run this again.")
@@ -114,7 +116,7 @@ def create_keyspace(session: Session, settings: Settings, say: Callable[[str], N
         f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = "
         f"{{'class': 'NetworkTopologyStrategy', '{local_dc}': {replicas}}}",
     )
-    say(f"keyspace {keyspace}: created, {replicas} replica{'s'[: replicas > 1]} in {local_dc}")
+    say(f"keyspace {keyspace}: created, {replicas} {'replica' if replicas == 1 else 'replicas'} in {local_dc}")
 
 
 def migrate(session: Session, say: Callable[[str], None]) -> None:
@@ -155,13 +157,13 @@ def parse_migration(text: str) -> Iterator[MigrationStatement]:
             yield MigrationStatement("\n".join(lines).strip(), optional)
             lines = []
     if any(line.strip() and not line.lstrip().startswith("--") for line in lines):
-        raise InitializeError(f"A statement has no semicolon at its end: {lines}")
+        raise InitializeError(f"A statement has no semicolon at its end: {' '.join(lines).strip()}")
 
 
 def _has_samples(session: Session, say: Callable[[str], None]) -> bool:
     if session.execute("SELECT name FROM schema_migrations WHERE name = %s", (_SAMPLES,)).one() is None:
         return False
-    say("sample rows: there already")
+    say("sample rows: exist already")
     return True
 
 

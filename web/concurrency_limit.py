@@ -1,4 +1,4 @@
-"""The concurrency limit: a process rejects requests above the limit at once, without a queue."""
+"""The concurrency limit: a process rejects requests above it at once, without a queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The only module that turns exceptions into `application/problem+json` responses (RFC 9457)."""
+"""The only place that turns exceptions into problem documents (RFC 9457)."""
 
 from __future__ import annotations
 

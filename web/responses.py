@@ -12,7 +12,7 @@ ResponseValue = Response | dict[str, Any] | tuple[Any, int] | tuple[Any, int, di
 
 
 def location(endpoint: str, **values: Any) -> dict[str, str]:
-    """The `Location` header of a new resource: its path, with the URL prefix that the client used.
+    """The `Location` header of a new resource: its path, with the client's URL prefix.
 
     :param endpoint: `blueprint.view` of the route that returns the resource.
     :param values: variable parts of the path.

@@ -1,6 +1,6 @@
 """One module per resource.
 
-A view checks its input, calls one function of `storage.db_io` and returns a response.
+A view checks its input, calls `storage.db_io` and returns a response.
 """
 
 from importlib import import_module

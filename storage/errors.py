@@ -5,11 +5,6 @@ If an error comes from Cassandra, its cause (`__cause__`) is the exception of th
 
 from __future__ import annotations
 
-from typing import Literal
-
-# What a statement does; `lwt` is a lightweight transaction.
-Kind = Literal["read", "write", "lwt"]
-
 
 class StorageError(Exception):
     """Base class of storage errors. An unexpected error is an instance of this class itself."""

@@ -10,8 +10,8 @@ Before the view:
 6. `content_negotiation.negotiate`: `Accept`, as `g.media_type`.
 7. The Cassandra session, as `g.session`.
 
-The view checks its input, calls one function of `storage.db_io` and returns a response. `errors.py` turns exceptions
-into problem documents. After the view:
+The view checks its input, calls `storage.db_io` and returns a response. `errors.py` turns exceptions into problem
+documents. After the view:
 
 8. Response headers: those of `content_negotiation.finish`, `X-Request-ID` and `Server-Timing`.
 9. `access_log.write`: metrics and one log line.

@@ -34,7 +34,7 @@ def rfc3339(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds") + "Z"
 
 
-class JsonRows:
+class JsonSelect:
     """The `SELECT JSON` form of a statement.
 
     :ivar statement: the statement to execute instead of the original one.
@@ -46,7 +46,7 @@ class JsonRows:
         :param statement: the original statement.
         :param timestamps: names of the columns of type `timestamp`.
         """
-        self.statement, self._timestamps = _select_json(statement, timestamps), timestamps
+        self.statement, self._timestamps = _with_json(statement, timestamps), timestamps
 
     def decode(self, rows: Sequence[Sequence[Any]]) -> list[str]:
         """The rows as JSON objects, with timestamps in RFC 3339.
@@ -67,21 +67,21 @@ class JsonRows:
         return orjson.dumps(document).decode()
 
 
-def json_rows(session: Session, statement: Statement, options: QueryOptions) -> JsonRows:
+def json_select(session: Session, statement: Statement, options: QueryOptions) -> JsonSelect:
     """The `SELECT JSON` form of a statement with `json_rows`.
 
     :raises StorageError: the statement can't be prepared.
     """
     plain = statement._replace(json_rows=False)
-    return _json_rows(statement, timestamp_columns(prepared_cache.get(session, plain, options)))
+    return _json_select(statement, timestamp_columns(prepared_cache.get(session, plain, options)))
 
 
 @cache
-def _json_rows(statement: Statement, timestamps: tuple[str, ...]) -> JsonRows:
-    return JsonRows(statement, timestamps)
+def _json_select(statement: Statement, timestamps: tuple[str, ...]) -> JsonSelect:
+    return JsonSelect(statement, timestamps)
 
 
-def _select_json(statement: Statement, timestamps: tuple[str, ...]) -> Statement:
+def _with_json(statement: Statement, timestamps: tuple[str, ...]) -> Statement:
     if "{columns}" not in statement.cql:
         raise ValueError(f"{statement.name}: a statement with json_rows must select {{columns}}")
     selected = [f"CAST({name} AS text) AS {name}" if name in timestamps else name for name in statement.columns]

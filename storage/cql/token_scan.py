@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Generator
+from typing import Any
 
 from cassandra.cluster import ResponseFuture, Session
 from cassandra.query import BoundStatement
@@ -17,7 +18,7 @@ from cassandra.query import BoundStatement
 from storage.cql.driver import uses_murmur3
 from storage.cql.execution import bind, execute_bound, receive, send
 from storage.cql.options import QueryOptions
-from storage.cql.row_encoding import JsonRows, json_rows
+from storage.cql.row_encoding import JsonSelect, json_select
 from storage.cql.statement import Statement
 from storage.cql.streams import Stream, pages_of
 
@@ -68,30 +69,30 @@ def _scan(
     limit: int,
     fetch_size: int,
 ) -> Generator[list[str]]:
-    encoded = json_rows(session, statement, options)
-    select_all = encoded.statement
+    select = json_select(session, statement, options)
+    select_all = select.statement
     bound = bind(session, select_all, (), options)
     bound.fetch_size = fetch_size
-    first = execute_bound(session, bound, options, select_all.name)
+    first = execute_bound(session, bound, options, select_all.name, "read")
     if first.paging_state is None or len(first.rows) >= limit:
         if first.rows[:limit]:
-            yield encoded.decode(first.rows[:limit])
+            yield select.decode(first.rows[:limit])
         return
     if not first.rows:
         # The page holds only tombstones, so the density of the rows is not known.
         for page in pages_of(session, bound, options, select_all.name, limit, fetch_size):
-            yield encoded.decode(page)
+            yield select.decode(page)
         return
     # The page may end between two partition keys with the same token. Rows with the last token are dropped here, and
     # the first range, which begins with this token, reads them again.
-    rows = encoded.decode(first.rows)
-    last = token(rows[-1])
-    while rows and token(rows[-1]) == last:
+    rows = first.rows
+    last = token(rows[-1][0])
+    while rows and token(rows[-1][0]) == last:
         rows.pop()
     condition = f" WHERE token({partition_key}) > ? AND token({partition_key}) <= ?"
     select_range = select_all._replace(name=f"{select_all.name}_by_token", cql=select_all.cql + condition)
     yielded = 0
-    for page in _by_range(session, select_range, encoded, options, fetch_size, rows, last - 1, limit):
+    for page in _by_range(session, select_range, select, options, fetch_size, rows, last - 1, limit):
         yield page[: limit - yielded]
         yielded += len(page)
         if yielded >= limit:
@@ -101,19 +102,19 @@ def _scan(
 def _by_range(
     session: Session,
     select_range: Statement,
-    encoded: JsonRows,
+    select: JsonSelect,
     options: QueryOptions,
     fetch_size: int,
-    rows: list[str],
+    rows: list[Any],
     lower: int,
     limit: int,
 ) -> Generator[list[str]]:
-    """Yield `rows`, then pages of the rows above the token `lower`.
+    """Yield the first page from `rows`, then pages of the rows above the token `lower`.
 
     Reads at most two ranges more than `limit` needs.
 
     :param select_range: the SELECT of one range.
-    :param rows: all rows up to the token `lower`.
+    :param rows: all rows up to the token `lower`, as the SELECT returned them.
     """
     in_flight: deque[tuple[int, BoundStatement, ResponseFuture]] = deque()
     # Upper ends of the ranges that are requested, and of those that are read.
@@ -130,7 +131,8 @@ def _by_range(
             in_flight.append((upper, bound, send(session, bound, options, select_range.name)))
             requested_to = upper
         if rows:
-            yield rows
+            # Decoded only now, so that Cassandra reads the next ranges at the same time.
+            yield select.decode(rows)
         if not in_flight:
             return
         read_to, bound, future = in_flight.popleft()
@@ -140,7 +142,7 @@ def _by_range(
             # The range holds more rows than expected.
             future = send(session, bound, options, select_range.name, page.paging_state)
             if page.rows:
-                yield encoded.decode(page.rows)
+                yield select.decode(page.rows)
             page = receive(future)
             found += len(page.rows)
-        rows = encoded.decode(page.rows)
+        rows = page.rows

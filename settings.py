@@ -205,7 +205,7 @@ class Settings(BaseSettings):
         """
         if len(self.signing_key) < _MIN_KEY_LENGTH:
             raise SettingsError(
-                "The development key in .fieldbook/secret_key is damaged. Delete the file: the next start creates a new key."
+                "The development key in .fieldbook/secret_key is damaged. Delete the file; the next start creates it."
             )
 
 

@@ -28,11 +28,8 @@ class _LibraryTracebackFilter(logging.Filter):
         if record.name == "gunicorn.error" and isinstance(error, BlockingIOError):
             # The idle timeout of the socket (`server.connection.set_idle_timeout`). gunicorn logs it as an error.
             record.levelno, record.levelname = logging.INFO, "INFO"
-            record.msg, record.args = (
-                "Connection closed: the client sent or received nothing for CLIENT_IDLE_TIMEOUT",
-                (),
-            )
-            record.exc_info = None
+            record.msg = "Connection closed: the client sent or received nothing for CLIENT_IDLE_TIMEOUT"
+            record.args, record.exc_info = (), None
         elif error is not None and record.name.split(".")[0] == "cassandra":
             # The driver logs a traceback for each attempt of each pool to reach a node that is down.
             record.msg, record.args = f"{record.getMessage()} ({type(error).__name__}: {error})", ()

@@ -160,7 +160,7 @@ def document(app: OpenAPI, settings: Settings) -> dict[str, Any]:
     paths = orjson.dumps(spec["paths"]).decode()
     used = [model for model in _models if f'"{_REF.format(model=model.__name__)}"' in paths]
     _, definitions = models_json_schema([(model, "serialization") for model in used], ref_template=_REF)
-    # Schemas that are there already are those of request bodies, from flask-openapi3.
+    # flask-openapi3 has already added the schemas of request bodies.
     spec["components"]["schemas"] = definitions["$defs"] | spec["components"]["schemas"]
     spec["components"]["schemas"].pop("ValidationErrorModel", None)
     spec["components"]["securitySchemes"] = {

@@ -6,6 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from api import create_app
+from routes import BLUEPRINTS
 from settings import Settings
 from storage.errors import StorageUnavailable
 
@@ -92,11 +93,9 @@ def test_errors_that_need_no_cassandra(
 def test_the_home_page_links_every_resource_below_the_prefix_of_the_proxy() -> None:
     client = client_with(trusted_proxies=1)
     links = client.get("/", headers={"X-Forwarded-Prefix": "/field"}).get_json()
-    assert links["resources"] == {
-        "animals": "/field/animal/Vulpes",
-        "plants": "/field/plant/Quercus",
-        "users": "/field/users",
-    }
+    expected = {each.name: f"/field{each.sample_path}" for each in BLUEPRINTS if each.sample_path}
+    assert links["resources"] == expected
+    assert links["resources"]["plants"] == "/field/plant/Quercus"
     assert "/animal/Vulpes" in client.get("/", headers={"Accept": "text/html"}).get_data(as_text=True)
 
 

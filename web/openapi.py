@@ -57,7 +57,7 @@ _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "X-Request-ID": {
-        "description": "Request id in the log: 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'. Any other is replaced.",
+        "description": "Request id in the log: 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'. Other ids are replaced.",
         "schema": {"type": "string"},
     },
     "X-Request-Timeout": {

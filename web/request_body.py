@@ -102,7 +102,7 @@ class _LateBodies:
                 self._next_wakeup = deadline
                 self._changed.notify()
             if self._thread is None:
-                # Started with the first body and not earlier, because a thread does not survive a fork.
+                # Started with the first body and not earlier, because a fork does not copy threads.
                 thread = threading.Thread(target=self._run, name="late-bodies", daemon=True)
                 thread.start()
                 self._thread = thread

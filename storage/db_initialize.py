@@ -29,8 +29,8 @@ from cassandra.cluster import Cluster, Session
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.protocol import ConfigurationException, SyntaxException
 
-from settings import Settings, settings_or_exit
-from storage import sample_data
+from settings import Settings, SettingsError, require_version, settings_or_exit
+from storage import DRIVER_VERSIONS, sample_data
 from storage.cql.statement import cql_text
 from storage.db_connect import NotConnected, cluster_context, session_context
 
@@ -42,8 +42,8 @@ _DDL_TIMEOUT = 60.0
 _CREATE_MIGRATIONS = """
 CREATE TABLE IF NOT EXISTS schema_migrations (name text PRIMARY KEY, sha256 text, applied_at timestamp)
 """
-# The entry in schema_migrations that records that the sample rows were inserted.
-_SAMPLES = "sample rows"
+# schema_migrations also records for which tables the sample rows were inserted, under this prefix and the table's name.
+_SAMPLES = "sample rows: "
 
 
 class InitializeError(Exception):
@@ -74,10 +74,11 @@ def initialize(settings: Settings, samples: bool = True, say: Callable[[str], No
             create_keyspace(session, settings, say)
             session.set_keyspace(keyspace)
             migrate(session, say)
-            if samples and not _has_samples(session, say):
+            if samples and (missing := _missing_samples(session, say)):
                 with _oldest_writes(settings) as oldest, session_context(oldest, settings, keyspace) as writer:
-                    insert_samples(writer, say)
-                _record(session, _SAMPLES, "")
+                    for table in missing:
+                        insert_samples(writer, table, say)
+                        _record(session, _SAMPLES + table, "")
     except NotConnected as error:
         where = "Astra DB" if settings.astra else f"{','.join(settings.cassandra_hosts)}:{settings.cassandra_port}"
         raise InitializeError(f"Cassandra at {where} can't be reached: {error}.") from error
@@ -158,23 +159,30 @@ def parse_migration(text: str) -> Iterator[MigrationStatement]:
         raise InitializeError(f"A statement has no semicolon at its end: {lines}")
 
 
-def _has_samples(session: Session, say: Callable[[str], None]) -> bool:
-    if session.execute("SELECT name FROM schema_migrations WHERE name = %s", (_SAMPLES,)).one() is None:
-        return False
-    say("sample rows: there already")
-    return True
+def _missing_samples(session: Session, say: Callable[[str], None]) -> list[str]:
+    """The modules of `storage/sample_data/` whose rows were not inserted yet."""
+    recorded = {name for (name,) in session.execute("SELECT name FROM schema_migrations")}
+    missing = []
+    for table in sorted(module.name for module in pkgutil.iter_modules(sample_data.__path__)):
+        if _SAMPLES + table in recorded:
+            say(f"sample rows of {table}: there already")
+        else:
+            missing.append(table)
+    return missing
 
 
-def insert_samples(session: Session, say: Callable[[str], None]) -> None:
-    """Insert the rows of every module in `storage/sample_data/`."""
-    for module in sorted(module.name for module in pkgutil.iter_modules(sample_data.__path__)):
-        samples = import_module(f"{sample_data.__name__}.{module}")
-        prepared = session.prepare(cql_text(samples.INSERT, session.keyspace))
-        total = 0
-        for chunk in _chunks(samples.rows(), 2000):
-            execute_concurrent_with_args(session, prepared, chunk, concurrency=100)
-            total += len(chunk)
-            say(f"sample rows: {total:,} {module}")
+def insert_samples(session: Session, table: str, say: Callable[[str], None]) -> None:
+    """Insert the sample rows of one module of `storage/sample_data/`.
+
+    :param table: name of the module and of its table.
+    """
+    samples = import_module(f"{sample_data.__name__}.{table}")
+    prepared = session.prepare(cql_text(samples.INSERT, session.keyspace))
+    total = 0
+    for chunk in _chunks(samples.rows(), 2000):
+        execute_concurrent_with_args(session, prepared, chunk, concurrency=100)
+        total += len(chunk)
+    say(f"sample rows of {table}: {total:,}")
 
 
 def _chunks(rows: Iterable[Sequence[Any]], size: int) -> Iterator[list[Sequence[Any]]]:
@@ -212,8 +220,9 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = settings_or_exit()
     try:
+        require_version("cassandra-driver", DRIVER_VERSIONS, used_by="storage/cql/driver.py")
         initialize(settings, samples=not arguments.no_samples, say=lambda line: print(line, flush=True))
-    except InitializeError as error:
+    except (InitializeError, SettingsError) as error:
         sys.exit(str(error))
 
 

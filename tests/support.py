@@ -33,9 +33,11 @@ def clean_environment() -> dict[str, str]:
 
 
 def copy_project(destination: Path) -> None:
-    """Copy every file that git tracks, with its uncommitted changes, to `destination`."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
+    """Copy the files of the working tree, without those that git ignores, to `destination`."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    # A deleted file is listed until the deletion is committed.
+    for name in [name for name in listed.split("\0") if (PROJECT / name).is_file()]:
         (destination / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(PROJECT / name, destination / name)
 

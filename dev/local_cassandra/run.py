@@ -128,6 +128,8 @@ def _start_cassandra(settings: Settings) -> Node | None:
     where = f"{node.address}:{node.native_port}"
     if speaks_cql(node.address, node.native_port):
         print(f"Using the Cassandra that already runs on {where}. No other one is started.", flush=True)
+        print(f"The service uses keyspace {settings.cassandra_keyspace} there.", flush=True)
+        print("To start a separate node: make run CASSANDRA_PORT=19042", flush=True)
         return None
     print(f"Starting Cassandra on {where} ...", flush=True)
     began = time.monotonic()

@@ -227,6 +227,16 @@ def test_504_is_sent_at_the_deadline(start: Callable[..., Service], proxy: TcpPr
     assert wait_for(lambda: running.client.get("/plant/Quercus").status_code == 200, timeout=10)
 
 
+def test_a_process_refuses_a_second_session_with_other_settings(settings: Settings) -> None:
+    """An application with other settings would otherwise read and write another keyspace than its own."""
+    db_connect.shutdown()
+    db_connect.get_session(20, settings)
+    assert db_connect.get_session(20, settings.model_copy()) is db_connect.get_session(20)
+    with pytest.raises(RuntimeError, match="other settings"):
+        db_connect.get_session(20, settings.model_copy(update={"cassandra_keyspace": "another"}))
+    db_connect.shutdown()
+
+
 # --- prepared statements -----------------------------------------------------------------------------------
 
 
@@ -253,10 +263,13 @@ def store_and_count(session: Session) -> int:
 
 
 def test_concurrent_threads_prepare_each_statement_once(counting_session: Session) -> None:
-    """200 concurrent calls on 32 threads prepare two statements once each."""
+    """200 concurrent calls on 32 threads prepare three statements once each.
+
+    These are an INSERT, a SELECT JSON, and the same SELECT without JSON, whose metadata names the timestamp columns.
+    """
     with ThreadPoolExecutor(32) as pool:
         assert set(pool.map(lambda _: store_and_count(counting_session), range(200))) == {1}
-    assert len(counting_session.prepared) == len(set(counting_session.prepared)) == 2  # type: ignore[attr-defined]
+    assert len(counting_session.prepared) == len(set(counting_session.prepared)) == 3  # type: ignore[attr-defined]
 
 
 def test_statements_evicted_by_the_server_are_prepared_again(counting_session: Session, keyspace: str) -> None:

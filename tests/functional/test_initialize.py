@@ -75,7 +75,8 @@ def test_sample_rows_do_not_overwrite_later_changes(missing_keyspace: Settings, 
     for _ in range(2):
         initialize(missing_keyspace, say=quiet)
         # Simulate that this run was interrupted before it recorded the sample rows.
-        session.execute(f"DELETE FROM {keyspace}.schema_migrations WHERE name = 'sample rows'")
+        for table in ("animals", "plants", "users"):
+            session.execute(f"DELETE FROM {keyspace}.schema_migrations WHERE name = 'sample rows: {table}'")
     lynxes = {row[0] for row in session.execute(f"SELECT species FROM {keyspace}.animals WHERE genus = 'Lynx'")}
     assert lynxes == {"pardinus", "rufus", "canadensis"}
     oaks = session.execute(f"SELECT sightings FROM {keyspace}.plants WHERE genus = 'Quercus' AND species = 'robur'")

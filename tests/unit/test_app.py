@@ -6,6 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from api import create_app
+from routes import BLUEPRINTS
 from settings import Settings
 from storage.errors import StorageUnavailable
 
@@ -41,8 +42,8 @@ def test_the_application_uses_the_settings_that_create_app_was_given() -> None:
     body = {"genus": "Quercus", "species": "robur", "sightings": 1}
     assert client_with(max_body_bytes=1024).post("/plant", json=body | {"x": "y" * 2000}).status_code == 413
     assert client_with(max_body_bytes=4096).post("/plant", json=body | {"x": "y" * 2000}).status_code == 422
-    assert client_with(diagnostics=True).get("/context_manager_safety/status").status_code == 200
-    assert client_with(diagnostics=False).get("/context_manager_safety/status").status_code == 404
+    assert client_with(diagnostics=True).get("/performance/sync?requests=0").status_code == 422
+    assert client_with(diagnostics=False).get("/performance/sync?requests=0").status_code == 404
     assert client_with(cassandra_keyspace="another").get("/health").get_json()["keyspace"] == "another"
 
 
@@ -92,11 +93,9 @@ def test_errors_that_need_no_cassandra(
 def test_the_home_page_links_every_resource_below_the_prefix_of_the_proxy() -> None:
     client = client_with(trusted_proxies=1)
     links = client.get("/", headers={"X-Forwarded-Prefix": "/field"}).get_json()
-    assert links["resources"] == {
-        "animals": "/field/animal/Vulpes",
-        "plants": "/field/plant/Quercus",
-        "users": "/field/users",
-    }
+    expected = {each.name: f"/field{each.sample_path}" for each in BLUEPRINTS if each.sample_path}
+    assert links["resources"] == expected
+    assert links["resources"]["plants"] == "/field/plant/Quercus"
     assert "/animal/Vulpes" in client.get("/", headers={"Accept": "text/html"}).get_data(as_text=True)
 
 

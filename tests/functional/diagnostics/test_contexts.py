@@ -368,7 +368,7 @@ def test_nested_contexts_probe_returns_503_or_504_if_it_cannot_connect(
     """Without a connection of its own the status is 503; if connecting hangs, it is 504 at the deadline."""
 
     def connect_to(port: int) -> None:
-        monkeypatch.setattr(probes, "get_settings", lambda: settings.model_copy(update={"cassandra_port": port}))
+        monkeypatch.setattr(probes, "current_settings", lambda: settings.model_copy(update={"cassandra_port": port}))
 
     connect_to(free_port())
     assert client.post(NESTED).status_code == 503

@@ -272,7 +272,7 @@ def test_status_of_closed_sessions_and_clusters(client: FlaskClient, app_session
     none = {"session_open": False, "cluster_open": False, "session_id": None, "cluster_id": None, "keyspace": None}
     assert client.get(STATUS).get_json() == none
     # The status request must not open a session.
-    assert db_connect.current_session() is None
+    assert db_connect.session_if_open() is None
 
 
 def test_status_without_a_session(start: Callable[..., Service]) -> None:

@@ -13,9 +13,9 @@ from cassandra.cluster import Cluster, Session
 from dev.bench import data
 from dev.bench.processes import cpu_seconds
 from dev.local_cassandra.node import Node, free_port
+from dev.local_cassandra.ring import Ring
 from settings import Settings
 from storage import db_initialize
-from tests.chaos.system import Ring
 
 
 class Database:

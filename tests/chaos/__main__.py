@@ -16,13 +16,14 @@ from types import FrameType
 
 from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import STATE
+from dev.local_cassandra.ring import Ring
 from tests.chaos import faults, scenarios, self_tests
 from tests.chaos.faults import Target
 from tests.chaos.history import History
 from tests.chaos.load import Load
 from tests.chaos.probe import Probe
 from tests.chaos.scenarios import ScenarioResult
-from tests.chaos.system import Ring, Timing, clean_up_killed_runs, running_service
+from tests.chaos.system import Timing, clean_up_killed_runs, running_service
 from tests.support import clean_environment
 
 # The service's defaults, and shorter values for a run of two to three minutes.

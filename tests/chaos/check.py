@@ -14,9 +14,9 @@ import httpx
 from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable, Session
 
+from dev.local_cassandra.ring import Ring
 from tests.chaos.history import Creation, Fields, Finding, History, UserRow
 from tests.chaos.load import creation_email, user_fields
-from tests.chaos.system import Ring
 from tests.support import Service
 
 Result = TypeVar("Result")

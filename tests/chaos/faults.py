@@ -17,10 +17,11 @@ from cassandra.protocol import ExecuteMessage, PreparedQueryNotFound
 from cassandra.query import PreparedStatement, SimpleStatement
 
 from dev.local_cassandra.node import Node
+from dev.local_cassandra.ring import Ring
 from tests.chaos.history import Operation
 from tests.chaos.load import Load
 from tests.chaos.probe import Probe
-from tests.chaos.system import Ring, Timing
+from tests.chaos.system import Timing
 from tests.support import Service, wait_for
 
 # Acknowledged requests in a phase of a scenario, before the next phase begins.

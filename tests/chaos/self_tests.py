@@ -10,13 +10,13 @@ from pathlib import Path
 
 from cassandra.cluster import Session
 
-from dev.local_cassandra.__main__ import wait_until_nodes_see_each_other
+from dev.local_cassandra.ring import Ring, wait_until_nodes_see_each_other
 from tests.chaos.check import check_consistency
 from tests.chaos.faults import Target
 from tests.chaos.history import Creation, Finding, History
 from tests.chaos.load import Load
 from tests.chaos.scenarios import ScenarioResult
-from tests.chaos.system import Ring, Timing, running_service
+from tests.chaos.system import Timing, running_service
 from tests.support import wait_for
 
 REPORTED = "reported, as required"

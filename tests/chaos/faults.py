@@ -83,12 +83,12 @@ def pause_node(target: Target) -> Fault:
     """Pause one node with SIGSTOP: its connections stay open, and a third of all requests wait for it."""
     node = target.ring.nodes[1]
     fault = Fault(time.monotonic())
-    target.ring.send(signal.SIGSTOP, node)
+    target.ring.send_signal(signal.SIGSTOP, node)
     try:
         time.sleep(target.timing.detection + target.pause)
     finally:
         fault.down_until = time.monotonic()
-        target.ring.send(signal.SIGCONT, node)
+        target.ring.send_signal(signal.SIGCONT, node)
     fault.ended = time.monotonic()
     return fault
 
@@ -96,11 +96,11 @@ def pause_node(target: Target) -> Fault:
 def pause_all(target: Target) -> Fault:
     """Pause all nodes with SIGSTOP for 10 seconds."""
     fault = Fault(time.monotonic())
-    target.ring.send(signal.SIGSTOP, *target.ring.nodes)
+    target.ring.send_signal(signal.SIGSTOP, *target.ring.nodes)
     try:
         time.sleep(10)
     finally:
-        target.ring.send(signal.SIGCONT, *target.ring.nodes)
+        target.ring.send_signal(signal.SIGCONT, *target.ring.nodes)
     fault.ended = time.monotonic()
     return fault
 

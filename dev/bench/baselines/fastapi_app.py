@@ -1,10 +1,10 @@
 """Baseline "fastapi": an async FastAPI service on uvicorn, written as the FastAPI documentation recommends.
 
 It awaits the driver through cassandra-asyncio-driver. We also tried aiocassandra (2018). A single query costs about the
-same with both: each was cheaper in some rounds. But its paging fails on current Python versions
+same with both: each was cheaper in some rounds. But the paging of aiocassandra fails on current Python versions
 (`asyncio.Event(loop=...)`), and its queries return rows without a paging state, so it cannot stream.
 
-A stream converts one page at a time to models and JSON, in pydantic's compiled code; row by row would cost more.
+A stream converts a whole page at once to models and JSON, in pydantic's compiled code; row by row would cost more.
 """
 
 from __future__ import annotations
@@ -131,15 +131,15 @@ async def execute(statement: PreparedStatement, *values: Any) -> AsyncResultSet:
     return await db.session.aexecute(statement, values)
 
 
-async def bound_page(fetch_size: int) -> AsyncResultSet:
-    """The first page of all users."""
-    ready = db.select_users.bind(())
-    ready.fetch_size = fetch_size
-    return await db.session.aexecute(ready)
+async def first_page_of_users(fetch_size: int) -> AsyncResultSet:
+    """Return the first page of all users."""
+    bound = db.select_users.bind(())
+    bound.fetch_size = fetch_size
+    return await db.session.aexecute(bound)
 
 
 def new_row(user: NewUser) -> dict[str, Any]:
-    """The row to store; the response omits its version."""
+    """Return the row to store. The response omits its version."""
     moment = statements.now()
     return {"id": uuid4(), **user.model_dump(), "created_at": moment, "updated_at": moment, "version": uuid4()}
 
@@ -151,7 +151,7 @@ async def live() -> dict[str, str]:
 
 @app.get("/users", response_model=list[User])
 async def list_users(limit: Annotated[int, Query(ge=1, le=100)] = 10) -> Any:
-    return (await bound_page(limit)).current_rows
+    return (await first_page_of_users(limit)).current_rows
 
 
 @app.get("/users/stream")
@@ -160,19 +160,19 @@ async def stream_users(
 ) -> StreamingResponse:
     async def body() -> AsyncIterator[bytes]:
         remaining = limit
-        before = b"["
+        separator = b"["
         if remaining:
-            result = await bound_page(min(fetch_size, remaining))
+            result = await first_page_of_users(min(fetch_size, remaining))
             while True:
                 page = result.current_rows[:remaining]
                 remaining -= len(page)
                 if page:
-                    yield before + USERS.dump_json(USERS.validate_python(page))[1:-1]
-                    before = b","
+                    yield separator + USERS.dump_json(USERS.validate_python(page))[1:-1]
+                    separator = b","
                 if not remaining or not result.has_more_pages:
                     break
                 await result.afetch_next_page()
-        yield b"[]" if before == b"[" else b"]"
+        yield b"[]" if separator == b"[" else b"]"
 
     return StreamingResponse(body(), media_type="application/json")
 

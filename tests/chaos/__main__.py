@@ -31,7 +31,7 @@ DEFAULTS = Timing(heartbeat_interval=5, heartbeat_timeout=5, reconnect_min=0.5, 
 SHORT = Timing(heartbeat_interval=1, heartbeat_timeout=2, reconnect_min=0.5, reconnect_max=3, connect_timeout=3)
 
 KEYSPACE = "faults"
-# Problems of each kind that are printed. The file in the directory of the logs has all of them.
+# How many problems of each kind are printed. The file beside the logs has all problems.
 PRINTED_PROBLEMS = 3
 PROBLEMS_FILE = "problems.txt"
 
@@ -171,12 +171,12 @@ def _print_details(results: list[ScenarioResult]) -> None:
 
 
 def _keep_logs(results: list[ScenarioResult], directory: Path) -> None:
-    """Write all problems to a file beside the logs, and remove the other files of the nodes."""
+    """Write all problems to a file beside the logs, and remove the data of the nodes."""
     problems = [f"{result.name}: {problem}\n" for result in results for problem in result.problems]
     (directory / PROBLEMS_FILE).write_text("".join(problems))
-    for part in directory.glob("node*/*"):
-        if part.is_dir() and part.name != "conf":
-            shutil.rmtree(part, ignore_errors=True)
+    for entry in directory.glob("node*/*"):
+        if entry.is_dir() and entry.name != "conf":
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _print(text: str) -> None:

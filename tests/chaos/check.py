@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 BATCH_REPLAY_SECONDS = 40.0
 # Seconds in which running nodes must see each other as up.
 RETRY_SECONDS = 60.0
-# Written users that are read one by one, the newest first. The stream reads all users.
+# At most this many written users are read one by one, the newest first. The stream reads all users.
 SINGLE_READS = 400
 
 _USERS = "SELECT id, name, email, age, created_at, version FROM {}.users"
@@ -150,11 +150,11 @@ def _check_through_service(service: Service, history: History) -> None:
         rows = [Row(d["id"], datetime.fromisoformat(d["created_at"]), user_fields(d)) for d in documents]
         _check_users(history, rows, "GET /users/stream")
         for genus in {genus for genus, _ in history.animals}:
-            of_genus = {key: row for key, row in history.animals.items() if key[0] == genus}
-            part = History()
-            part.animals = of_genus
-            _check_animals(part, _get(client, f"/animal/{genus}").json(), "GET /animal")
-            for finding in part.findings():
+            genus_rows = {key: row for key, row in history.animals.items() if key[0] == genus}
+            genus_history = History()
+            genus_history.animals = genus_rows
+            _check_animals(genus_history, _get(client, f"/animal/{genus}").json(), "GET /animal")
+            for finding in genus_history.findings():
                 history.report(finding)
         written_ids, history.written_ids = history.written_ids, set()
         known = [c.row for c in history.creations.values() if c.row is not None]

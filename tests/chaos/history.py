@@ -45,7 +45,10 @@ class Operation:
 
     @property
     def outcome(self) -> Outcome:
-        """The outcome. Every 5xx is unknown, 503 too: it may answer the second attempt inside the service."""
+        """The outcome. Every 5xx is unknown.
+
+        This includes 503: the service may have sent the write twice, and only the second attempt was refused.
+        """
         if not self.sent:
             return Outcome.NOT_SENT
         if self.status is None or self.status >= 500 or self.status in (409, 429):
@@ -231,7 +234,10 @@ class Creation:
 
 @dataclass
 class AnimalRow:
-    """An animal. Its writes are plain: the last write of its one writer wins. The state None means no row."""
+    """An animal. Its writes are not transactions: the last write of its one writer wins.
+
+    The state None means that there is no row.
+    """
 
     states: list[dict[str, Any] | None]
     last_acknowledged: Operation | None = None

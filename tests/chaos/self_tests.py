@@ -1,4 +1,4 @@
-"""Self-tests of the consistency check: damage rows behind the service's back. The check must report exactly these."""
+"""Self-tests of the consistency check: damage rows directly in the table. The check must report exactly these rows."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def lose_only_replica(ring: Ring, timing: Timing, directory: Path) -> ScenarioRe
     problems += [f"reported, but not on the wiped node: {id_}" for id_ in reported - wiped]
     problems += [f"reported without damage: {finding}" for finding in findings if finding.kind != "lost"]
     if not wiped:
-        problems.append("the wiped node held no user: the self-test is void")
+        problems.append("the wiped node held no user, so the self-test shows nothing")
     result = _result("self-test: only replica killed and wiped", checked, findings, problems)
     result.operations = len(history.operations)
     result.facts.append(

@@ -84,7 +84,7 @@ def running_service(ring: Ring, keyspace: str, replicas: int, timing: Timing, di
         service(environment, directory / f"service-{keyspace}.log", "--pid", str(pid_file)) as running,
     ):
         stack.callback(pid_file.unlink, missing_ok=True)
-        wait_for(lambda: len(running.workers()) == 2, what="two workers")
+        wait_for(lambda: len(running.workers()) == 2, description="two workers")
         yield running
 
 

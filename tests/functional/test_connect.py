@@ -87,7 +87,7 @@ def test_every_worker_connects_with_and_without_preload(
 ) -> None:
     """Each worker connects, whether gunicorn loads the application before or after the fork."""
     running = start({"WEB_CONCURRENCY": "3"}, *arguments)
-    wait_for(lambda: running.log_text().count("Connected to Cassandra") == 3, what="three sessions")
+    wait_for(lambda: running.log_text().count("Connected to Cassandra") == 3, description="three sessions")
     for _ in range(30):
         assert running.client.get("/animal/Lynx").status_code == 200
     running.process.terminate()
@@ -126,10 +126,12 @@ def test_service_starts_before_cassandra_and_connects_later(start: Callable[...,
     """The service starts without Cassandra, logs the failure, and connects without a restart."""
     proxy.disconnect()
     running = start({"CASSANDRA_PORT": str(proxy.port)}, healthy=False)
-    wait_for(lambda: "No connection to Cassandra" in running.log_text(), what="the log line about the connection")
+    wait_for(
+        lambda: "No connection to Cassandra" in running.log_text(), description="the log line about the connection"
+    )
     assert_serves_without_cassandra(running)
     proxy.reconnect()
-    wait_for(running.healthy, timeout=30, what="the service to be healthy")
+    wait_for(running.healthy, timeout=30, description="the service to be healthy")
     assert running.client.get("/animal/Lynx").status_code == 200
 
 
@@ -152,24 +154,26 @@ def test_requests_keep_deadlines_while_cassandra_does_not_respond(
     assert_serves_without_cassandra(running)
     assert proxy.accepted <= 2
     proxy.resume()
-    wait_for(running.healthy, timeout=30, what="the service to be healthy")
+    wait_for(running.healthy, timeout=30, description="the service to be healthy")
 
 
 def test_service_reconnects_after_an_outage(start: Callable[..., Service], proxy: TcpProxy) -> None:
     """During an outage /health is 503; afterwards the service reconnects by itself."""
     running = start({"CASSANDRA_PORT": str(proxy.port), "CASSANDRA_RECONNECT_MAX": "1"})
     proxy.disconnect()
-    wait_for(lambda: running.client.get("/health").status_code == 503, what="/health to return 503")
+    wait_for(lambda: running.client.get("/health").status_code == 503, description="/health to return 503")
     assert_serves_without_cassandra(running)
     proxy.reconnect()
-    wait_for(running.healthy, timeout=15, what="the service to be healthy")
-    wait_for(lambda: running.client.get("/animal/Lynx").status_code == 200, timeout=5, what="rows to be readable")
+    wait_for(running.healthy, timeout=15, description="the service to be healthy")
+    wait_for(
+        lambda: running.client.get("/animal/Lynx").status_code == 200, timeout=5, description="rows to be readable"
+    )
 
 
 def test_missing_keyspace_is_logged_and_found_once_created(start: Callable[..., Service], session: Session) -> None:
     """The log names the command to run; after it, the service connects without a restart."""
     running = start({"CASSANDRA_KEYSPACE": "fieldbook_test_missing"}, healthy=False)
-    wait_for(lambda: "run: python storage/db_initialize.py" in running.log_text(), what="the command in the log")
+    wait_for(lambda: "run: python storage/db_initialize.py" in running.log_text(), description="the command in the log")
     assert running.client.get("/users").status_code == 503
     try:
         variables = {"CASSANDRA_KEYSPACE": "fieldbook_test_missing"}
@@ -181,7 +185,7 @@ def test_missing_keyspace_is_logged_and_found_once_created(start: Callable[..., 
             check=True,
             capture_output=True,
         )
-        wait_for(running.healthy, what="the service to be healthy")
+        wait_for(running.healthy, description="the service to be healthy")
         assert running.client.get("/users").json() == []
     finally:
         session.execute("DROP KEYSPACE IF EXISTS fieldbook_test_missing", timeout=60)

@@ -46,7 +46,7 @@ def test_worker_is_pinned_to_one_core(start: Callable[..., Service]) -> None:
     """
     unpinned = start({"WEB_CONCURRENCY": "1", "CPU_AFFINITY": "false"})
     pinned = start({"WEB_CONCURRENCY": "1"})
-    wait_for(lambda: is_pinned(pinned.workers()[0]), what="the pinned threads")
+    wait_for(lambda: is_pinned(pinned.workers()[0]), description="the pinned threads")
     assert pinned.client.get("/users?limit=1").status_code == 200
     assert cores(pinned.process.pid) == [ALL]
     assert all(allowed == ALL for allowed in cores(unpinned.workers()[0]))
@@ -92,7 +92,7 @@ def send_line(process: subprocess.Popen[str], line: str) -> None:
 
 
 def pinned_core(process: subprocess.Popen[str]) -> int:
-    wait_for(lambda: is_pinned(process.pid), what="the pinned threads")
+    wait_for(lambda: is_pinned(process.pid), description="the pinned threads")
     return min(min(cores(process.pid), key=len))
 
 
@@ -102,7 +102,7 @@ def test_threads_move_away_from_a_busy_core(process: subprocess.Popen[str]) -> N
         core = pinned_core(process)
         send_line(process, "threading.Thread(target=time.sleep, args=[60], daemon=True).start()")
         send_line(process, f"busy = {{{core}}}")
-        wait_for(lambda: is_pinned(process.pid) and pinned_core(process) != core, what="the move")  # noqa: B023
+        wait_for(lambda: is_pinned(process.pid) and pinned_core(process) != core, description="the move")  # noqa: B023
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_threads_are_unpinned_without_a_known_idle_core(
     """If all cores are busy, or their load is unknown, the kernel schedules the threads."""
     pinned_core(process)
     send_line(process, fault)
-    wait_for(lambda: all(allowed == ALL for allowed in cores(process.pid)), what="the unpinned threads")
+    wait_for(lambda: all(allowed == ALL for allowed in cores(process.pid)), description="the unpinned threads")
     send_line(process, repair)
     pinned_core(process)
 

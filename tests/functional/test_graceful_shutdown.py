@@ -81,12 +81,12 @@ def test_draining_then_stop(start: Callable[..., Service], trigger: str) -> None
     began = time.monotonic()
     if trigger == "SIGTERM":
         running.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
+        wait_for(lambda: get(running, "/health").status_code == 503, description="status 503")
     else:
         answer = running.client.post("/shutdown", headers=OPERATOR)
         assert answer.status_code == 202
         assert answer.json()["message"].startswith("Shutdown initiated")
-        wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
+        wait_for(lambda: get(running, "/health").status_code == 503, description="status 503")
     rounds = 0
     while time.monotonic() - began < 2.5:
         health = get(running, "/health")
@@ -108,7 +108,7 @@ def test_second_sigterm_ends_draining(start: Callable[..., Service]) -> None:
     """A second SIGTERM stops the service without waiting for the rest of DRAIN_SECONDS."""
     running = start({"DRAIN_SECONDS": "60"})
     running.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
+    wait_for(lambda: get(running, "/health").status_code == 503, description="status 503")
     began = time.monotonic()
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(timeout=30) == 0
@@ -119,11 +119,11 @@ def test_worker_killed_while_draining_is_replaced(start: Callable[..., Service])
     """The new worker serves requests, and its /health reports that the instance is draining."""
     running = start({"DRAIN_SECONDS": "30", "WEB_CONCURRENCY": "1"})
     running.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
+    wait_for(lambda: get(running, "/health").status_code == 503, description="status 503")
     (worker,) = running.workers()
     os.kill(worker, signal.SIGKILL)
-    wait_for(lambda: running.workers() not in ([], [worker]), what="a new worker")
-    wait_for(lambda: get(running, "/plant/Quercus/robur").status_code == 200, what="a response")
+    wait_for(lambda: running.workers() not in ([], [worker]), description="a new worker")
+    wait_for(lambda: get(running, "/plant/Quercus/robur").status_code == 200, description="a response")
     assert get(running, "/health").json()["status"] == "draining"
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(timeout=30) == 0
@@ -140,9 +140,9 @@ def test_in_flight_requests_complete(
     thread.start()
     with raw_request(running.port, "1.0", "/users/stream?limit=40000") as connection:
         data = connection.recv(1000)
-        wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 2, what="two in flight")
+        wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 2, description="two in flight")
         running.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: "Handling signal: term" in running.log_text(), what="the signal")
+        wait_for(lambda: "Handling signal: term" in running.log_text(), description="the signal")
         while part := connection.recv(65536):
             data += part
     assert len(json.loads(data.partition(b"\r\n\r\n")[2])) == 40_000
@@ -158,7 +158,7 @@ def test_new_connections_are_refused_while_in_flight_requests_complete(start: Ca
     slow: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: slow.append(get(running, "/slow_query")))
     thread.start()
-    wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 1, what="one in flight")
+    wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 1, description="one in flight")
     running.process.send_signal(signal.SIGTERM)
 
     def refused() -> bool:
@@ -169,7 +169,7 @@ def test_new_connections_are_refused_while_in_flight_requests_complete(start: Ca
             return isinstance(error, httpx.ConnectError)
         return False
 
-    wait_for(refused, timeout=3, what="a refused connection")
+    wait_for(refused, timeout=3, description="a refused connection")
     assert slow == []
     thread.join(timeout=30)
     assert slow[0].status_code == 200
@@ -191,13 +191,13 @@ def test_in_flight_requests_complete_after_aborted_streams(
                 while connection.recv(65536):
                     pass
         proxy.reconnect()
-        wait_for(running.healthy, what="health")
+        wait_for(running.healthy, description="health")
     exposition = get(running, "/metrics", headers={"Accept": "text/plain"}).text
     assert 'fieldbook_streams_ended_total{outcome="aborted",route="/users/stream"} 3.0' in exposition
     slow: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: slow.append(get(running, "/slow_query")))
     thread.start()
-    wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 1, what="one in flight")
+    wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 1, description="one in flight")
     running.client.close()
     running.process.send_signal(signal.SIGTERM)
     thread.join(timeout=30)
@@ -213,6 +213,6 @@ def test_repeated_shutdown_does_not_shorten_draining(start: Callable[..., Servic
         answer = httpx.post(f"{running.client.base_url}/shutdown", headers=OPERATOR, timeout=10)
         assert answer.status_code == 202
         assert "for 3 s" in answer.json()["message"]
-        wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
+        wait_for(lambda: get(running, "/health").status_code == 503, description="status 503")
     assert running.process.wait(timeout=30) == 0
     assert time.monotonic() - began >= 3

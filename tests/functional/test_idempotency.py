@@ -161,7 +161,7 @@ def test_repeated_request_completes_a_crashed_request_after_its_deadline(
         response = post(live, body, key)
         return response if response.status_code != 409 else None
 
-    response = wait_for(response_after_deadline, what="a status other than 409")
+    response = wait_for(response_after_deadline, description="a status other than 409")
     assert (response.status_code, response.json()["id"]) == (201, str(expected.id))
     table = f"{settings.cassandra_keyspace}.idempotency_keys"
     cql = f"SELECT TTL(answer), TTL(finished) FROM {table} WHERE scope = %s AND key = %s"
@@ -180,7 +180,7 @@ def test_completing_a_crashed_request_keeps_later_changes(
     expected = crash(body, key, stored=True)
     url = f"/users/{expected.id}"
     live.client.request(change, url, json={"age": 99} if change == "PATCH" else None)
-    response = wait_for(lambda: (r := post(live, body, key)).status_code == 201 and r, what="201")
+    response = wait_for(lambda: (r := post(live, body, key)).status_code == 201 and r, description="201")
     assert response.json()["age"] == 36
     after = live.client.get(url)
     if change == "PATCH":
@@ -212,7 +212,7 @@ def test_repeats_after_a_network_failure_create_one_user(
             time.sleep(delay)
             proxy.pause(1.2)
             unknown_outcomes += first.result().status_code == 504
-        response = wait_for(lambda: (r := post(running, body, key)).status_code == 201 and r, what="201")  # noqa: B023
+        response = wait_for(lambda: (r := post(running, body, key)).status_code == 201 and r, description="201")  # noqa: B023
         assert running.client.get(response.headers["Location"]).status_code == 200
         assert count(body["email"]) == 1
     assert unknown_outcomes

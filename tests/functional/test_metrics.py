@@ -61,7 +61,7 @@ def test_metrics_are_summed_over_all_workers(start: Callable[..., Service]) -> N
     assert value(running, "fieldbook_requests_total", **labels) == 60
     assert value(running, "fieldbook_query_duration_seconds_count", statement="select_plant") == 60
     assert after["workers"] == value(running, "fieldbook_workers") == 2
-    wait_for(lambda: running.client.get("/metrics").json()["active_connections"] == 2, what="two connections")
+    wait_for(lambda: running.client.get("/metrics").json()["active_connections"] == 2, description="two connections")
     assert value(running, "fieldbook_nodes_up") == 1
     assert value(running, "fieldbook_requests_in_flight_limit") == 96
 
@@ -121,12 +121,12 @@ def test_killed_worker_counts_in_counters_but_not_in_gauges(start: Callable[...,
     get_on_new_connections(running, 40, "/plant/Quercus/robur")
     killed = running.workers()[0]
     os.kill(killed, signal.SIGKILL)
-    wait_for(lambda: len(set(running.workers()) - {killed}) == 2, what="a new worker")
+    wait_for(lambda: len(set(running.workers()) - {killed}) == 2, description="a new worker")
     running.client.close()
     running.client = httpx.Client(base_url=running.client.base_url, timeout=30)
     # Wait until both live workers have set their gauges: values of the killed worker would add to these.
-    wait_for(lambda: running.log_text().count("Connected to Cassandra") == 3, what="the new worker's connection")
-    wait_for(lambda: value(running, "fieldbook_driver_connections") >= 2, what="the new worker's gauges")
+    wait_for(lambda: running.log_text().count("Connected to Cassandra") == 3, description="the new worker's connection")
+    wait_for(lambda: value(running, "fieldbook_driver_connections") >= 2, description="the new worker's gauges")
     assert value(running, "fieldbook_workers") == 2
     assert value(running, "fieldbook_driver_connections") == 2
     assert value(running, "fieldbook_requests_total", route="/plant/<genus>/<species>") == 40
@@ -147,13 +147,13 @@ def test_streams_are_counted_by_outcome(
     assert ended("finished") == 1
     with raw_request(running.port, "1.1", path) as connection:
         connection.recv(1000)
-    wait_for(lambda: ended("disconnected") == 1, what="the count of the disconnected stream")
+    wait_for(lambda: ended("disconnected") == 1, description="the count of the disconnected stream")
     errors = running.client.get("/metrics").json()["errors_count"]
     with pytest.raises(httpx.RemoteProtocolError), running.client.stream("GET", path) as response:
         for number, _ in enumerate(response.iter_raw()):
             if number == 0:
                 proxy.disconnect()
-    wait_for(lambda: ended("aborted") == 1, what="the count of the aborted stream")
+    wait_for(lambda: ended("aborted") == 1, description="the count of the aborted stream")
     assert value(running, "fieldbook_streams_opened_total", route="/users/stream") == 3
     assert running.client.get("/metrics").json()["errors_count"] > errors
     assert value(running, "fieldbook_driver_errors_total") > errors
@@ -177,10 +177,10 @@ def test_in_flight_gauge(start: Callable[..., Service], proxy: TcpProxy) -> None
     with ThreadPoolExecutor(5) as pool:
         url = f"{running.client.base_url}/users"
         waiting = [pool.submit(httpx.post, url, json=USER, timeout=30) for _ in range(5)]
-        wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 5, what="five in flight")
+        wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 5, description="five in flight")
         proxy.resume()
         assert [request.result().status_code for request in waiting] == [201] * 5
-    wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 0, what="none in flight")
+    wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 0, description="none in flight")
 
 
 def test_metrics_directory_lives_as_long_as_the_master(start: Callable[..., Service], tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_metrics_directory_lives_as_long_as_the_master(start: Callable[..., Serv
     get_on_new_connections(running, 10, "/plant/Quercus/robur")
     old = set(running.workers())
     running.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: not old & set(running.workers()), what="new workers")
+    wait_for(lambda: not old & set(running.workers()), description="new workers")
     assert list(tmp_path.glob("fieldbook-metrics-*")) == [directory]
     running.client.close()
     running.client = httpx.Client(base_url=running.client.base_url, timeout=30)

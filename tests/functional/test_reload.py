@@ -61,7 +61,7 @@ def load(running: Service, threads: int = 4) -> Iterator[Load]:
     for writer in writers:
         writer.start()
     try:
-        wait_for(lambda: len(writes.acknowledged) > 50, what="a steady load")
+        wait_for(lambda: len(writes.acknowledged) > 50, description="a steady load")
         yield writes
     finally:
         stop.set()
@@ -81,8 +81,11 @@ def test_rolling_restart_under_load(start: Callable[..., Service], session: Sess
         for _ in range(2):
             old, before = set(running.workers()), len(writes.acknowledged)
             running.process.send_signal(signal.SIGHUP)
-            wait_for(lambda: len(running.workers()) == 2 and not old & set(running.workers()), what="new workers")  # noqa: B023
-            wait_for(lambda: len(writes.acknowledged) > before + 50, what="more writes")  # noqa: B023
+            wait_for(
+                lambda: len(running.workers()) == 2 and not old & set(running.workers()),  # noqa: B023
+                description="new workers",
+            )
+            wait_for(lambda: len(writes.acknowledged) > before + 50, description="more writes")  # noqa: B023
     assert writes.errors == []
     assert writes.lost_connections == []
     assert_no_write_is_lost(writes, session, keyspace)
@@ -94,9 +97,9 @@ def test_killed_worker_under_load(start: Callable[..., Service], session: Sessio
     with load(running) as writes:
         killed = running.workers()[0]
         os.kill(killed, signal.SIGKILL)
-        wait_for(lambda: len(set(running.workers()) - {killed}) == 2, what="a new worker")
+        wait_for(lambda: len(set(running.workers()) - {killed}) == 2, description="a new worker")
         before = len(writes.acknowledged)
-        wait_for(lambda: len(writes.acknowledged) > before + 50, what="more writes")
+        wait_for(lambda: len(writes.acknowledged) > before + 50, description="more writes")
     assert writes.errors == []
     # Each of the four writers has at most one request in flight.
     assert len(writes.lost_connections) <= 4
@@ -117,8 +120,8 @@ def test_sighup_applies_new_settings_and_keeps_the_old_when_wrong(
     def restart() -> None:
         old = running.workers()
         running.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: running.workers() and not set(old) & set(running.workers()), what="a new worker")
-        wait_for(lambda: get(running, "/health").status_code == 200, what="health")
+        wait_for(lambda: running.workers() and not set(old) & set(running.workers()), description="a new worker")
+        wait_for(lambda: get(running, "/health").status_code == 200, description="health")
 
     env_file.write_text("MAX_BODY_BYTES=1024\n")
     restart()
@@ -158,8 +161,8 @@ def test_changed_code_is_live_in_new_workers(
     change("wsgi.py", "app = create_app()\n", f"app = create_app()\n{ADD_HEADER}\n")
     if option != "--reload":
         running.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: running.workers() and not set(workers) & set(running.workers()), what="a new worker")
-    wait_for(lambda: "X-Changed" in get(running, "/health").headers, what="the changed application")
+    wait_for(lambda: running.workers() and not set(workers) & set(running.workers()), description="a new worker")
+    wait_for(lambda: "X-Changed" in get(running, "/health").headers, description="the changed application")
     too_large = USER | {"name": "x" * 2000}
     for request_id in ("first", "second"):
         headers = {"X-Request-ID": request_id}

@@ -56,7 +56,7 @@ class Run:
             except httpx.TransportError:
                 return False
 
-        wait_for(all_expected, what=f"the expected response in {self.text()[-3000:]}")
+        wait_for(all_expected, description=f"the expected response in {self.text()[-3000:]}")
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -154,7 +154,7 @@ def test_run_starts_and_stops_its_own_cassandra(run: Callable[..., Run], tmp_pat
     third.process.wait()
     assert third.get("/health/live").status_code == 200
     subprocess.run([sys.executable, "-m", "dev.local_cassandra", "stop"], cwd=clone, timeout=60, check=True)
-    wait_for(lambda: port_is_free("127.0.0.1", third.port), what="the end of the service")
+    wait_for(lambda: port_is_free("127.0.0.1", third.port), description="the end of the service")
     assert port_is_free("127.0.0.1", int(port))
 
 
@@ -315,4 +315,4 @@ def test_reload_takes_changed_settings(reloading: Run, tmp_path: Path) -> None:
         return False
 
     module.write_text(changed)
-    wait_for(rejects_2000_bytes, what="the new default")
+    wait_for(rejects_2000_bytes, description="the new default")

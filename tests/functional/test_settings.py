@@ -138,4 +138,4 @@ def test_the_example_lists_every_variable() -> None:
 def test_the_service_runs_with_the_example(start: Callable[..., Service], environment: dict[str, str]) -> None:
     """An unchanged copy of .env.example works."""
     running = start({"ENV_FILE": str(PROJECT / ".env.example"), "SECRET_KEY": ""})
-    wait_for(running.healthy, what="health")
+    wait_for(running.healthy, description="health")

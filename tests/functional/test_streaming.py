@@ -218,7 +218,7 @@ def test_error_before_the_first_page_has_its_own_status(proxied_service: Service
     late = proxied_service.client.get("/users/stream", headers={"X-Request-Timeout": "0.5"})
     assert (late.status_code, late.headers["Content-Type"]) == (504, "application/problem+json")
     proxy.disconnect()
-    wait_for(lambda: proxied_service.client.get("/users/stream").status_code == 503, what="503")
+    wait_for(lambda: proxied_service.client.get("/users/stream").status_code == 503, description="503")
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson", "text/csv"])
@@ -271,7 +271,7 @@ def test_fetching_stops_when_the_client_disconnects(proxied_service: Service, pr
     stream_bytes = len(proxied_service.client.get("/users/stream?limit=10000").content) * ROWS // 10000
     with raw_request(proxied_service.port, "1.1", f"/users/stream?limit={ROWS}") as connection:
         connection.recv(1000)
-    wait_for(lambda: "client disconnected after" in proxied_service.log_text(), what="the log line")
+    wait_for(lambda: "client disconnected after" in proxied_service.log_text(), description="the log line")
     bytes_until_disconnect = proxy.bytes_to_client - before
     assert bytes_until_disconnect < stream_bytes / 2
     wait_until_idle(proxy)
@@ -287,7 +287,7 @@ def wait_until_idle(proxy: TcpProxy) -> None:
         time.sleep(0.5)
         return proxy.bytes_to_client - count < 10_000
 
-    wait_for(is_idle, what="Cassandra to stop sending")
+    wait_for(is_idle, description="Cassandra to stop sending")
 
 
 @pytest.mark.parametrize(("limit", "pages_ahead"), [(2000, 1.0), (ROWS, 1.8)])
@@ -305,7 +305,10 @@ def test_next_pages_are_prefetched(
         before = proxy.bytes_to_client
         pages = users.stream_users(session, limit, 1000, None, QueryOptions())
         next(pages)
-        wait_for(lambda: proxy.bytes_to_client - before > (0.8 + pages_ahead) * page_bytes, what="the prefetched pages")
+        wait_for(
+            lambda: proxy.bytes_to_client - before > (0.8 + pages_ahead) * page_bytes,
+            description="the prefetched pages",
+        )
         time.sleep(0.5)
         assert proxy.bytes_to_client - before < (1.2 + pages_ahead) * page_bytes
         pages.close()

@@ -9,7 +9,7 @@ from tests.support import PROJECT
 
 
 def defaults_of_settings() -> dict[str, str]:
-    """The default of each variable, as one writes it in .env; empty for None."""
+    """Return the default of each variable in the notation of .env; an empty string for None."""
 
     def as_text(value: object) -> str:
         match value:

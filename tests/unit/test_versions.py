@@ -1,4 +1,4 @@
-"""Versions of packages whose private API is used: others are refused, and the pins agree."""
+"""Packages whose private API we use: unsupported versions are refused, and the pinned ones are supported."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def no_rows_left(session: Session, settings: Settings) -> Iterator[None]:
     before = users()
     yield
     # A failed probe deletes its rows in the background.
-    wait_for(lambda: not rows_left(session, settings), timeout=10, what="the diagnostics rows to be deleted")
+    wait_for(lambda: not rows_left(session, settings), timeout=10, description="the diagnostics rows to be deleted")
     assert users() == before
 
 

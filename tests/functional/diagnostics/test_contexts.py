@@ -302,7 +302,7 @@ def test_nested_contexts_close_their_connections(live: Service, session: Session
     before = connections()
     for _ in range(3):
         live.client.post(NESTED)
-    wait_for(lambda: connections() <= before, what="the probe's connections to close")
+    wait_for(lambda: connections() <= before, description="the probe's connections to close")
 
 
 def test_nested_contexts_probe_detects_a_session_that_closes_its_cluster(

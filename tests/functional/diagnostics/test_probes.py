@@ -130,7 +130,7 @@ def test_sync_probe_counts_errors(proxied_service: Service, proxy: TcpProxy) -> 
         pending = pool.submit(
             proxied_service.client.get, "/performance/sync?requests=1000", headers={"X-Request-Timeout": "30"}
         )
-        wait_for(lambda: proxy.bytes_to_client > before + 1000, what="the first responses")
+        wait_for(lambda: proxy.bytes_to_client > before + 1000, description="the first responses")
         proxy.disconnect()
         response = pending.result()
     assert response.status_code == 200, response.text
@@ -146,7 +146,7 @@ def test_sync_probe_returns_504_after_its_deadline(proxied_service: Service, pro
         pending = pool.submit(
             proxied_service.client.get, "/performance/sync?requests=1000", headers={"X-Request-Timeout": "3"}
         )
-        wait_for(lambda: proxy.bytes_to_client > before + 1000, what="the first responses")
+        wait_for(lambda: proxy.bytes_to_client > before + 1000, description="the first responses")
         proxy.pause()
         assert_problem(pending.result(), 504)
 
@@ -239,7 +239,7 @@ def test_slow_queries_return_503_if_the_connection_is_lost(
     before = proxy.bytes_to_client
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(proxied_service.client.get, path, headers={"X-Request-Timeout": "8"})
-        wait_for(lambda: proxy.bytes_to_client > before, what="the first read")
+        wait_for(lambda: proxy.bytes_to_client > before, description="the first read")
         proxy.disconnect()
         assert_problem(pending.result(), 503)
 
@@ -299,18 +299,18 @@ def test_probes_return_504_when_cassandra_does_not_respond(proxied_service: Serv
             assert 0.3 <= time.monotonic() - started < 1.3, path
         assert proxied_service.client.get(STATUS).json()["session_open"]
         proxy.resume()
-        wait_for(proxied_service.healthy, what="the readiness probe to succeed")
+        wait_for(proxied_service.healthy, description="the readiness probe to succeed")
 
 
 def test_probes_return_503_when_cassandra_is_unreachable(proxied_service: Service, proxy: TcpProxy) -> None:
     """Each probe except status returns 503 while Cassandra is unreachable, and works again afterwards."""
     proxy.disconnect()
-    wait_for(lambda: not proxied_service.healthy(), what="the readiness probe to fail")
+    wait_for(lambda: not proxied_service.healthy(), description="the readiness probe to fail")
     for method, path in FAST + SLOW:
         assert_problem(proxied_service.client.request(method, path), 503)
     assert proxied_service.client.get(STATUS).json()["session_open"]
     proxy.reconnect()
-    wait_for(proxied_service.healthy, what="the readiness probe to succeed")
+    wait_for(proxied_service.healthy, description="the readiness probe to succeed")
     for method, path in FAST:
         assert proxied_service.client.request(method, path).status_code == 200, path
 
@@ -326,7 +326,7 @@ def test_failed_probe_deletes_its_rows(
         assert len(rows_left(session, settings)) == 1
         options.deadline = time.monotonic() - 1
         raise ZeroDivisionError
-    wait_for(lambda: not rows_left(session, settings), timeout=10, what="the rows to be deleted")
+    wait_for(lambda: not rows_left(session, settings), timeout=10, description="the rows to be deleted")
 
 
 def test_unreachable_consistency_levels_are_rejected(live: Service) -> None:

@@ -35,7 +35,10 @@ def sample(number: int, users: int) -> UUID:
 
 
 def new_user(number: int) -> dict[str, Any]:
-    """Return the body of `POST /users`. Half of the addresses are at 10 shared domains, half at 5,000 rare domains."""
+    """Return the body of `POST /users`.
+
+    Half of the addresses are at 10 shared domains, half at 5,000 rare domains.
+    """
     domain = f"mail{number % 20}.example" if number % 2 else f"d{number * 7919 % 10_000}.example"
     return {"name": f"Observer {number}", "email": f"observer{number}@{domain}.org", "age": number % 100}
 

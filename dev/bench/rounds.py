@@ -75,7 +75,10 @@ def run(
 
 
 def _systems_for(systems: Sequence[System], workload: Workload) -> list[System]:
-    """Return the systems for a workload. FastAPI runs an import twice: as one request, and by batches as Fieldbook."""
+    """Return the systems for a workload.
+
+    FastAPI runs an import twice: as one request, and by batches as Fieldbook.
+    """
     batched = [
         each.with_batched_imports() for each in systems if isinstance(each, HttpSystem) and each.name == "fastapi"
     ]

@@ -121,7 +121,10 @@ class Node:
         raise NodeError(f"Cassandra was not ready within {timeout:.0f} s. The end of {self.log}:\n{self._log_tail()}")
 
     def stop(self, timeout: float = 60.0) -> bool:
-        """Stop the process with SIGTERM, and after `timeout` seconds with SIGKILL. Return whether it was running."""
+        """Stop the process with SIGTERM, and after `timeout` seconds with SIGKILL.
+
+        Return whether it was running.
+        """
         pid = self._process.pid if self._process else self.running()
         if pid is None:
             return False

@@ -47,7 +47,10 @@ class Ring:
         wait_until_nodes_see_each_other(self.nodes)
 
     def kill(self, node: Node) -> None:
-        """Kill a node with SIGKILL. The node loses the data that it has not written to the operating system."""
+        """Kill a node with SIGKILL.
+
+        The node loses the data that it has not written to the operating system.
+        """
         pid = node.running()
         if pid is not None:
             os.kill(pid, signal.SIGKILL)

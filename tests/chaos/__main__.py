@@ -64,7 +64,10 @@ COLUMNS = (
 
 
 def main() -> None:
-    """Run the suite. Exit with status 1 if a check or a self-test failed or a bound was exceeded."""
+    """Run the suite.
+
+    Exit with status 1 if a check or a self-test failed or a bound was exceeded.
+    """
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument(
         "--short", action="store_true", help="run three faults with shorter timeouts, within three minutes"

@@ -80,7 +80,10 @@ def kill_node(target: Target) -> Fault:
 
 
 def pause_node(target: Target) -> Fault:
-    """Pause one node with SIGSTOP. Its connections stay open, and a third of all requests wait for it."""
+    """Pause one node with SIGSTOP.
+
+    Its connections stay open, and a third of all requests wait for it.
+    """
     node = target.ring.nodes[1]
     fault = Fault(time.monotonic())
     target.ring.send_signal(signal.SIGSTOP, node)
@@ -191,7 +194,10 @@ def _alter(target: Target, sessions: list[Session], statements: list[str]) -> Fa
 
 
 def _is_prepared(session: Session, prepared: PreparedStatement) -> bool:
-    """Return whether the node still knows a prepared statement. `Session.execute` would prepare it again silently."""
+    """Return whether the node still knows a prepared statement.
+
+    `Session.execute` would prepare it again silently.
+    """
     (host,) = [host for host in session.hosts if host.is_up and session.get_pool_state().get(host)]
     connection = session.cluster.connection_factory(host.endpoint)
     try:

@@ -47,7 +47,7 @@ class Operation:
     def outcome(self) -> Outcome:
         """The outcome. Every 5xx is unknown.
 
-        This includes 503: the service may have sent the write twice, and only the second attempt was refused.
+        This includes 503: the service may have tried the write twice, and 503 may be the result of the second attempt.
         """
         if not self.sent:
             return Outcome.NOT_SENT
@@ -217,7 +217,10 @@ class UserRow:
 
 @dataclass
 class Creation:
-    """A user that a client wants to create once, with any number of requests. The e-mail address identifies it."""
+    """A user that a client wants to create once, with any number of requests.
+
+    The e-mail address identifies it.
+    """
 
     email: str
     fields: Fields

@@ -1,4 +1,7 @@
-"""Polls `/health` of each gunicorn worker. Every worker has its own driver with its own view of the nodes."""
+"""Polls `/health` of each gunicorn worker.
+
+Every worker has its own driver with its own view of the nodes.
+"""
 
 from __future__ import annotations
 

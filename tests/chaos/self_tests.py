@@ -1,4 +1,7 @@
-"""Self-tests of the consistency check: damage rows directly in the table. The check must report exactly these rows."""
+"""Self-tests of the consistency check: damage rows directly in the table.
+
+The check must report exactly these rows.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,10 @@ def damage_rows(target: Target, history: History) -> list[ScenarioResult]:
 
 
 def lose_only_replica(ring: Ring, timing: Timing, directory: Path) -> ScenarioResult:
-    """Wipe a node that holds the only replica of its rows. The check must report exactly the users on it as lost."""
+    """Wipe a node that holds the only replica of its rows.
+
+    The check must report exactly the users on it as lost.
+    """
     history = History()
     with running_service(ring, _ONE_REPLICA, 1, timing, directory) as service:
         load = Load(f"http://127.0.0.1:{service.port}", history, clients=4)

@@ -119,7 +119,7 @@ def test_requests_over_the_concurrency_limit_are_rejected_at_once(start: Callabl
 
 
 def test_no_kind_of_request_stays_in_flight(start: Callable[..., Service], keyspace: str) -> None:
-    """No request stays in flight after an error, a HEAD, a stream or a client disconnect."""
+    """No request stays in flight after an error, a HEAD request, a stream or a client disconnect."""
     running = start(
         {"WEB_CONCURRENCY": "1", "GUNICORN_THREADS": "8", "MAX_REQUESTS_IN_FLIGHT": "2", "CASSANDRA_KEYSPACE": keyspace}
     )
@@ -182,7 +182,12 @@ def test_health_responds_while_cassandra_hangs_at_the_limit(start: Callable[...,
 
 # --- slow and stalled clients --------------------------------------------------------------------------------
 
-IDLE = {"WEB_CONCURRENCY": "1", "GUNICORN_THREADS": "4", "MAX_REQUESTS_IN_FLIGHT": "2", "CLIENT_IDLE_TIMEOUT": "1"}
+SHORT_IDLE_TIMEOUT = {
+    "WEB_CONCURRENCY": "1",
+    "GUNICORN_THREADS": "4",
+    "MAX_REQUESTS_IN_FLIGHT": "2",
+    "CLIENT_IDLE_TIMEOUT": "1",
+}
 
 
 def read_response(connection: socket.socket) -> tuple[int, bytes]:
@@ -195,8 +200,11 @@ def read_response(connection: socket.socket) -> tuple[int, bytes]:
 
 
 def test_stalled_request_body_gets_408_and_changes_nothing(start: Callable[..., Service]) -> None:
-    """A body that stalls gets 408. Its data is discarded, and its thread serves others again."""
-    running = start(IDLE)
+    """A body that stalls gets 408.
+
+    Its data is discarded, and its thread serves other requests again.
+    """
+    running = start(SHORT_IDLE_TIMEOUT)
     body = json.dumps(USER | {"email": "stalled@example.org"}).encode()
     for framing in (
         f"Content-Length: {len(body) + 5}\r\n\r\n".encode() + body,
@@ -212,7 +220,7 @@ def test_stalled_request_body_gets_408_and_changes_nothing(start: Callable[..., 
 
 def test_trickling_request_body_gets_504_at_the_deadline(start: Callable[..., Service]) -> None:
     """A client that sends a byte every 0.2 s is not idle, but its request still has a deadline."""
-    running = start(IDLE | {"REQUEST_TIMEOUT": "1.5"})
+    running = start(SHORT_IDLE_TIMEOUT | {"REQUEST_TIMEOUT": "1.5"})
     began = time.monotonic()
     stop = threading.Event()
     with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
@@ -247,7 +255,7 @@ def test_rest_of_a_timed_out_body_is_not_parsed_as_a_request(start: Callable[...
         with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
             began = time.monotonic()
             connection.sendall(head)
-            # Send at about the time at which the service sends its response.
+            # Send the bytes at about the time at which the service sends its response.
             time.sleep(max(0.0, 0.2 + number % 10 * 0.0005 - (time.monotonic() - began)))
             received = b""
             with suppress(ConnectionError):
@@ -259,8 +267,8 @@ def test_rest_of_a_timed_out_body_is_not_parsed_as_a_request(start: Callable[...
 
 
 def test_connections_with_stalled_headers_are_closed(start: Callable[..., Service]) -> None:
-    """12 clients with unfinished headers are disconnected; 4 threads still serve other clients."""
-    running = start(IDLE)
+    """12 clients with incomplete headers are disconnected; 4 threads still serve other clients."""
+    running = start(SHORT_IDLE_TIMEOUT)
     with ExitStack() as stack:
         stalled = [
             stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=20)) for _ in range(12)
@@ -341,7 +349,7 @@ def test_stream_to_a_stalled_client_is_aborted(
     The log counts it as a stream whose client disconnected.
     """
     add_users(keyspace, 40_000)
-    running = start(IDLE | {"CASSANDRA_KEYSPACE": keyspace})
+    running = start(SHORT_IDLE_TIMEOUT | {"CASSANDRA_KEYSPACE": keyspace})
     with raw_request(running.port, "1.1", "/users/stream?limit=40000") as connection:
         connection.recv(1000)
         wait_for(lambda: in_flight(running) == 0, description="the stream to be aborted")
@@ -358,7 +366,7 @@ def test_slow_client_receives_the_complete_stream(
     The client reads every 0.3 s for 4 s; CLIENT_IDLE_TIMEOUT is 1 s.
     """
     add_users(keyspace, 30_000)
-    running = start(IDLE | {"CASSANDRA_KEYSPACE": keyspace})
+    running = start(SHORT_IDLE_TIMEOUT | {"CASSANDRA_KEYSPACE": keyspace})
     began = time.monotonic()
     with raw_request(running.port, "1.0", "/users/stream?limit=30000") as connection:
         data = b""

@@ -1,6 +1,6 @@
-"""Each process opens one session, after the fork and in the background.
+"""The session of each process, outages of Cassandra, deadlines, and the cache of prepared statements.
 
-Also tested: deadlines while Cassandra does not respond, and the cache of prepared statements.
+Each process opens one session, after the fork and in the background.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from web.errors import PROBLEM_TYPE
 
 
 def test_concurrent_threads_share_one_session(settings: Settings) -> None:
-    """64 concurrent first calls return one session; a call after shutdown() opens a new one."""
+    """64 concurrent first calls return one session; a call after shutdown() opens a new session."""
     db_connect.shutdown()
     with ThreadPoolExecutor(32) as pool:
         sessions = set(pool.map(lambda _: db_connect.get_session(timeout=20), range(64)))
@@ -68,7 +68,7 @@ sys.exit(max(statuses))
 
 
 def test_forked_process_opens_its_own_session(environment: dict[str, str]) -> None:
-    """Children forked while a session is open create their own; the parent keeps its session."""
+    """A process forked while a session is open opens its own session; the parent keeps its session."""
     run = subprocess.run(
         [sys.executable, "-c", FORK],
         cwd=PROJECT,
@@ -99,7 +99,7 @@ def test_every_worker_connects_with_and_without_preload(
 
 
 def assert_serves_without_cassandra(running: Service) -> None:
-    """Assert that routes without Cassandra respond as usual, and others with 503 within 2 s."""
+    """Check that routes that need no Cassandra respond as usual, and other routes with 503 within 2 s."""
     began = time.monotonic()
     health = running.client.get("/health")
     assert time.monotonic() - began < 2
@@ -170,8 +170,8 @@ def test_service_reconnects_after_an_outage(start: Callable[..., Service], proxy
     )
 
 
-def test_missing_keyspace_is_logged_and_found_once_created(start: Callable[..., Service], session: Session) -> None:
-    """The log names the command to run; after it, the service connects without a restart."""
+def test_service_connects_once_its_missing_keyspace_is_created(start: Callable[..., Service], session: Session) -> None:
+    """The log names the command that creates the keyspace; then the service connects without a restart."""
     running = start({"CASSANDRA_KEYSPACE": "fieldbook_test_missing"}, healthy=False)
     wait_for(lambda: "run: python storage/db_initialize.py" in running.log_text(), description="the command in the log")
     assert running.client.get("/users").status_code == 503
@@ -251,7 +251,7 @@ def counting_session(settings: Settings, keyspace: str) -> Iterator[Session]:
 
 
 def store_and_count(session: Session) -> int:
-    """Insert one oak and return the number of oaks: two statements to prepare."""
+    """Insert one oak and return the number of oaks. This prepares two statements."""
     plants.store_plant(session, plants.Plant("Quercus", "robur", 1), QueryOptions())
     return sum(len(page) for page in plants.retrieve_plants_by_genus(session, "Quercus", QueryOptions()))
 
@@ -277,7 +277,10 @@ def test_statements_evicted_by_the_server_are_prepared_again(counting_session: S
 def test_prepared_statements_follow_a_keyspace_change(
     counting_session: Session, keyspace: str, settings: Settings
 ) -> None:
-    """After USE the same functions read the new keyspace; after a second USE, the first again."""
+    """After USE the same functions read the new keyspace.
+
+    After a second USE they read the first one again.
+    """
     assert store_and_count(counting_session) == 1
     counting_session.set_keyspace(settings.cassandra_keyspace)
     hawkweeds = sum(
@@ -301,7 +304,7 @@ def test_failed_preparation_is_retried_by_the_next_call(counting_session: Sessio
 
 
 def test_preparation_respects_the_deadline(settings: Settings, proxy: TcpProxy) -> None:
-    """A caller raises StorageTimeout at its deadline; the next caller succeeds."""
+    """A call raises StorageTimeout at its deadline; the next call succeeds."""
     through_proxy = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": proxy.port})
     session = db_connect.open_session(through_proxy, settings.cassandra_keyspace)
     try:

@@ -1,4 +1,7 @@
-"""Baseline "driver": prepared statements in a loop of threads. Rows are tuples and are not processed."""
+"""Baseline "driver": prepared statements in a loop of threads.
+
+Rows are tuples and are not processed.
+"""
 
 from __future__ import annotations
 

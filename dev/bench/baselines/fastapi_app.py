@@ -101,7 +101,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 class RequestId:
-    """Set X-Request-ID on every response. A plain ASGI middleware costs less than Starlette's base class."""
+    """Set X-Request-ID on every response.
+
+    A plain ASGI middleware costs less than Starlette's base class.
+    """
 
     _valid = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -195,7 +198,10 @@ async def post_user(user: NewUser, response: Response) -> Any:
 
 @app.patch("/users/{user_id}", response_model=User)
 async def patch_user(user_id: UUID, changes: UserChanges) -> Any:
-    """Read the user, then update it if its version is unchanged. Never creates a deleted user again."""
+    """Read the user, then update it if its version is unchanged.
+
+    Never creates a deleted user again.
+    """
     changed = changes.model_dump(exclude_unset=True)
     for _ in itertools.repeat(None, 10):
         user = (await execute(db.select_user_version, user_id)).one()
@@ -227,7 +233,10 @@ async def post_users(users: NEW_USERS) -> Any:
 
 @app.post("/users/import", response_model=Imported, status_code=201)
 async def import_users(request: Request) -> Any:
-    """Import NDJSON with one user per line. Validate and insert each; `WINDOW` inserts run concurrently."""
+    """Import NDJSON with one user per line.
+
+    Validate and insert each; `WINDOW` inserts run concurrently.
+    """
     created = 0
     window: list[dict[str, Any]] = []
 

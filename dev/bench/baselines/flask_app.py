@@ -167,7 +167,10 @@ def post_users() -> Any:
 
 @app.post("/users/import")
 def import_users() -> Any:
-    """Import NDJSON with one user per line. Validate and insert each; 100 inserts run concurrently."""
+    """Import NDJSON with one user per line.
+
+    Validate and insert each; 100 inserts run concurrently.
+    """
     rows = (new_row(NewUser.model_validate_json(line))[1] for line in request.stream if line.strip())
     created = 0
     while window := list(islice(rows, 100)):

@@ -1,4 +1,4 @@
-"""Fixtures of the diagnostics tests: the service in the test process, and a check that it leaves no rows behind."""
+"""Fixtures of the diagnostics tests: the service in the test process, and a check for leftover rows."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ def app_session(settings: Settings) -> Iterator[Session]:
 
 @pytest.fixture
 def client(app_session: Session) -> FlaskClient:
-    """A client of the service in the test process, where a test can replace what a probe inspects."""
+    """A client of the service in the test process, where a test can patch the code that a probe checks."""
     return create_app().test_client()

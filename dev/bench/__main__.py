@@ -1,6 +1,6 @@
-"""`python -m dev.bench`: compare Fieldbook with the bare driver, FastAPI and plain Flask on a node of its own.
+"""`python -m dev.bench`: compare Fieldbook with the bare driver, FastAPI and plain Flask.
 
-`python -m dev.bench scale` measures Fieldbook at several sizes. `python -m dev.bench compare REF` compares the working
+Each run starts a Cassandra node of its own. `python -m dev.bench scale` measures Fieldbook at several sizes. `python -m dev.bench compare REF` compares the working
 tree with an older revision.
 """
 

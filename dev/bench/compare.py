@@ -1,4 +1,4 @@
-"""`python -m dev.bench compare REF`: compare the working tree with an older revision, in turn on one node."""
+"""`python -m dev.bench compare REF`: compare the working tree with an older revision."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _GIT_TIMEOUT = 300
 
 
 def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> None:
-    """Print the CPU time of both revisions and their ratio within each round. No result counts as a failure.
+    """Print the CPU time of both revisions and their ratio within each round.
 
-    The benchmark code of the working tree measures both revisions, on tables from the migrations of the working tree.
+    No ratio counts as a failure. The two revisions run in turn on one node. The benchmark code of the working tree measures both revisions, on tables from the migrations of the working tree.
 
     :raises BenchError: the revision does not exist, or a service returns a wrong response.
     """

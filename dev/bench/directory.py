@@ -1,4 +1,4 @@
-"""The directory of a run, with its logs and the data of its nodes; also cleans up after runs that were killed."""
+"""The directory of a run, with logs and data of its nodes, and the cleanup after killed runs."""
 
 from __future__ import annotations
 

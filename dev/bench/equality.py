@@ -20,7 +20,7 @@ _GENERATED = ("id", "created_at", "updated_at")
 
 
 def normalize(value: Any) -> Any:
-    """Convert the timestamps in a JSON value to datetimes, so that different notations of one time are equal.
+    """Convert the timestamps in a JSON value to datetimes, so that equal times are equal values.
 
     For example, 12:00Z, 14:00+02:00 and 12:00 (UTC without a zone) are equal.
     """

@@ -36,7 +36,7 @@ def wait_for(condition: Callable[[], Any], timeout: float, description: str) -> 
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without the service's variables, so that the developer's settings do not apply."""
+    """Return the environment without the service's variables, which the developer may have set."""
     service_variables = {name.upper() for name in Settings.model_fields}
     return {name: value for name, value in os.environ.items() if name not in service_variables} | {
         "ENV_FILE": os.devnull

@@ -110,7 +110,7 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine_facts(cassandra: str, project: Path) -> dict[str, Any]:
-    """Return date, commit, number of cores and versions, so that readers can compare the figures with others.
+    """Return date, commit, number of cores and versions, with which readers can compare figures.
 
     :param cassandra: the version of Cassandra.
     """

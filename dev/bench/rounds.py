@@ -109,7 +109,7 @@ def measure(
 
 
 def closed_loop(system: System, workload: Workload, requests: Requests, database: Database) -> dict[str, float]:
-    """Run the closed loop; return CPU time per request or row, throughput and, for streams, response times."""
+    """Run the closed loop. Return CPU time, throughput and, for streams, response times."""
     pids = system.pids()
     server, node = cpu_seconds(pids), database.cpu_seconds()
     outcome = system.run(workload, requests, None, workload.count, workload.connections)

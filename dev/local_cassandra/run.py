@@ -1,4 +1,4 @@
-"""The command behind `make run`: start Cassandra, load sample data, start gunicorn; stop them on Ctrl-C."""
+"""The command of `make run`: start Cassandra and gunicorn; stop both on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _print_if_possible(line: str) -> None:
 
 
 def _banner(settings: Settings, stops_cassandra: bool, reloads: bool) -> str:
-    """The text that is printed when the service is ready: its URL, its documentation and example requests."""
+    """Return the text for a service that is ready: URL, documentation and example requests."""
     # Import the routes only now: they need valid settings, and an invalid setting must not print a traceback.
     from routes import BLUEPRINTS
 

@@ -1,4 +1,7 @@
-"""Consistency check: compares every row with the history, read directly at `ALL` and then through the service."""
+"""Consistency check: compares every row with the history.
+
+The rows are read directly at `ALL`, and then through the service.
+"""
 
 from __future__ import annotations
 
@@ -173,7 +176,9 @@ def _check_single_user(client: httpx.Client, history: History, row: UserRow) -> 
 
 
 def _get(client: httpx.Client, path: str, *statuses: int) -> httpx.Response:
-    """Send a GET until it succeeds. The service is healthy by now, but a slow machine may need a second attempt.
+    """Send a GET request until it succeeds.
+
+    The service is healthy by now, but a slow machine may need a second attempt.
 
     :param statuses: status codes to accept besides 200.
     """

@@ -104,7 +104,9 @@ class Fields:
 
 @dataclass
 class UserRow:
-    """A user whose id is known, with every state that it may be in. The state None means that there is no row.
+    """A user whose id is known, with every state that it may be in.
+
+    The state None means that there is no row.
 
     :ivar email: the address that the user was created with.
     :ivar last_acknowledged: the acknowledged write that `states` is based on.
@@ -254,7 +256,9 @@ class AnimalRow:
 
 
 class History:
-    """The operations, rows and findings of one keyspace. Each row belongs to one client; the lists are shared.
+    """The operations, rows and findings of one keyspace.
+
+    Each row belongs to one client; the lists are shared.
 
     :ivar written_ids: ids of the users that were written since the last consistency check.
     """

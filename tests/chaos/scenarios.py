@@ -92,7 +92,9 @@ def _wait_until_stable(target: Target, history: History, fault: Fault, first: in
 
 
 def _must_succeed_from(operation: Operation, detected: float, latest: float, fault: Fault) -> float:
-    """Return the time from which a node that is down must not affect this kind of request. See docs/faults.md.
+    """Return the time from which a node that is down must not affect this kind of request.
+
+    See docs/faults.md.
 
     :param detected: when the service had marked the node down.
     :param latest: when the service must have marked it down.

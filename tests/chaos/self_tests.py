@@ -65,7 +65,7 @@ _DAMAGES = (
 
 
 def damage_rows(target: Target, history: History) -> list[ScenarioResult]:
-    """Delete, change and duplicate one acknowledged user each in the table, and expect exactly three findings."""
+    """Delete one acknowledged user, change one and duplicate one. Expect exactly three findings."""
     settled = [
         creation
         for creation in history.creations.values()

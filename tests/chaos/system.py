@@ -1,4 +1,4 @@
-"""The system under test: the service on a ring of three nodes, and the bounds that follow from its settings."""
+"""The system under test: the service on three nodes, and the bounds that follow from its settings."""
 
 from __future__ import annotations
 

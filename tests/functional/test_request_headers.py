@@ -132,7 +132,7 @@ def test_proxy_headers_of_untrusted_clients_are_ignored(live: Service, headers: 
 
 
 def test_unreachable_default_consistency_level_returns_503(start: Callable[..., Service]) -> None:
-    """An unreachable level from the settings is an outage, not a client error, and the log names the level."""
+    """An unreachable level in the settings is an outage, not a client error. The log names the level."""
     running = start({"CASSANDRA_CONSISTENCY_LEVEL": "TWO"}, healthy=False)
     wait_for(lambda: "Connected to Cassandra" in running.log_text(), description="the connection to Cassandra")
     assert_problem(running.client.get("/users"), 503)

@@ -1,4 +1,4 @@
-"""Streaming: formats, memory use, prefetching, and streams that are aborted or whose client disconnects."""
+"""Streaming: formats, memory use, prefetching, aborted streams and disconnected clients."""
 
 from __future__ import annotations
 

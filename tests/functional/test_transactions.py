@@ -205,7 +205,7 @@ def test_unknown_outcome_is_reported(proxied_session: Session, proxy: TcpProxy) 
 
 
 def test_transaction_is_not_retried_after_a_lost_connection(proxied_session: Session, proxy: TcpProxy) -> None:
-    """A connection lost during a transaction is reported as an unknown outcome; there is no second attempt."""
+    """A connection lost during a transaction is an unknown outcome; there is no second attempt."""
     options = QueryOptions(timeout=5.0)
     user = users.new_user(USER)
     users.create_users(proxied_session, [user], options)

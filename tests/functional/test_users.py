@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from api import create_app
+from settings import Settings
 from storage.db_io.cluster import paging_scope
 from tests.support import USER, Service
 from web import pagination
@@ -220,10 +222,13 @@ def test_page_states_are_rejected_if_modified_or_used_for_another_query(populate
         assert "page_state" in response.json()["detail"]
 
 
-def test_page_state_that_cassandra_rejects_returns_400(start: Callable[..., Service], session: Any) -> None:
-    """A correctly signed page_state that Cassandra no longer accepts is a client error, not a server error."""
+def test_page_state_that_cassandra_rejects_returns_400(
+    start: Callable[..., Service], session: Any, settings: Settings
+) -> None:
+    """A correctly signed page_state that Cassandra no longer accepts is a client error."""
     running = start()
-    token = pagination.sign(b"\x01\x02no paging state", f"users {paging_scope(session)}")
+    with create_app(settings, session).app_context():
+        token = pagination.sign(b"\x01\x02no paging state", f"users {paging_scope(session)}")
     response = running.client.get("/users", params={"page_state": token})
     assert (response.status_code, "page_state" in response.json()["detail"]) == (400, True)
 

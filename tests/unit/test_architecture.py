@@ -1,4 +1,4 @@
-"""The rules of docs/architecture.md: imports between modules, places of CQL, resources, complete documents."""
+"""The rules of docs/architecture.md for imports, CQL, resources and documents."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_only_settings_reads_the_environment(name: str) -> None:
 
 
 def test_private_api_of_the_driver_is_used_in_one_module() -> None:
-    """The names in the table at the top of storage/cql/driver.py appear in no other module of the service."""
+    """The names in the table at the top of storage/cql/driver.py appear in no other module."""
     path = PROJECT / "storage" / "cql" / "driver.py"
     table = re.findall(r"^\| (`[^|]*) \|", path.read_text(), re.MULTILINE)
     names = {name for cell in table for name in re.findall(r"`[\w.]*?(\w+)`", cell)} - {"protocol_version"}

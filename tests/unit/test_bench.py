@@ -1,4 +1,4 @@
-"""The benchmark: comparison of responses, statistics, load generator, and tables in the documentation."""
+"""The benchmark: comparison of responses, statistics, load generator, written tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def test_timestamps_are_compared_as_instants() -> None:
 
 
 def test_ratios_are_computed_within_rounds() -> None:
-    """A round that was slow for both systems does not change the ratios; a round with only one system is ignored."""
+    """A round that was slow for both systems does not change the ratios.
+
+    A round with only one system is ignored.
+    """
     assert ratios({1: 10, 2: 100, 3: 30, 4: 7}, {1: 5, 2: 50, 3: 10}) == Spread(2, 2, 3)
     assert ratios({1: 10}, {2: 5}) is None
 

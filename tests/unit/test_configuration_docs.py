@@ -1,4 +1,4 @@
-"""settings.py, .env.example and docs/configuration.md have the same variables with the same defaults."""
+"""settings.py, .env.example and docs/configuration.md have the same variables and defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages whose private API we use: unsupported versions are refused, and the pinned ones are supported."""
+"""Packages whose private API we use: only supported versions are accepted and pinned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Baseline "fastapi": an async FastAPI service on uvicorn, written as the FastAPI documentation recommends.
+"""Baseline "fastapi": an async FastAPI service on uvicorn.
+
+It is written as the FastAPI documentation recommends.
 
 It awaits the driver through cassandra-asyncio-driver. We also tried aiocassandra (2018). A single query costs about the
 same with both: each was cheaper in some rounds. But the paging of aiocassandra fails on current Python versions

@@ -17,7 +17,10 @@ from tests.support import rows_left, wait_for
 
 @pytest.fixture
 def no_rows_left(session: Session, settings: Settings) -> Iterator[None]:
-    """Fail a test that leaves rows in the diagnostics table or changes a user, even if the tested probe failed."""
+    """Fail a test that leaves rows in the diagnostics table or changes a user.
+
+    This also applies to tests in which a probe fails.
+    """
 
     def users() -> set[Any]:
         return set(session.execute(f"SELECT id, name, age, version FROM {settings.cassandra_keyspace}.users"))

@@ -1,4 +1,4 @@
-"""Diagnostics of sessions and streams: each probe reports success, and detects the fault that a test injects."""
+"""Diagnostics of sessions and streams: each probe reports success and detects injected faults."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_streaming_error_probe_detects_missing_rows(client: FlaskClient, monkeyp
 def test_streaming_error_probe_detects_a_closed_session(
     client: FlaskClient, app_session: Session, session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the error closes the session, the response says so; the rows that remain expire within 600 seconds."""
+    """If the error closes the session, the response says so. Remaining rows expire within 600 s."""
     call_on_error(monkeypatch, app_session.shutdown)
     body = client.post(STREAMING_ERROR).get_json()
     assert body["streaming_error_caught"]

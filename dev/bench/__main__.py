@@ -1,7 +1,7 @@
 """`python -m dev.bench`: compare Fieldbook with the bare driver, FastAPI and plain Flask.
 
-Each run starts a Cassandra node of its own. `python -m dev.bench scale` measures Fieldbook at several sizes. `python -m dev.bench compare REF` compares the working
-tree with an older revision.
+Each run starts a Cassandra node of its own. `python -m dev.bench scale` measures Fieldbook at several sizes.
+`python -m dev.bench compare REF` compares the working tree with an older revision.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ _GIT_TIMEOUT = 300
 def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> None:
     """Print the CPU time of both revisions and their ratio within each round.
 
-    No ratio counts as a failure. The two revisions run in turn on one node. The benchmark code of the working tree measures both revisions, on tables from the migrations of the working tree.
+    No ratio counts as a failure. The two revisions run in turn on one node. The benchmark code of the working tree
+    measures both, on tables from the migrations of the working tree.
 
     :raises BenchError: the revision does not exist, or a service returns a wrong response.
     """

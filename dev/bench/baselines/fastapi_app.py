@@ -1,10 +1,10 @@
 """Baseline "fastapi": an async FastAPI service on uvicorn.
 
-It is written as the FastAPI documentation recommends.
+It is written as the FastAPI documentation recommends, and awaits the driver through cassandra-asyncio-driver.
 
-It awaits the driver through cassandra-asyncio-driver. We also tried aiocassandra (2018). A single query costs about the
-same with both: each was cheaper in some rounds. But the paging of aiocassandra fails on current Python versions
-(`asyncio.Event(loop=...)`), and its queries return rows without a paging state, so it cannot stream.
+We also tried aiocassandra (2018). A single query costs about the same with both: each was cheaper in some rounds. But
+the paging of aiocassandra fails on current Python versions (`asyncio.Event(loop=...)`), and its queries return rows
+without a paging state, so it cannot stream.
 
 A stream converts a whole page at once to models and JSON, in pydantic's compiled code; row by row would cost more.
 """

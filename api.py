@@ -10,9 +10,9 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from observability import logs
 from routes import BLUEPRINTS
 from settings import Settings, get_settings, require_version
-from storage.cql.driver import DRIVER_VERSIONS
+from storage import DRIVER_VERSIONS
 from storage.db_connect import Session
-from web import dependencies, errors, hooks
+from web import dependencies, errors, hooks, openapi
 from web.json import OrjsonProvider
 from web.request_body import FieldbookRequest
 
@@ -28,15 +28,14 @@ def create_app(settings: Settings | None = None, session: Session | None = None)
         app.test_client().get("/plant/Quercus")
 
     :param settings: None for those of the environment and `.env`.
-    :param session: an open session, which the caller closes; None for the session of the process, which is opened
-        when the first request needs it.
+    :param session: from `storage.db_connect.open_session`; the caller closes it. None for the session of the process,
+        which is opened when the first request needs it.
     :raises SettingsError: names each setting that is wrong or missing, or a package whose version is not supported.
     """
-    require_version("cassandra-driver", DRIVER_VERSIONS, "storage/cql/driver.py")
+    require_version("cassandra-driver", DRIVER_VERSIONS, used_by="storage/cql/driver.py")
     settings = settings or get_settings()
     logging.config.dictConfig(logs.config(settings.log_level))
-    # In development this creates the key, so that an error shows at start-up and not with the first page.
-    assert settings.signing_key
+    settings.check_signing_key()
     info = Info(title="Fieldbook", version=VERSION, description="A naturalist's field book on Apache Cassandra.")
     app = OpenAPI(__name__, info=info, doc_ui=False, static_folder=None, template_folder="routes/templates")
     app.request_class = FieldbookRequest
@@ -50,6 +49,7 @@ def create_app(settings: Settings | None = None, session: Session | None = None)
     for blueprint in BLUEPRINTS:
         if blueprint.is_enabled(settings):
             app.register_api(blueprint)
+    openapi.register(app, settings)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, hops, hops, hops, x_prefix=hops)  # type: ignore[method-assign]

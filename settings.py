@@ -29,6 +29,9 @@ ConsistencyLevel = Literal["ONE", "TWO", "THREE", "QUORUM", "ALL", "LOCAL_QUORUM
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
+# Characters of a secret.
+_MIN_KEY_LENGTH = 16
+
 
 class SettingsError(Exception):
     """A wrong or missing setting; the message names the variable and the rule."""
@@ -90,7 +93,7 @@ class Settings(BaseSettings):
     @field_validator("secret_key", "operator_token")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < 16:
+        if value is not None and len(value.get_secret_value()) < _MIN_KEY_LENGTH:
             raise ValueError("must have at least 16 characters")
         return value
 
@@ -194,6 +197,14 @@ class Settings(BaseSettings):
         if self.secret_key is not None:
             return self.secret_key.get_secret_value().encode()
         return _development_key(PROJECT / ".fieldbook" / "secret_key")
+
+    def check_signing_key(self) -> None:
+        """Create the development key if it is missing, and check its length.
+
+        :raises SettingsError: the file with the development key is damaged.
+        """
+        if len(self.signing_key) < _MIN_KEY_LENGTH:
+            raise SettingsError("The development key in .fieldbook/secret_key is damaged. Delete the file.")
 
 
 def _development_key(path: Path) -> bytes:

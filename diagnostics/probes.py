@@ -22,11 +22,12 @@ from cassandra.cluster import Cluster, Session
 
 from diagnostics import table
 from diagnostics.table import DiagnosticRow
-from settings import Settings, get_settings
+from settings import Settings
 from storage import db_connect
 from storage.cql import Clock, QueryOptions, Stream
 from storage.db_io.cluster import retrieve_release_version
 from storage.errors import ConsistencyRefused, StorageError, StorageTimeout, StorageUnavailable
+from web.dependencies import current_settings, session_if_open
 
 log = logging.getLogger(__name__)
 
@@ -251,7 +252,7 @@ def nest_contexts(session: Session, options: QueryOptions) -> Findings:
         findings: Future[Findings] = Future()
         # A thread of its own, because connecting has no deadline. The thread closes what it opened, even if it is late.
         context = copy_context()  # for the request id in its log lines
-        arguments = (findings, get_settings(), run_id, replace(options, database=Clock()))
+        arguments = (findings, current_settings(), run_id, replace(options, database=Clock()))
         threading.Thread(target=context.run, args=(_nest, *arguments), daemon=True).start()
         started = time.monotonic()
         try:
@@ -311,7 +312,7 @@ def _newly_closed(ends: Sequence[tuple[bool, bool, bool]]) -> Iterator[str]:
 
 def connection_status() -> Findings:
     """Session and cluster of this process, without a query."""
-    session = db_connect.current_session()
+    session = session_if_open()
     if session is None:
         return {"session_open": False, "session_id": None, "cluster_open": False, "cluster_id": None, "keyspace": None}
     return {
@@ -336,7 +337,7 @@ def _is_open(session: Session) -> bool:
 
 def _is_unchanged(session: Session) -> bool:
     """Whether this session is still the one that requests of this process get."""
-    return db_connect.current_session() is session
+    return session_if_open() is session
 
 
 def _version(session: Session, options: QueryOptions) -> str | None:

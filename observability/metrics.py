@@ -73,9 +73,7 @@ NODES_UP = _gauge("fieldbook_nodes_up", "Cassandra nodes that are up; the maximu
 NODES_DOWN = _gauge("fieldbook_nodes_down", "Cassandra nodes that are down; the maximum over all workers.", "livemax")
 QUERIES_PER_SECOND = _gauge("fieldbook_queries_per_second", "Queries per second, averaged over the last 60 seconds.")
 
-STREAMS_OPENED = Counter(
-    "fieldbook_streams_opened", "Streams whose first page was fetched.", ["route"], registry=_registry
-)
+STREAMS_OPENED = Counter("fieldbook_streams_opened", "Streams whose body was started.", ["route"], registry=_registry)
 STREAMS_ENDED = Counter(
     "fieldbook_streams_ended",
     "Streams by outcome: finished, aborted (a fault) or disconnected (the client).",

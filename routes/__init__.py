@@ -1,4 +1,4 @@
-"""One module per resource. A view checks its input, calls one function of `storage.db_io` and returns a response."""
+"""One module per resource. A view checks its input, calls `storage.db_io` and returns a response."""
 
 from importlib import import_module
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.resources import files
-from typing import Any, cast
 
-import orjson
-from flask import Response, current_app, render_template, send_from_directory
-from flask_openapi3 import OpenAPI
+from flask import Response, render_template, send_from_directory
 
 from routes.blueprint import Blueprint
 from schemas.service import FilePath
-from web import openapi
-from web.dependencies import current_settings
 from web.media_types import HTML, JSON
-from web.openapi import responses
+from web.openapi import current_document, responses
 from web.route_options import route_options
 
 _SWAGGER_UI = str(files("flask_swagger_ui") / "dist")
@@ -27,12 +21,7 @@ blueprint = Blueprint("docs", __name__, tag="service")
 @route_options(session=False)
 def openapi_json() -> Response:
     """The contract, as OpenAPI 3.1."""
-    return Response(_document(cast(Any, current_app)._get_current_object()), content_type=JSON)
-
-
-@cache
-def _document(app: OpenAPI) -> bytes:
-    return orjson.dumps(openapi.document(app, current_settings()))
+    return Response(current_document(), content_type=JSON)
 
 
 @blueprint.get("/docs", responses=responses(200, None, html=True))

@@ -42,9 +42,11 @@ def import_settings() -> Settings:
     """
     before = _drop_project_modules()
     import settings
+    from storage import DRIVER_VERSIONS
 
     try:
         settings.require_version("gunicorn", GUNICORN_VERSIONS, used_by="server/__init__.py")
+        settings.require_version("cassandra-driver", DRIVER_VERSIONS, used_by="storage/cql/driver.py")
         return settings.get_settings()
     except settings.SettingsError as error:
         if "settings" not in before:

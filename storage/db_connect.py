@@ -169,6 +169,7 @@ class _Connector:
         self._thread: threading.Thread | None = None
         self._stopped = False
         self._error: Exception | None = None
+        self.settings: Settings | None = None
         self.session: Session | None = None
 
     def get(self, timeout: float | None, settings: Settings | None) -> Session:
@@ -185,7 +186,8 @@ class _Connector:
 
     def _start(self, settings: Settings | None) -> None:
         if self._thread is None and not self._stopped:
-            arguments = (settings or get_settings(),)
+            self.settings = settings or get_settings()
+            arguments = (self.settings,)
             self._thread = threading.Thread(target=self._connect, args=arguments, name="cassandra-connect", daemon=True)
             self._thread.start()
 
@@ -249,14 +251,18 @@ def get_session(timeout: float | None = None, settings: Settings | None = None) 
     :param timeout: seconds to wait for the first attempt; None for no limit.
     :param settings: for the first call in a process; None for those of the environment.
     :raises StorageUnavailable: there is no session yet.
+    :raises RuntimeError: the process has a session with other settings.
     """
+    known = _connector.settings
+    if settings is not None and known is not None and settings is not known and settings != known:
+        raise RuntimeError("This process already has a session with other settings; pass a session to create_app().")
     session = _connector.session
     if session is not None:
         return session
     return _connector.get(timeout, settings)
 
 
-def current_session() -> Session | None:
+def session_if_open() -> Session | None:
     """The session of this process if it is open, without waiting."""
     return _connector.session
 

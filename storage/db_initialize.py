@@ -29,8 +29,8 @@ from cassandra.cluster import Cluster, Session
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.protocol import ConfigurationException, SyntaxException
 
-from settings import Settings, settings_or_exit
-from storage import sample_data
+from settings import Settings, SettingsError, require_version, settings_or_exit
+from storage import DRIVER_VERSIONS, sample_data
 from storage.cql.statement import cql_text
 from storage.db_connect import NotConnected, cluster_context, session_context
 
@@ -212,8 +212,9 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = settings_or_exit()
     try:
+        require_version("cassandra-driver", DRIVER_VERSIONS, used_by="storage/cql/driver.py")
         initialize(settings, samples=not arguments.no_samples, say=lambda line: print(line, flush=True))
-    except InitializeError as error:
+    except (InitializeError, SettingsError) as error:
         sys.exit(str(error))
 
 

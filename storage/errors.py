@@ -5,11 +5,6 @@ The driver's exception is the cause (`__cause__`) of each error that comes from 
 
 from __future__ import annotations
 
-from typing import Literal
-
-# What a statement does; `lwt` is a lightweight transaction.
-Kind = Literal["read", "write", "lwt"]
-
 
 class StorageError(Exception):
     """Base class. Raised as itself for an error that nobody expected."""

@@ -5,8 +5,6 @@ Views and hooks get both from here and not from global state, so that a test can
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Flask, current_app
 
 from settings import Settings
@@ -34,5 +32,11 @@ def current_session(timeout: float) -> Session:
     :param timeout: seconds to wait for the first connection.
     :raises StorageUnavailable: there is no session yet.
     """
-    extensions: dict[str, Any] = current_app.extensions
-    return extensions[_SESSION] or db_connect.get_session(timeout, extensions[_SETTINGS])
+    session = current_app.extensions[_SESSION]
+    return session if session is not None else db_connect.get_session(timeout, current_settings())
+
+
+def session_if_open() -> Session | None:
+    """The session that :func:`current_session` would return, or None if it is not open yet. Does not wait."""
+    session = current_app.extensions[_SESSION]
+    return session if session is not None else db_connect.session_if_open()

@@ -10,7 +10,7 @@ Before the view:
 6. `content_negotiation.negotiate`: `Accept`, as `g.media_type`.
 7. The Cassandra session, as `g.session`.
 
-The view, which checks its input, calls one function of `storage.db_io` and returns a response. Errors become problem
+The view checks its input, calls `storage.db_io` and returns a response. Errors become problem
 documents in `errors.py`. After the view:
 
 8. Response headers: those of `content_negotiation.finish`, `X-Request-ID` and `Server-Timing`.

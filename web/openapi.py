@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+from flask import current_app
 from flask_openapi3 import OpenAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -45,7 +46,7 @@ _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string"},
     },
     "ETag": {"description": "The version, for `If-Match` and `If-None-Match`.", "schema": {"type": "string"}},
-    "Location": {"description": "URL of the new resource.", "schema": {"type": "string", "format": "uri-reference"}},
+    "Location": {"description": "Path of the new resource.", "schema": {"type": "string", "format": "uri-reference"}},
     "Link": {"description": '`rel="next"` while there are more pages.', "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds.", "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
@@ -126,8 +127,22 @@ def _error(status: int) -> dict[str, Any]:
     return {"description": _ERRORS[status], "headers": headers, "content": content}
 
 
+_DOCUMENT = "fieldbook.openapi"
+
+
+def register(app: OpenAPI, settings: Settings) -> None:
+    """Store the document of an application, after all of its routes are registered."""
+    app.extensions[_DOCUMENT] = orjson.dumps(document(app, settings))
+
+
+def current_document() -> bytes:
+    """The document of the current application, as JSON."""
+    text: bytes = current_app.extensions[_DOCUMENT]
+    return text
+
+
 def document(app: OpenAPI, settings: Settings) -> dict[str, Any]:
-    """The document of all routes that are registered on `app`.
+    """Create the document of all routes that are registered on `app`. Call it once: it extends `app.api_doc`.
 
     :param settings: decide which routes are for operators.
     """

@@ -7,7 +7,8 @@ from cassandra.cluster import EXEC_PROFILE_DEFAULT, Session
 from cassandra.query import BoundStatement
 
 from storage.cql.driver import replica_count
-from storage.errors import ConsistencyRefused, Kind
+from storage.cql.statement import Kind
+from storage.errors import ConsistencyRefused
 
 # Consistency levels that need a fixed number of replicas.
 _REPLICAS_NEEDED = {"TWO": 2, "THREE": 3}

@@ -11,7 +11,7 @@
 | an assignment to `Cluster.protocol_version` | the protocol version to begin with, which the driver may lower |
 
 The service refuses to start with another version of the driver. To use one: check each row above, run `make test`, then
-add the version to `DRIVER_VERSIONS`.
+add the version to `DRIVER_VERSIONS` in `storage/__init__.py`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from cassandra.cqltypes import DateType
 from cassandra.metadata import Murmur3Token
 from cassandra.pool import NoConnectionsAvailable
 from cassandra.query import PreparedStatement
-
-DRIVER_VERSIONS = ("3.30.1",)
 
 
 def timestamp_columns(prepared: PreparedStatement) -> tuple[str, ...]:

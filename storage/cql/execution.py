@@ -17,10 +17,10 @@ from storage.cql.consistency import set_level
 from storage.cql.driver import take_rows
 from storage.cql.options import QueryOptions
 from storage.cql.prepared_cache import prepared_cache
-from storage.cql.row_encoding import json_rows
-from storage.cql.statement import Statement, cql_text
-from storage.cql.translation import translated, translating
-from storage.errors import Kind, StorageError
+from storage.cql.row_encoding import json_select
+from storage.cql.statement import Kind, Statement, cql_text
+from storage.cql.translation import translating
+from storage.errors import StorageError
 
 _NEVER_RETRY = FallthroughRetryPolicy()
 
@@ -71,14 +71,14 @@ def execute(
         `[applied]`.
     :raises StorageError: the subclass says what happened.
     """
-    encoded = json_rows(session, statement, options) if statement.json_rows else None
-    if encoded is not None:
-        statement = encoded.statement
+    select = json_select(session, statement, options) if statement.json_rows else None
+    if select is not None:
+        statement = select.statement
     bound = bind(session, statement, values, options)
     if fetch_size is not None:
         bound.fetch_size = fetch_size
     page = execute_bound(session, bound, options, statement.name, statement.kind, paging_state)
-    return page._replace(rows=encoded.decode(page.rows)) if encoded is not None else page
+    return page._replace(rows=select.decode(page.rows)) if select is not None else page
 
 
 def execute_batch(
@@ -140,7 +140,7 @@ def execute_bound(
     bound: driver_query.Statement,
     options: QueryOptions,
     name: str,
-    kind: Kind = "read",
+    kind: Kind,
     paging_state: bytes | None = None,
 ) -> Page:
     """Execute a statement of the driver and wait for its page. For use inside `storage/cql` and by `bind`'s callers.
@@ -151,9 +151,8 @@ def execute_bound(
     timeout = options.remaining()
     started = time.monotonic()
     try:
-        return _page(session.execute_async(bound, timeout=timeout, paging_state=paging_state))
-    except Exception as error:
-        raise translated(error, kind, bound.is_idempotent) from error
+        with translating(kind, bound.is_idempotent):
+            return _page(session.execute_async(bound, timeout=timeout, paging_state=paging_state))
     finally:
         options.database.seconds += metrics.observe_query(name, started)
 

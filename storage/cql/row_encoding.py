@@ -30,7 +30,7 @@ def rfc3339(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds") + "Z"
 
 
-class JsonRows:
+class JsonSelect:
     """A statement's SELECT JSON.
 
     :ivar statement: the statement to execute instead.
@@ -38,7 +38,7 @@ class JsonRows:
 
     def __init__(self, statement: Statement, timestamps: tuple[str, ...]) -> None:
         """:param timestamps: names of the columns of type `timestamp`."""
-        self.statement, self._timestamps = _select_json(statement, timestamps), timestamps
+        self.statement, self._timestamps = _with_json(statement, timestamps), timestamps
 
     def decode(self, rows: Sequence[Sequence[Any]]) -> list[str]:
         """The JSON objects in what the statement returned, with timestamps in RFC 3339."""
@@ -56,21 +56,21 @@ class JsonRows:
         return orjson.dumps(document).decode()
 
 
-def json_rows(session: Session, statement: Statement, options: QueryOptions) -> JsonRows:
+def json_select(session: Session, statement: Statement, options: QueryOptions) -> JsonSelect:
     """The SELECT JSON of a statement with `json_rows`.
 
     :raises StorageError: the statement can't be prepared.
     """
     plain = statement._replace(json_rows=False)
-    return _json_rows(statement, timestamp_columns(prepared_cache.get(session, plain, options)))
+    return _json_select(statement, timestamp_columns(prepared_cache.get(session, plain, options)))
 
 
 @cache
-def _json_rows(statement: Statement, timestamps: tuple[str, ...]) -> JsonRows:
-    return JsonRows(statement, timestamps)
+def _json_select(statement: Statement, timestamps: tuple[str, ...]) -> JsonSelect:
+    return JsonSelect(statement, timestamps)
 
 
-def _select_json(statement: Statement, timestamps: tuple[str, ...]) -> Statement:
+def _with_json(statement: Statement, timestamps: tuple[str, ...]) -> Statement:
     if "{columns}" not in statement.cql:
         raise ValueError(f"{statement.name}: a statement with json_rows selects {{columns}}")
     selected = [f"CAST({name} AS text) AS {name}" if name in timestamps else name for name in statement.columns]

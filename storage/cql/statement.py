@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from storage.errors import Kind
+# What a statement does; `lwt` is a lightweight transaction.
+Kind = Literal["read", "write", "lwt"]
 
 
 class Statement(NamedTuple):

@@ -12,7 +12,7 @@ from cassandra.query import BoundStatement
 
 from storage.cql.execution import bind, execute_bound, receive, send
 from storage.cql.options import QueryOptions
-from storage.cql.row_encoding import json_rows
+from storage.cql.row_encoding import json_select
 from storage.cql.statement import Statement
 
 
@@ -74,12 +74,12 @@ def _pages(
     limit: int | None,
     fetch_size: int,
 ) -> Generator[list[Any]]:
-    encoded = json_rows(session, statement, options) if statement.json_rows else None
-    selected = encoded.statement if encoded is not None else statement
+    select = json_select(session, statement, options) if statement.json_rows else None
+    selected = select.statement if select is not None else statement
     bound = bind(session, selected, values, options)
     with closing(pages_of(session, bound, options, statement.name, limit, fetch_size)) as pages:
         for page in pages:
-            yield encoded.decode(page) if encoded is not None else page
+            yield select.decode(page) if select is not None else page
 
 
 def pages_of(
@@ -97,7 +97,7 @@ def pages_of(
     if left == 0:
         return
     bound.fetch_size = fetch_size if left is None else min(fetch_size, left)
-    page = execute_bound(session, bound, options, name)
+    page = execute_bound(session, bound, options, name, "read")
     while True:
         rows = page.rows if left is None else page.rows[:left]
         if left is not None:

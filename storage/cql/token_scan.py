@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Generator
+from typing import Any
 
 from cassandra.cluster import ResponseFuture, Session
 from cassandra.query import BoundStatement
@@ -17,7 +18,7 @@ from cassandra.query import BoundStatement
 from storage.cql.driver import uses_murmur3
 from storage.cql.execution import bind, execute_bound, receive, send
 from storage.cql.options import QueryOptions
-from storage.cql.row_encoding import JsonRows, json_rows
+from storage.cql.row_encoding import JsonSelect, json_select
 from storage.cql.statement import Statement
 from storage.cql.streams import Stream, pages_of
 
@@ -67,30 +68,30 @@ def _scan(
     limit: int,
     fetch_size: int,
 ) -> Generator[list[str]]:
-    encoded = json_rows(session, statement, options)
-    whole = encoded.statement
+    select = json_select(session, statement, options)
+    whole = select.statement
     bound = bind(session, whole, (), options)
     bound.fetch_size = fetch_size
-    first = execute_bound(session, bound, options, whole.name)
+    first = execute_bound(session, bound, options, whole.name, "read")
     if first.paging_state is None or len(first.rows) >= limit:
         if first.rows[:limit]:
-            yield encoded.decode(first.rows[:limit])
+            yield select.decode(first.rows[:limit])
         return
     if not first.rows:
         # The page holds only tombstones, so the density of the rows is not known.
         for page in pages_of(session, bound, options, whole.name, limit, fetch_size):
-            yield encoded.decode(page)
+            yield select.decode(page)
         return
     # The page may end between two partition keys with the same token. Rows with the last token are dropped here and
     # come again with the first range.
-    rows = encoded.decode(first.rows)
-    last = token(rows[-1])
-    while rows and token(rows[-1]) == last:
+    rows = first.rows
+    last = token(rows[-1][0])
+    while rows and token(rows[-1][0]) == last:
         rows.pop()
     condition = f" WHERE token({partition_key}) > ? AND token({partition_key}) <= ?"
     part = whole._replace(name=f"{whole.name}_by_token", cql=whole.cql + condition)
     given = 0
-    for page in _by_range(session, part, encoded, options, fetch_size, rows, last - 1, limit):
+    for page in _by_range(session, part, select, options, fetch_size, rows, last - 1, limit):
         yield page[: limit - given]
         given += len(page)
         if given >= limit:
@@ -100,10 +101,10 @@ def _scan(
 def _by_range(
     session: Session,
     part: Statement,
-    encoded: JsonRows,
+    select: JsonSelect,
     options: QueryOptions,
     fetch_size: int,
-    rows: list[str],
+    rows: list[Any],
     lower: int,
     limit: int,
 ) -> Generator[list[str]]:
@@ -126,7 +127,8 @@ def _by_range(
             waiting.append((upper, bound, send(session, bound, options, part.name)))
             requested = upper
         if rows:
-            yield rows
+            # Decoded after the next ranges were requested, so that Cassandra works meanwhile.
+            yield select.decode(rows)
         if not waiting:
             return
         read, bound, future = waiting.popleft()
@@ -136,7 +138,7 @@ def _by_range(
             # The range holds more rows than expected.
             future = send(session, bound, options, part.name, page.paging_state)
             if page.rows:
-                yield encoded.decode(page.rows)
+                yield select.decode(page.rows)
             page = receive(future)
             found += len(page.rows)
-        rows = encoded.decode(page.rows)
+        rows = page.rows

@@ -27,10 +27,10 @@ from cassandra.protocol import (
 
 from observability import metrics
 from storage.cql.driver import was_not_sent
+from storage.cql.statement import Kind
 from storage.errors import (
     BatchTooLarge,
     ConsistencyRefused,
-    Kind,
     PagingStateRefused,
     StorageError,
     StorageTimeout,
@@ -54,13 +54,8 @@ def translating(kind: Kind = "read", idempotent: bool = True) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise translated(error, kind, idempotent) from error
-
-
-def translated(error: Exception, kind: Kind, idempotent: bool) -> StorageError:
-    """Count an exception of the driver and return its storage error."""
-    metrics.DRIVER_ERRORS.labels(type(error).__name__).inc()
-    return translate(error, kind, idempotent)
+        metrics.DRIVER_ERRORS.labels(type(error).__name__).inc()
+        raise translate(error, kind, idempotent) from error
 
 
 def translate(error: Exception, kind: Kind = "read", idempotent: bool = True) -> StorageError:

@@ -104,7 +104,7 @@ def create_users_once(
     :raises KeyBusy: the first request is still being processed.
     :raises KeyReused: the first request had another body.
     """
-    # Checked before the key is claimed: with a consistency level that can't be reached nothing is promised.
+    # The key must not be claimed if the client's consistency level can't be reached.
     bind(session, INSERT_USER, users[0], options)
     claim = claim_key(session, key, orjson.dumps([list(user) for user in users]).decode(), options)
     claimed = [_from_json(fields) for fields in orjson.loads(claim.answer)]

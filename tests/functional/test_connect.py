@@ -231,6 +231,16 @@ def test_504_is_sent_at_the_deadline(start: Callable[..., Service], proxy: TcpPr
     assert wait_for(lambda: running.client.get("/plant/Quercus").status_code == 200, timeout=10)
 
 
+def test_a_process_refuses_a_second_session_with_other_settings(settings: Settings) -> None:
+    """An application with other settings would otherwise read and write another keyspace than its own."""
+    db_connect.shutdown()
+    db_connect.get_session(20, settings)
+    assert db_connect.get_session(20, settings.model_copy()) is db_connect.get_session(20)
+    with pytest.raises(RuntimeError, match="other settings"):
+        db_connect.get_session(20, settings.model_copy(update={"cassandra_keyspace": "another"}))
+    db_connect.shutdown()
+
+
 # --- prepared statements -----------------------------------------------------------------------------------
 
 

@@ -41,8 +41,8 @@ def test_application_uses_the_settings_that_create_app_received() -> None:
     body = {"genus": "Quercus", "species": "robur", "sightings": 1}
     assert client_with(max_body_bytes=1024).post("/plant", json=body | {"x": "y" * 2000}).status_code == 413
     assert client_with(max_body_bytes=4096).post("/plant", json=body | {"x": "y" * 2000}).status_code == 422
-    assert client_with(diagnostics=True).get("/context_manager_safety/status").status_code == 200
-    assert client_with(diagnostics=False).get("/context_manager_safety/status").status_code == 404
+    assert client_with(diagnostics=True).get("/performance/sync?requests=0").status_code == 422
+    assert client_with(diagnostics=False).get("/performance/sync?requests=0").status_code == 404
     assert client_with(cassandra_keyspace="another").get("/health").get_json()["keyspace"] == "another"
 
 

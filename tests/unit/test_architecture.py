@@ -18,9 +18,8 @@ from pydantic import BaseModel
 
 from api import create_app
 from routes import BLUEPRINTS, MODULES
-from storage import sample_data
+from storage import DRIVER_VERSIONS, sample_data
 from storage.cql import Statement
-from storage.cql.driver import DRIVER_VERSIONS
 from storage.cql.statement import cql_text
 from tests.support import PROJECT, copy_project
 
@@ -29,7 +28,7 @@ SERVICE = {
     "settings": set(),
     "schemas": set(),
     "observability": {"settings"},
-    "server": {"settings", "observability"},
+    "server": {"settings", "observability", "storage"},
     "storage": {"settings", "observability"},
     "web": {"settings", "observability", "server", "schemas", "storage"},
     "routes": {"settings", "observability", "server", "schemas", "storage", "web"},

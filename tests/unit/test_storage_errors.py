@@ -22,11 +22,11 @@ from cassandra.cluster import NoHostAvailable
 from cassandra.connection import ConnectionBusy, ConnectionException, ConnectionShutdown
 from cassandra.protocol import ErrorMessage, OverloadedErrorMessage, ProtocolException, ServerError
 
+from storage.cql.statement import Kind
 from storage.cql.translation import translate
 from storage.errors import (
     BatchTooLarge,
     ConsistencyRefused,
-    Kind,
     PagingStateRefused,
     StorageError,
     StorageTimeout,

@@ -29,10 +29,12 @@ def test_unsupported_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         assert part in str(caught.value)
 
 
-def test_gunicorn_does_not_start_with_an_unsupported_version() -> None:
+@pytest.mark.parametrize("package", ["gunicorn", "cassandra-driver"])
+def test_gunicorn_does_not_start_with_an_unsupported_version(package: str) -> None:
     """gunicorn exits with status 2 and prints only the message."""
     code = (
-        "import importlib.metadata, sys; importlib.metadata.version = lambda package: '0.1'; "
+        "import importlib.metadata as metadata, sys; version = metadata.version; "
+        f"metadata.version = lambda package: '0.1' if package == '{package}' else version(package); "
         "sys.argv = ['gunicorn', '--check-config', 'wsgi:app']; from gunicorn.app.wsgiapp import run; run()"
     )
     run = subprocess.run(
@@ -45,7 +47,7 @@ def test_gunicorn_does_not_start_with_an_unsupported_version() -> None:
         check=False,
     )
     assert run.returncode == 2
-    assert run.stderr.startswith("gunicorn 0.1 is installed")
+    assert run.stderr.startswith(f"{package} 0.1 is installed")
     assert "Traceback" not in run.stderr
 
 

@@ -232,7 +232,7 @@ def test_504_is_sent_at_the_deadline(start: Callable[..., Service], proxy: TcpPr
 
 
 def test_a_process_refuses_a_second_session_with_other_settings(settings: Settings) -> None:
-    """An application with other settings would otherwise read and write another keyspace than its own."""
+    """Otherwise an application with other settings would read and write the wrong keyspace."""
     db_connect.shutdown()
     db_connect.get_session(20, settings)
     assert db_connect.get_session(20, settings.model_copy()) is db_connect.get_session(20)

@@ -232,7 +232,7 @@ def _wait_for_peer_detection(target: Target, fault: Fault, others: list[Node]) -
     with ExitStack() as stack:
         sessions = [stack.enter_context(target.ring.session(node)) for node in others]
         wait_for(
-            lambda: all(_refuses_all(session, target.keyspace) for session in sessions),
+            lambda: all(_refuses_reads_at_all(session, target.keyspace) for session in sessions),
             90,
             "the node marked down by the other nodes",
         )
@@ -241,7 +241,7 @@ def _wait_for_peer_detection(target: Target, fault: Fault, others: list[Node]) -
     fault.facts.append(f"the other nodes marked the node down {elapsed:.1f} s after the fault began")
 
 
-def _refuses_all(session: Session, keyspace: str) -> bool:
+def _refuses_reads_at_all(session: Session, keyspace: str) -> bool:
     """Return whether a node refuses a read at `ALL` at once, because it has marked a replica down."""
     select = f"SELECT id FROM {keyspace}.users WHERE id = 00000000-0000-0000-0000-000000000000"
     try:

@@ -20,17 +20,17 @@ VERSION = "0.2.0"
 
 
 def create_app(settings: Settings | None = None, session: Session | None = None) -> OpenAPI:
-    """Create the WSGI application, a Flask application. It opens no connection, so it may be created before a fork.
+    """Create the Flask application. This opens no connection, so it may run before a fork.
 
     Tests pass their own dependencies:
 
         app = create_app(Settings(max_body_bytes=1024), session)
         app.test_client().get("/plant/Quercus")
 
-    :param settings: None for those of the environment and `.env`.
+    :param settings: None to read them from the environment and `.env`.
     :param session: from `storage.db_connect.open_session`; the caller closes it. None for the session of the process,
-        which is opened when the first request needs it.
-    :raises SettingsError: names each setting that is wrong or missing, or a package whose version is not supported.
+        which the first request opens.
+    :raises SettingsError: a setting is wrong or missing, or the version of a package is not supported.
     """
     require_version("cassandra-driver", DRIVER_VERSIONS, used_by="storage/cql/driver.py")
     settings = settings or get_settings()
@@ -40,7 +40,8 @@ def create_app(settings: Settings | None = None, session: Session | None = None)
     app = OpenAPI(__name__, info=info, doc_ui=False, static_folder=None, template_folder="routes/templates")
     app.request_class = FieldbookRequest
     app.json = OrjsonProvider(app)
-    # One byte more than the limit, so that a body that was read completely is known to exceed it.
+    # Werkzeug truncates a body without Content-Length at this size. One byte more than the limit, so that the service
+    # can tell a body that is too large from one of exactly the limit.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     app.url_map.merge_slashes = False
     dependencies.register(app, settings, session)

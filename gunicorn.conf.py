@@ -23,9 +23,9 @@ worker_class = "server.worker.Worker"
 threads = _settings.gunicorn_threads
 keepalive = 75
 graceful_timeout = 30
-# Fits two names of 100 characters with four bytes each, percent-encoded, and a page_state.
+# Bytes. Fits two names of 100 characters, percent-encoded from four bytes each, and a page_state.
 limit_request_line = 8190
-# gunicorn would trust a proxy's headers from every client on this machine. TRUSTED_PROXIES decides about them instead.
+# By default gunicorn trusts proxy headers from every client on this machine. TRUSTED_PROXIES decides instead.
 forwarded_allow_ips = ""
 # The control socket's default path is the same for all instances of a user.
 control_socket_disable = True
@@ -55,7 +55,7 @@ def post_fork(server, worker):  # type: ignore[no-untyped-def]
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
     """In a new worker: start its background threads.
 
-    Each worker has its own Cassandra session. It connects in the background, so that the worker serves at once.
+    Each worker has its own Cassandra session, which opens in the background, so that the worker serves at once.
     """
     if worker.has_failed_import:
         return
@@ -72,7 +72,7 @@ def post_worker_init(worker):  # type: ignore[no-untyped-def]
 
 def worker_exit(server, worker):  # type: ignore[no-untyped-def]
     """In a worker when its requests are complete, and in the master if the worker has died."""
-    # Not imported here, because the master must not import it.
+    # Closed only if it is imported, and not imported here: the master must not import it.
     if "storage.db_connect" in sys.modules:
         sys.modules["storage.db_connect"].shutdown()
 

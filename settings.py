@@ -1,7 +1,7 @@
 """Every setting of the service, read from the environment and `.env`, and validated.
 
-`ENV_FILE` names another file than `.env`. This is the only module that reads the environment. It also checks the
-versions of packages whose private API is used.
+`ENV_FILE` gives the path of another file than `.env`. This is the only module that reads the environment. It also
+checks the versions of packages whose private API the service uses.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class SettingsError(Exception):
 
 
 class UnsupportedVersion(SettingsError):
-    """An installed package has a version whose private API the service was not written for."""
+    """An installed package has a version that the service does not support."""
 
 
 class Settings(BaseSettings):
-    """The settings; `.env.example` explains them (field `log_level` is `LOG_LEVEL`)."""
+    """The settings; `.env.example` explains them. The variable of `log_level` is `LOG_LEVEL`."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -199,12 +199,14 @@ class Settings(BaseSettings):
         return _development_key(PROJECT / ".fieldbook" / "secret_key")
 
     def check_signing_key(self) -> None:
-        """Create the development key if it is missing, and check its length.
+        """Check the length of the signing key. In development this creates a missing key.
 
         :raises SettingsError: the file with the development key is damaged.
         """
         if len(self.signing_key) < _MIN_KEY_LENGTH:
-            raise SettingsError("The development key in .fieldbook/secret_key is damaged. Delete the file.")
+            raise SettingsError(
+                "The development key in .fieldbook/secret_key is damaged. Delete the file; the next start creates it."
+            )
 
 
 def _development_key(path: Path) -> bytes:
@@ -224,7 +226,7 @@ def _development_key(path: Path) -> bytes:
 def get_settings() -> Settings:
     """The settings of this process.
 
-    :raises SettingsError: variables are wrong or missing; the message names each.
+    :raises SettingsError: variables are wrong or missing; the message names each of them.
     """
     env_file = Path(os.environ.get("ENV_FILE") or PROJECT / ".env")
     _reject_misspellings(env_file)
@@ -242,14 +244,14 @@ def _reject_misspellings(env_file: Path) -> None:
     :raises SettingsError: a name is nearly one of ours, or `ENV_FILE` can't be read.
     """
     if os.environ.get("ENV_FILE") and (not env_file.exists() or env_file.is_dir()):
-        raise SettingsError(f"ENV_FILE: {env_file} is not a file")
+        raise SettingsError(f"ENV_FILE: {env_file} is not a file; give the path of a file such as .env")
     known = [field.upper() for field in Settings.model_fields]
     try:
         names = list(dotenv_values(env_file))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{env_file} can't be read: {error}") from None
     misspellings = []
-    # The environment has many variables of other programs, so the match must be closer there.
+    # The environment has many variables of other programs, so a misspelling must be closer to our name there.
     for where, found, cutoff in ((str(env_file), names, 0.9), ("Environment", list(os.environ), 0.95)):
         for name in found:
             if name.upper() not in known and (near := get_close_matches(name.upper(), known, n=1, cutoff=cutoff)):
@@ -279,7 +281,7 @@ def metrics_directory() -> str | None:
 
 
 def set_metrics_directory(path: str) -> None:
-    """Set that directory; prometheus-client reads the variable when it is imported."""
+    """Set `PROMETHEUS_MULTIPROC_DIR`, which prometheus-client reads when it is imported."""
     os.environ[_METRICS_DIRECTORY] = path
 
 
@@ -301,7 +303,7 @@ def require_version(package: str, supported: tuple[str, ...], used_by: str) -> N
 
 
 def settings_or_exit() -> Settings:
-    """The settings; wrong ones end the process with status 2 and a message on stderr."""
+    """The settings of this process; exit with status 2 and a message if they are wrong."""
     try:
         return get_settings()
     except SettingsError as error:

@@ -1,7 +1,7 @@
-"""The probes: each does something to the session, streams or cluster of this process, and reports what happened.
+"""Probes of the session, streams and cluster of this process. Each reports its findings.
 
-An unreachable Cassandra is not a finding: it is an error, as everywhere. A session that can no longer be used is a
-finding.
+An unreachable Cassandra is not a finding: it returns 503 or 504, as everywhere. A session that can no longer be used is
+a finding.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from web.dependencies import current_settings, session_if_open
 
 log = logging.getLogger(__name__)
 
-# Seconds between two reads of a slow query.
+# Seconds between the reads of :func:`query_for`.
 _PACE = 0.25
 
 _PAGE = 10
@@ -40,7 +40,7 @@ _AGES = (20, 30, 40)
 _ROWS_OF_AN_AGE = 20
 _NESTED_ROWS = 5
 _CANCELLED_ROWS = 100
-# In the middle of a page.
+# Number of rows after which the stream is closed: in the middle of a page.
 _CANCELLED_AFTER = 25
 
 # Errors that are no finding: Cassandra is unreachable, or the client asked for a level that can't be reached.
@@ -48,7 +48,7 @@ _NO_FINDING = (StorageUnavailable, StorageTimeout, ConsistencyRefused)
 # The same after the session has worked once: from then on StorageUnavailable is a finding.
 _NO_FINDING_LATER = (StorageTimeout, ConsistencyRefused)
 
-# By the names of the response schemas.
+# Fields of a response schema, by name.
 Findings = dict[str, Any]
 
 
@@ -85,7 +85,7 @@ def query_serially(session: Session, requests: int, options: QueryOptions) -> Fi
 def _performance(started: float, requests: int, errors: Sequence[StorageError]) -> Findings:
     total = time.monotonic() - started
     if len(errors) == requests:
-        # There is nothing to measure; the error says why.
+        # Nothing was measured. The first error says why.
         raise errors[0]
     return {
         "requests": requests,
@@ -99,7 +99,7 @@ def _performance(started: float, requests: int, errors: Sequence[StorageError]) 
 def query_for(session: Session, seconds: float, options: QueryOptions) -> Findings:
     """Read a user by a random id at a steady pace, for `seconds` seconds.
 
-    :raises StorageError: a read failed, or the deadline passed; it is raised at the deadline.
+    :raises StorageError: a read failed, or the deadline has passed.
     """
     started = time.monotonic()
     queries = 0
@@ -163,9 +163,9 @@ def survive_streaming_error(session: Session, options: QueryOptions) -> Findings
 
 
 def stream_concurrently(session: Session, options: QueryOptions) -> Findings:
-    """Stream rows of three ages in three threads, and check that each stream returns its own rows and no others."""
+    """Stream rows of three ages in three threads, and check that the streams do not mix."""
     rows = _rows(len(_AGES) * _ROWS_OF_AN_AGE)
-    # A separate clock, because three concurrent waits are one wait of the request.
+    # A separate clock, because the three streams wait at the same time, so their waits must not add up.
     concurrent = replace(options, database=Clock())
     with table.diagnostic_rows(session, rows, options) as run_id:
         started = time.monotonic()
@@ -176,14 +176,14 @@ def stream_concurrently(session: Session, options: QueryOptions) -> Findings:
                 for age in _AGES
             ]
             # All streams have started before any continues.
-            beginnings = list(pool.map(lambda stream: _read(stream, pages=1), streams))
-            rests = list(pool.map(_read, streams))
+            first_pages = list(pool.map(lambda stream: _read(stream, pages=1), streams))
+            other_pages = list(pool.map(_read, streams))
         options.database.seconds += time.monotonic() - started
-        found = [rows + more for (rows, _), (more, _) in zip(beginnings, rests, strict=True)]
+        found = [first + more for (first, _), (more, _) in zip(first_pages, other_pages, strict=True)]
         own = [[row for row in rows if row.age == age] for age in _AGES]
         return {
             "streams_completed": sum(
-                early is None and late is None for (_, early), (_, late) in zip(beginnings, rests, strict=True)
+                error is None and later is None for (_, error), (_, later) in zip(first_pages, other_pages, strict=True)
             ),
             "all_streams_independent": found == own,
             "results": [
@@ -199,12 +199,12 @@ def stream_concurrently(session: Session, options: QueryOptions) -> Findings:
 
 
 def cancel_stream(session: Session, options: QueryOptions) -> Findings:
-    """Close a stream midway, and check that it ended and that the session can stream the rows again."""
+    """Close a stream midway, and check that it ended and the session still streams."""
     rows = _rows(_CANCELLED_ROWS)
     with table.diagnostic_rows(session, rows, options) as run_id:
-        seen: list[str] = []
+        endings: list[str] = []
         rows_of_run = table.stream_diagnostics(session, run_id, _PAGE, options)
-        stream = Stream(_watched(rows_of_run, seen), rows_of_run.columns)
+        stream = Stream(_watched(rows_of_run, endings), rows_of_run.columns)
         processed = 0
         try:
             with stream:
@@ -216,7 +216,7 @@ def cancel_stream(session: Session, options: QueryOptions) -> Findings:
             raise
         except StorageError as error:
             log.warning("The stream failed before it was closed: %s", error)
-        error_type = seen[0] if seen else None
+        error_type = endings[0] if endings else None
         was_cancelled = error_type == GeneratorExit.__name__ and next(stream, None) is None
         works = _version(session, options) is not None
         again = _read_again(session, run_id, options)
@@ -231,15 +231,15 @@ def cancel_stream(session: Session, options: QueryOptions) -> Findings:
         }
 
 
-def _watched(stream: Stream, seen: list[str]) -> Generator[list[Any]]:
+def _watched(stream: Stream, endings: list[str]) -> Generator[list[Any]]:
     """The pages of `stream`, which is closed together with this generator.
 
-    :param seen: receives the name of the exception that ends the stream early.
+    :param endings: receives the name of the exception that ends the stream early.
     """
     try:
         yield from stream
     except BaseException as error:
-        seen.append(type(error).__name__)
+        endings.append(type(error).__name__)
         raise
 
 
@@ -247,13 +247,13 @@ def _watched(stream: Stream, seen: list[str]) -> Generator[list[Any]]:
 
 
 def nest_contexts(session: Session, options: QueryOptions) -> Findings:
-    """Open a cluster, a session in it and a stream in that, and record what the end of each context closes."""
+    """Open a cluster, a session and a stream as nested contexts, and check how they close."""
     with table.diagnostic_rows(session, _rows(_NESTED_ROWS), options) as run_id:
         findings: Future[Findings] = Future()
-        # A thread of its own, because connecting has no deadline. The thread closes what it opened, even if it is late.
+        # A separate thread, because connecting has no deadline. The thread closes its contexts, even past the deadline.
         context = copy_context()  # for the request id in its log lines
         arguments = (findings, current_settings(), run_id, replace(options, database=Clock()))
-        threading.Thread(target=context.run, args=(_nest, *arguments), daemon=True).start()
+        threading.Thread(target=context.run, args=(_nest_in_thread, *arguments), daemon=True).start()
         started = time.monotonic()
         try:
             if not wait([findings], timeout=options.remaining()).done:
@@ -264,9 +264,9 @@ def nest_contexts(session: Session, options: QueryOptions) -> Findings:
         return {**findings.result(), "main_session_unaffected": unaffected}
 
 
-def _nest(findings: Future[Findings], settings: Settings, run_id: UUID, options: QueryOptions) -> None:
+def _nest_in_thread(findings: Future[Findings], settings: Settings, run_id: UUID, options: QueryOptions) -> None:
     try:
-        findings.set_result(_nested(settings, run_id, options))
+        findings.set_result(_open_and_close(settings, run_id, options))
     except db_connect.NotConnected as error:
         unavailable = StorageUnavailable("No further connection to Cassandra can be opened.")
         unavailable.__cause__ = error
@@ -275,9 +275,9 @@ def _nest(findings: Future[Findings], settings: Settings, run_id: UUID, options:
         findings.set_exception(error)
 
 
-def _nested(settings: Settings, run_id: UUID, options: QueryOptions) -> Findings:
+def _open_and_close(settings: Settings, run_id: UUID, options: QueryOptions) -> Findings:
     events = []
-    ends = []
+    closed_after = []
     with db_connect.cluster_context(settings) as cluster:
         events.append("cluster_opened")
         with db_connect.session_context(cluster, settings, settings.cassandra_keyspace) as session:
@@ -285,15 +285,15 @@ def _nested(settings: Settings, run_id: UUID, options: QueryOptions) -> Findings
             with table.stream_diagnostics(session, run_id, _PAGE, options) as stream:
                 events.append("stream_opened")
                 rows, _ = _read(stream)
-            ends.append(_closed(stream, session, cluster))
-            events += _newly_closed(ends)
-        ends.append(_closed(stream, session, cluster))
-        events += _newly_closed(ends)
-    ends.append(_closed(stream, session, cluster))
-    events += _newly_closed(ends)
+            closed_after.append(_closed(stream, session, cluster))
+            events += _newly_closed(closed_after)
+        closed_after.append(_closed(stream, session, cluster))
+        events += _newly_closed(closed_after)
+    closed_after.append(_closed(stream, session, cluster))
+    events += _newly_closed(closed_after)
     return {
         "events": events,
-        "correct_order": ends == [(True, False, False), (True, True, False), (True, True, True)],
+        "correct_order": closed_after == [(True, False, False), (True, True, False), (True, True, True)],
         "row_count": len(rows),
     }
 
@@ -302,10 +302,10 @@ def _closed(stream: Stream, session: Session, cluster: Cluster) -> tuple[bool, b
     return stream.closed, session.is_shutdown, cluster.is_shutdown
 
 
-def _newly_closed(ends: Sequence[tuple[bool, bool, bool]]) -> Iterator[str]:
+def _newly_closed(closed_after: Sequence[tuple[bool, bool, bool]]) -> Iterator[str]:
     """An event for each object that was closed by the last context, and not by an earlier one."""
-    before = ends[-2] if len(ends) > 1 else (False, False, False)
-    for name, now, then in zip(("stream", "session", "cluster"), ends[-1], before, strict=True):
+    before = closed_after[-2] if len(closed_after) > 1 else (False, False, False)
+    for name, now, then in zip(("stream", "session", "cluster"), closed_after[-1], before, strict=True):
         if now and not then:
             yield f"{name}_closed"
 

@@ -1,4 +1,7 @@
-"""Routes of the probes: available in development, and in production with DIAGNOSTICS=1 for operators."""
+"""Routes of the probes.
+
+They are available in development, and to operators in production with DIAGNOSTICS=true.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from web.openapi import responses
 from web.responses import ResponseValue
 from web.route_options import route_options
 
-# Seconds for which the two slow calls send queries. The longer one has a deadline of its own.
+# Seconds for which /slow_query and /long_running_query send queries, and the default deadline of the latter.
 _SLOW = 5.0
 _LONG = 10.0
 _LONG_TIMEOUT = 15.0
@@ -21,14 +24,14 @@ blueprint = Blueprint("diagnostics", __name__, is_enabled=lambda settings: setti
 @blueprint.get("/performance/async", responses=responses(200, schemas.Performance))
 @route_options(operators="in production")
 def performance_async(query: schemas.PerformanceQuery) -> ResponseValue:
-    """Time queries that are sent all at once."""
+    """Measure the time of queries that are sent all at once."""
     return probes.query_concurrently(g.session, query.requests, g.options)
 
 
 @blueprint.get("/performance/sync", responses=responses(200, schemas.Performance))
 @route_options(operators="in production")
 def performance_sync(query: schemas.PerformanceQuery) -> ResponseValue:
-    """Time queries that are sent one after the other."""
+    """Measure the time of queries that are sent one after the other."""
     return probes.query_serially(g.session, query.requests, g.options)
 
 
@@ -42,7 +45,10 @@ def slow_query() -> ResponseValue:
 @blueprint.get("/long_running_query", responses=responses(200, schemas.LongQuery))
 @route_options(operators="in production", timeout=_LONG_TIMEOUT)
 def long_running_query() -> ResponseValue:
-    """Send queries for 10 seconds while other requests are served. The default deadline is 15 seconds."""
+    """Send queries for 10 seconds while the worker serves other requests.
+
+    The default deadline is 15 seconds.
+    """
     return probes.query_for(g.session, _LONG, g.options)
 
 
@@ -72,7 +78,10 @@ def concurrent_streams() -> ResponseValue:
 @blueprint.post("/context_manager_safety/nested_contexts", responses=responses(200, schemas.NestedContextsFindings))
 @route_options(operators="in production")
 def nested_contexts() -> ResponseValue:
-    """Whether a cluster, a session and a stream close in the reverse order of opening, each by itself."""
+    """Whether nested contexts of cluster, session and stream close in reverse order.
+
+    Each context must close only what it opened.
+    """
     return probes.nest_contexts(g.session, g.options)
 
 

@@ -68,7 +68,7 @@ class ConcurrentStreamsFindings(BaseModel):
 
 
 class NestedContextsFindings(BaseModel):
-    events: list[str] = Field(description="What was opened and closed, in order.")
+    events: list[str] = Field(description="Each context that was opened or closed, in order.")
     correct_order: bool = Field(description="Each context closed what it opened, and nothing else.")
     row_count: int
     main_session_unaffected: bool

@@ -1,4 +1,7 @@
-"""Rows that the probes write, one partition per run of a probe, and statements that fail on purpose."""
+"""Rows that the probes write, and statements that fail on purpose.
+
+Each run of a probe has one partition.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class DiagnosticRow(NamedTuple):
     name: str
 
 
-# A probe deletes its partition. The TTL, in seconds, deletes the rows of a process that was killed.
+# A probe deletes its partition. If its process was killed, the TTL deletes the rows after 600 seconds.
 INSERT_DIAGNOSTIC = Statement(
     "insert_diagnostic",
     "INSERT INTO {keyspace}.diagnostics ({columns}) VALUES ({values}) USING TTL 600",
@@ -75,7 +78,7 @@ def diagnostic_rows(session: Session, rows: Sequence[DiagnosticRow], options: Qu
     :raises StorageError: the rows can't be stored or deleted.
     """
     run_id = uuid4()
-    # Bound before any row is stored, so that deleting needs no other response than its own.
+    # Bound, and so prepared, before any row is stored: the delete then needs only one response from Cassandra.
     delete = bind(session, DELETE_DIAGNOSTICS, (run_id,), options)
     try:
         inserts = [(run_id, *row) for row in rows]

@@ -21,15 +21,15 @@ class _RequestIdFilter(logging.Filter):
 
 
 class _LibraryTracebackFilter(logging.Filter):
-    """Replaces tracebacks of gunicorn and the driver, for expected errors, by one line."""
+    """Replaces the tracebacks that gunicorn and the driver log for expected errors by one line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if record.name == "gunicorn.error" and isinstance(error, BlockingIOError):
             # The idle timeout of the socket (`server.connection.set_idle_timeout`). gunicorn logs it as an error.
             record.levelno, record.levelname = logging.INFO, "INFO"
-            record.msg, record.args = "A client sent or took nothing for too long, its connection is closed", ()
-            record.exc_info = None
+            record.msg = "Connection closed: the client sent or received nothing for CLIENT_IDLE_TIMEOUT"
+            record.args, record.exc_info = (), None
         elif error is not None and record.name.split(".")[0] == "cassandra":
             # The driver logs a traceback for each attempt of each pool to reach a node that is down.
             record.msg, record.args = f"{record.getMessage()} ({type(error).__name__}: {error})", ()
@@ -56,7 +56,8 @@ def config(level: str) -> dict[str, Any]:
 
     :param level: name of the lowest level to log.
     """
-    # No line shows them, and collecting them costs time. Source: "Optimization" in Python's logging HOWTO.
+    # No log line shows these attributes, and collecting them costs time.
+    # Source: "Optimization" in Python's logging HOWTO.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     return {

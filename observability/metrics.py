@@ -1,8 +1,8 @@
 """Metrics of all workers of one gunicorn, as a JSON summary and for Prometheus.
 
-prometheus-client's multiprocess mode: each worker counts into files of its own in a directory that gunicorn's master
-creates (`server.metrics_directory`). The worker that answers GET /metrics adds up the files of all workers. Without
-that directory, only this process is counted.
+prometheus-client runs in multiprocess mode: each worker writes its counts to files of its own. They are in a directory
+that gunicorn's master creates (`server.metrics_directory`). The worker that answers GET /metrics adds up the files of
+all workers. Without that directory, only this process is counted.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Sampler:
             (WORKERS, lambda: 1),
             (QUERIES_PER_SECOND, self._queries_per_second),
         ]
-        # Times of a monotonic clock, each with the number of queries until then.
+        # Values of time.monotonic(), each with the number of queries until then.
         self._query_counts: deque[tuple[float, float]] = deque()
         self._lock = threading.Lock()
 

@@ -1,10 +1,13 @@
-"""One module per resource. A view checks its input, calls `storage.db_io` and returns a response."""
+"""One module per resource.
+
+A view checks its input, calls `storage.db_io` and returns a response.
+"""
 
 from importlib import import_module
 
 from routes.blueprint import Blueprint
 
-# Each module has a `blueprint`. One line adds a resource, or removes it together with its files.
+# Each module defines `blueprint`. To remove a resource, delete its line here and its files.
 MODULES = (
     "routes.home",
     "routes.health",

@@ -19,7 +19,9 @@ blueprint = Blueprint("admin", __name__, tag="service")
 def shutdown() -> ResponseValue:
     """Drain and stop this instance with all its workers. For operators."""
     if not can_shut_down():
-        raise NotImplementedByServer("The server that runs this service can't be stopped by a request.")
+        raise NotImplementedByServer(
+            "Only gunicorn can be stopped by a request; this service runs under another server."
+        )
     seconds = shut_down()
     draining = f"for {seconds:g} s all requests are served while /health returns 503; then " if seconds else ""
-    return {"message": f"Shutdown initiated: {draining}requests in flight complete."}, 202
+    return {"message": f"Shutdown initiated: {draining}in-flight requests complete."}, 202

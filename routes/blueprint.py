@@ -1,4 +1,4 @@
-"""A blueprint with what the home page and the start-up banner show of its routes."""
+"""A blueprint with the facts that the home page and the start-up banner show."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def _always(settings: Settings) -> bool:
 class Blueprint(APIBlueprint):
     """The routes of one module.
 
-    :ivar sample_path: path of sample rows, which the home page links; None for no link.
-    :ivar example: arguments of a curl command for the start-up banner, with `{url}` for the service; None for none.
+    :ivar sample_path: path of sample rows, to which the home page links; None for no link.
+    :ivar example: arguments of a curl command for the start-up banner, with `{url}` for the service's URL; None for no
+        command.
     :ivar is_enabled: whether the routes are available in a service with these settings.
     """
 
@@ -31,7 +32,10 @@ class Blueprint(APIBlueprint):
         example: str | None = None,
         is_enabled: Callable[[Settings], bool] = _always,
     ) -> None:
-        """:param tag: heading of the routes in the OpenAPI document; None for the name of the blueprint."""
+        """Create a blueprint.
+
+        :param tag: heading of the routes in the OpenAPI document; None for the name of the blueprint.
+        """
         super().__init__(name, import_name, abp_tags=[Tag(name=tag or name)])
         self.sample_path = sample_path
         self.example = example

@@ -18,7 +18,7 @@ from web.openapi import responses
 from web.responses import ResponseValue
 from web.route_options import route_options
 
-# Seconds within which /health answers in any case.
+# Seconds until /health stops waiting for Cassandra.
 _TIMEOUT = 1.5
 
 blueprint = Blueprint("health", __name__, tag="service")
@@ -27,10 +27,13 @@ blueprint = Blueprint("health", __name__, tag="service")
 @blueprint.get("/health", responses=responses(200, Health, 504) | responses(503, Health))
 @route_options(session=False)
 def health() -> ResponseValue:
-    """Whether Cassandra can be queried and the instance is not draining. Answers within 2 seconds."""
-    limit = time.monotonic() + _TIMEOUT
+    """Readiness: whether Cassandra can be queried and the instance is not draining.
+
+    Answers within 2 seconds.
+    """
+    latest = time.monotonic() + _TIMEOUT
     # The default consistency level: the probe asks whether Cassandra answers, not whether this request's level works.
-    options = replace(g.options, deadline=min(g.options.deadline, limit), consistency_level=None)
+    options = replace(g.options, deadline=min(g.options.deadline, latest), consistency_level=None)
     nodes = cluster.ClusterStatus(up=0, down=0)
     try:
         session = current_session(options.remaining())
@@ -38,7 +41,8 @@ def health() -> ResponseValue:
         cluster.retrieve_release_version(session, options)
         nodes = cluster.count_nodes(session)
     except StorageError as error:
-        if isinstance(error, StorageTimeout) and g.options.deadline < limit and "X-Request-Timeout" in request.headers:
+        # The client asked for a shorter deadline: 504, as on every route.
+        if isinstance(error, StorageTimeout) and g.options.deadline < latest and "X-Request-Timeout" in request.headers:
             raise
         return _health("unhealthy", "disconnected", nodes), 503
     if is_draining():
@@ -59,5 +63,5 @@ def _health(status: str, cassandra: str, nodes: cluster.ClusterStatus) -> dict[s
 @blueprint.get("/health/live", responses=responses(200, Live))
 @route_options(session=False)
 def live() -> ResponseValue:
-    """Whether the process serves requests. Does not use Cassandra."""
+    """Liveness: whether the process serves requests. Does not use Cassandra."""
     return {"status": "alive"}

@@ -1,4 +1,4 @@
-"""Metrics over all workers of the instance."""
+"""Metrics of all workers of the instance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ blueprint = Blueprint("metrics", __name__, tag="service")
 @blueprint.get("/metrics", responses=responses(200, Metrics, text=_PROMETHEUS_TYPES))
 @route_options(produces=(JSON, *_PROMETHEUS_TYPES), session=False)
 def get_metrics() -> ResponseValue:
-    """Metrics over all workers: a summary in JSON, or all of them for Prometheus."""
+    """Metrics of all workers: a JSON summary, or all metrics in Prometheus format."""
     if g.media_type == JSON:
         return metrics.summary()
     content_type, text = metrics.exposition(g.media_type)

@@ -1,4 +1,7 @@
-"""Users. Each has a version, which is its ETag. docs/transactions.md explains how users are written."""
+"""Users. The version of a user is its ETag.
+
+docs/transactions.md explains how users are written.
+"""
 
 from __future__ import annotations
 
@@ -48,10 +51,10 @@ blueprint = Blueprint(
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
-# No comma: it joins two headers of the same name into one value.
-_KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,255}")
+# Without a comma, because servers join two headers of the same name with a comma.
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,255}")
 
-# Compressing proxies change an ETag: nginx prepends W/ (parse_etags drops it), Apache and others append a suffix.
+# Proxies that compress change the ETag: nginx prepends W/, which parse_etags drops; Apache and others append a suffix.
 _PROXY_SUFFIX = re.compile(r"[-;:](gzip|br|zstd|deflate)$")
 
 # Scope of idempotency keys: without sign-in all clients are one caller.
@@ -60,14 +63,14 @@ _CALLER = "anonymous"
 
 @blueprint.post("/users", responses=responses(201, User, 409, headers=("Location", "ETag")))
 def post_user(body: NewUser) -> ResponseValue:
-    """Create a user. With an `Idempotency-Key`, retries within 24 hours create no second one."""
+    """Create a user. With an `Idempotency-Key`, retries within 24 hours create no second user."""
     (user,) = _create([body])
     return _document(user), 201, {**location("users.get_user", id=str(user.id)), **_etag(user)}
 
 
 @blueprint.get("/users", responses=responses(200, User, 400, many=True, headers=("Link",)))
 def list_users(query: UserListQuery) -> ResponseValue:
-    """One page of users, in token order."""
+    """One page of users, in token order. The `Link` header has the next page."""
     scope = f"users {paging_scope(g.session)}"
     state = pagination.verify(query.page_state, scope)
     page = users.retrieve_users_page(g.session, query.limit, None, state, g.options)
@@ -82,13 +85,13 @@ def list_users(query: UserListQuery) -> ResponseValue:
 @blueprint.get("/users/stream", responses=responses(200, User, many=True, stream=True))
 @route_options(produces=STREAM_TYPES, stream=True)
 def stream_users(query: UserStreamQuery) -> Response:
-    """Any number of users as a stream."""
+    """Users as a stream, in token order; `limit` has no upper bound."""
     return stream_response(users.stream_users(g.session, query.limit, query.fetch_size, query.age_filter, g.options))
 
 
 @blueprint.get("/users/stream/pages", responses=responses(200, UsersPage, 400))
 def page_users(query: UserPageQuery) -> ResponseValue:
-    """One page of users for each call."""
+    """One page of users, in token order. The body has the `page_state` of the next page."""
     scope = f"users/stream/pages age_filter={query.age_filter} {paging_scope(g.session)}"
     state = pagination.verify(query.page_state, scope)
     page = users.retrieve_users_page(g.session, query.fetch_size, query.age_filter, state, g.options)
@@ -101,7 +104,10 @@ def page_users(query: UserPageQuery) -> ResponseValue:
 
 @blueprint.post("/users/batch", responses=responses(201, UsersCreated, 409))
 def post_users(body: UserBatch) -> ResponseValue:
-    """Create 1 to 100 users: all or none. Not isolated: a reader may see some of them before the others."""
+    """Create 1 to 100 users: all or none.
+
+    Not isolated: a reader may see some of the users before the others.
+    """
     created = _create(body.root)
     return {"created": len(created), "users": [_document(user) for user in created]}, 201
 
@@ -124,32 +130,32 @@ def put_user(path: UserPath, body: NewUser) -> ResponseValue:
 
 @blueprint.patch("/users/<id>", responses=responses(200, User, 404, 412, headers=("ETag",)))
 def patch_user(path: UserPath, body: UserChanges) -> ResponseValue:
-    """Change some of name, email and age. A deleted user is not brought back."""
+    """Change some or all of name, email and age. A deleted user stays deleted."""
     return _update(path.id, body.model_dump(exclude_unset=True))
 
 
 @blueprint.delete("/users/<id>", responses=responses(204, None, 400, 412))
 def delete_user(path: UserPath) -> ResponseValue:
-    """Delete a user, if it exists; with `If-Match`, only at that version."""
+    """Delete a user, if it exists; with `If-Match`, only if it is at that version."""
     users.delete_user(g.session, _uuid(path.id), _versions("If-Match"), g.options)
     return "", 204
 
 
 def _create(bodies: list[NewUser]) -> Sequence[users.User]:
-    new = [users.new_user(body.model_dump()) for body in bodies]
+    new_users = [users.new_user(body.model_dump()) for body in bodies]
     key = request.headers.get("Idempotency-Key")
     if key is None:
-        users.create_users(g.session, new, g.options)
-        return new
-    if not _KEY.fullmatch(key):
+        users.create_users(g.session, new_users, g.options)
+        return new_users
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise InvalidInput.at(
             "header", "Idempotency-Key", "Input should be 1 to 255 visible ASCII characters without a comma"
         )
-    # The fingerprint is that of the validated values: white space and the order of fields make no difference.
-    body = orjson.dumps([user.model_dump() for user in bodies], option=orjson.OPT_SORT_KEYS)
+    # The fingerprint is of the validated values, so white space and the order of fields make no difference.
+    canonical = orjson.dumps([body.model_dump() for body in bodies], option=orjson.OPT_SORT_KEYS)
     scope = f"{_CALLER} {request.method} {request.url_rule}"
-    g.idempotency_key = IdempotencyKey(scope, key, sha256(body).digest())
-    return users.create_users_once(g.session, g.idempotency_key, new, g.options)
+    g.idempotency_key = IdempotencyKey(scope, key, sha256(canonical).digest())
+    return users.create_users_once(g.session, g.idempotency_key, new_users, g.options)
 
 
 def _update(user_id: str, changes: dict[str, Any]) -> ResponseValue:
@@ -161,7 +167,7 @@ def _update(user_id: str, changes: dict[str, Any]) -> ResponseValue:
 def _uuid(text: str) -> UUID:
     # Only the canonical form: UUID() also accepts braces, URNs and missing hyphens.
     if not _UUID.fullmatch(text):
-        raise BadRequest("Invalid UUID")
+        raise BadRequest("Invalid UUID: it must have 8-4-4-4-12 hexadecimal digits")
     return UUID(text)
 
 
@@ -182,7 +188,10 @@ class _AnyVersion(Container[UUID]):
 
 
 def _versions(header: str) -> Container[UUID] | None:
-    """The versions that a condition names; None if the request does not have the header."""
+    """The versions in a conditional header; None if the request does not have it.
+
+    :param header: `If-Match` or `If-None-Match`.
+    """
     value = request.headers.get(header)
     if value is None:
         return None

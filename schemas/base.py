@@ -1,4 +1,4 @@
-"""Base classes of request models, the error that they raise, and the documents that resources share."""
+"""Base classes of request models, their error, and the documents that resources share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.fields import optional
 
-# Messages in which pydantic speaks of Python types, in terms of JSON.
+# JSON terms instead of pydantic's messages that name Python types.
 _MESSAGES = {
     "model_type": "Input should be an object",
     "list_type": "Input should be an array",
@@ -18,7 +18,7 @@ _MESSAGES = {
 
 
 class InvalidInput(Exception):
-    """A request breaks a rule of the contract. The response is 422 and names each field and its rule.
+    """A value in a request is not valid. The response is 422 and names each value and its rule.
 
     :ivar errors: dicts with `loc`, `msg` and `type`, as in :class:`FieldError`.
     """
@@ -29,15 +29,18 @@ class InvalidInput(Exception):
 
     @classmethod
     def at(cls, where: str, name: str, message: str, kind: str = "value_error") -> InvalidInput:
-        """One error.
+        """The exception with one error.
 
         :param where: `header`, `query` or `body`.
+        :param name: of the header, parameter or field.
+        :param message: the rule.
+        :param kind: the error type of pydantic that fits.
         """
         return cls([{"loc": [where, name], "msg": message, "type": kind}])
 
     @classmethod
     def of(cls, where: str, error: ValidationError) -> InvalidInput:
-        """All errors that pydantic found, without the values that the client sent.
+        """The exception with all errors that pydantic found, without the client's values.
 
         :param where: `query` or `body`.
         """
@@ -61,13 +64,16 @@ def _message(where: str, kind: str, message: str) -> str:
 
 
 class Body(BaseModel):
-    """Base of request bodies: JSON types are not converted, and unknown fields are refused."""
+    """Base of request bodies: JSON types are not converted, and unknown fields are rejected."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """:raises InvalidInput: names each field and its rule."""
+        """Validate a body.
+
+        :raises InvalidInput: names each field and its rule.
+        """
         try:
             return super().model_validate(obj, **options)
         except ValidationError as error:
@@ -75,18 +81,24 @@ class Body(BaseModel):
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
-        """Validate without parsing: flask-openapi3 calls this when the whole body is one JSON string."""
+        """Validate a body that is a JSON string.
+
+        flask-openapi3 calls this with the string already parsed, so it is not parsed again.
+        """
         return cls.model_validate(json_data)
 
 
 class Query(BaseModel):
-    """Base of query strings: text is converted to numbers, and unknown parameters are refused."""
+    """Base of query strings: text is converted to numbers, and unknown parameters are rejected."""
 
     model_config = ConfigDict(extra="forbid")
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """:raises InvalidInput: names each parameter and its rule."""
+        """Validate a query string.
+
+        :raises InvalidInput: names each parameter and its rule.
+        """
         try:
             return super().model_validate(obj, **options)
         except ValidationError as error:
@@ -95,7 +107,7 @@ class Query(BaseModel):
     @classmethod
     @cache
     def model_json_schema(cls, *arguments: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Cached, because flask-openapi3 calls this on every request."""
+        """The JSON Schema; cached, because flask-openapi3 calls this on every request."""
         return super().model_json_schema(*arguments, **options)
 
 
@@ -106,7 +118,7 @@ class Inserted(BaseModel):
 
 
 class FieldError(BaseModel):
-    """One value that breaks a rule."""
+    """One value that is not valid, and the rule that it breaks."""
 
     loc: list[str | int]
     msg: str
@@ -114,7 +126,7 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error document of RFC 9457."""
+    """An error document (RFC 9457, problem details)."""
 
     type: str
     title: str
@@ -122,4 +134,4 @@ class Problem(BaseModel):
     detail: str
     instance: str
     request_id: str | None
-    errors: list[FieldError] = optional(description="Status 422 only: each value that breaks a rule.")
+    errors: list[FieldError] = optional(description="Status 422 only: each value that is not valid.")

@@ -1,4 +1,4 @@
-"""Field types that several resources use, each with its rule and its JSON Schema."""
+"""Field types that resources share, each with its rule and its JSON Schema."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _segment(value: str) -> str:
     return _text(value)
 
 
-# The same rules as JSON Schema, for the OpenAPI document.
+# The same rules in JSON Schema, for the OpenAPI document.
 _TEXT_SCHEMA = {"pattern": r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"}
 _SEGMENT_SCHEMA = {
     "pattern": r"^[^/\x00-\x1f\x7f-\x9f]*[^/\s\x00-\x1f\x7f-\x9f][^/\x00-\x1f\x7f-\x9f]*$",
@@ -47,7 +47,7 @@ Segment = Annotated[str, _Length, AfterValidator(_segment), Field(json_schema_ex
 # A whole number from 0 that fits a CQL int.
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 
-# Most addresses have this form, and need no normalization before their length is measured.
+# Most addresses have this form: the local part needs no normalization, so only its length and the domain are checked.
 _PLAIN_EMAIL = re.compile(r"([a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*)@((?!.*xn--)[a-z0-9.-]+)", re.ASCII)
 _MAX_LOCAL_PART = 64
 
@@ -81,7 +81,7 @@ _URL = re.compile(r"https?://[^/\s\x00-\x1f\x7f-\x9f][^\s\x00-\x1f\x7f-\x9f]*")
 
 
 def _valid_url(value: str) -> str:
-    # The URL is stored as it was sent: pydantic's normalized form is only used to check it.
+    # pydantic only checks the URL. The URL is stored as the client sent it, not in pydantic's normalized form.
     if not _URL.fullmatch(value):
         raise ValueError("A URL must begin with http:// or https:// and contain no spaces or control characters")
     _http_url.validate_python(value)
@@ -97,7 +97,7 @@ Url = Annotated[
 
 
 def _digits(value: object) -> object:
-    # int() also accepts 1_0, 5.0 and the digits of every script.
+    # pydantic also accepts 1_0, 5.0, +5 and surrounding spaces.
     if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,20}", value):
         raise ValueError("Input should be a whole number")
     return value

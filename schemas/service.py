@@ -26,7 +26,7 @@ class Home(BaseModel):
 
 
 class Nodes(BaseModel):
-    """Cassandra nodes as the driver sees them."""
+    """Number of Cassandra nodes that the driver sees up and down."""
 
     up: int
     down: int
@@ -49,13 +49,13 @@ class Live(BaseModel):
 
 
 class Message(BaseModel):
-    """A sentence about what happens next."""
+    """A sentence that describes what the service does next."""
 
     message: str
 
 
 class Latency(BaseModel):
-    """Percentiles in milliseconds, estimated from a histogram; null before the first observation."""
+    """Percentiles in milliseconds, estimated from a histogram; null without observations."""
 
     p50: float | None
     p90: float | None
@@ -64,9 +64,9 @@ class Latency(BaseModel):
 
 
 class Metrics(BaseModel):
-    """A summary over all workers of this instance."""
+    """A summary of the metrics of all workers of this instance."""
 
-    total_queries: int = Field(description="Responses from Cassandra; each page of a stream counts.")
+    total_queries: int = Field(description="Queries with a response or an error; each page of a stream counts.")
     active_connections: int = Field(description="Open connections to nodes.")
     queries_per_second: float = Field(description="Over the last 60 seconds.")
     average_query_time_ms: float

@@ -1,4 +1,4 @@
-"""Users: what a client sends to create and change them, and what it receives."""
+"""Users: documents that clients send to create and change them, and that clients receive."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class UserChanges(Body):
 class UserBatch(RootModel[Annotated[list[NewUser], Field(min_length=1, max_length=100)]], Body):
     """1 to 100 users."""
 
+    # pydantic does not allow `extra` in a RootModel; NewUser forbids unknown fields.
     model_config = ConfigDict(extra=None)
 
 
@@ -79,23 +80,23 @@ class UserPath(BaseModel):
 
 
 class UserListQuery(Query):
-    """Query of a list."""
+    """Query parameters of `GET /users`."""
 
     limit: Annotated[Number, Field(ge=1, le=100, description="Number of users in this response.")] = 10
     page_state: str = optional(description="From the `Link` header of the previous response.")
 
 
 class UserStreamQuery(Query):
-    """Query of a stream."""
+    """Query parameters of `GET /users/stream`."""
 
     limit: Annotated[Number, Field(ge=0, description="Total number of users; there is no upper limit.")] = 1000
     fetch_size: Annotated[FetchSize, Field(description="Number of rows in each page from Cassandra.")] = 1000
-    age_filter: MinimumAge = optional(description="Minimum age.")
+    age_filter: MinimumAge = optional(description="Minimum age in years.")
 
 
 class UserPageQuery(Query):
-    """Query of one page."""
+    """Query parameters of `GET /users/stream/pages`."""
 
     fetch_size: Annotated[FetchSize, Field(description="Number of users in this response.")] = 100
-    age_filter: MinimumAge = optional(description="Minimum age.")
+    age_filter: MinimumAge = optional(description="Minimum age in years.")
     page_state: str = optional(description="From the previous response.")

@@ -26,9 +26,9 @@ def client_socket(environ: dict[str, Any]) -> socket.socket | None:
 def discard_connection(environ: dict[str, Any]) -> None:
     """Make gunicorn close the connection after the response.
 
-    Called when the rest of the body is not read: gunicorn would parse it as the next request.
+    Call it when the rest of the body is not read: gunicorn would parse the rest as the next request.
     """
-    # Another server's input has no such attribute, or takes none.
+    # The input of another server has no such attribute, or does not allow it.
     with suppress(AttributeError):
         environ["wsgi.input"].failed = True
 
@@ -36,15 +36,16 @@ def discard_connection(environ: dict[str, Any]) -> None:
 def set_idle_timeout(arbiter: Any, seconds: float) -> None:
     """Limit how long a read from a client, or a write to it, may wait.
 
-    After that time it raises BlockingIOError. The timeouts are set on the listening sockets, and accepted connections
-    inherit them.
+    After that time the read or write raises BlockingIOError. The timeouts are set on the listening sockets, and
+    accepted connections inherit them.
 
     :param arbiter: gunicorn's `Arbiter`.
+    :param seconds: the timeout.
     """
     timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
     for listener in arbiter.LISTENERS:
         listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
         listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
         if listener.sock.family != socket.AF_UNIX and hasattr(socket, "TCP_DEFER_ACCEPT"):
-            # The kernel reports a connection only when its first byte is there, so a silent one takes no thread.
+            # The kernel reports a connection only when its first byte has arrived, so a silent one uses no thread.
             listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, max(1, int(seconds)))

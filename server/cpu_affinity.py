@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 # Seconds between samples.
 _INTERVAL = 1.0
-# Shares of a core's time. Another core must offer this much more than the current one for a move.
+# Shares of a core's time. The threads move to another core only if it offers this much more than the current one.
 _MIN_GAIN = 0.25
 # A core that is idle for less than this share is full.
 _MIN_IDLE = 0.1
@@ -43,7 +43,7 @@ class Sample(NamedTuple):
     :ivar ticks: of each core, its idle ticks and all its ticks since boot (proc_stat(5)).
     :ivar threads: native ids of this process's threads.
     :ivar used: seconds of CPU time of this process.
-    :ivar time: seconds of a monotonic clock.
+    :ivar time: a value of `time.monotonic()`.
     """
 
     ticks: dict[int, tuple[int, int]]
@@ -75,7 +75,7 @@ def choose_core(idle: Mapping[int, float], current: int | None, used: float) -> 
         return random.choice(best) if most >= _MIN_IDLE or used >= _MIN_USED else None
     is_full = idle[current] < _MIN_IDLE
     if most > idle[current] + used + _MIN_GAIN:
-        # At random, so that not all workers move to the same core at once; a full core is left sooner.
+        # At random, so that not all workers move to the same core at once. From a full core, a move is more likely.
         return random.choice(best) if random.random() < (0.5 if is_full else 1 / len(idle)) else current
     return current if not is_full or used >= _MIN_USED else None
 
@@ -89,7 +89,7 @@ def _run() -> None:
     threads: list[int] = []
     failed = False
     while True:
-        # This thread is never pinned, so its affinity is the set of allowed cores, also after a container's changes.
+        # This thread is never pinned, so its affinity is the set of allowed cores, even if the container changes it.
         allowed = os.sched_getaffinity(0)
         try:
             now = _take_sample()
@@ -106,7 +106,7 @@ def _run() -> None:
             # For example no free file descriptor, or a core that went offline. The next sample may succeed.
             if not failed:
                 _log.warning(
-                    "CPU affinity: the load of the cores can't be measured, the threads are unpinned: %s", error
+                    "CPU affinity: the load of the cores can't be measured, so the threads are unpinned: %s", error
                 )
             core, before, failed = None, None, True
             with suppress(OSError):
@@ -131,7 +131,7 @@ def _read_ticks() -> dict[int, tuple[int, int]]:
 
 
 def _idle_shares(before: Sample, now: Sample, allowed: Collection[int]) -> dict[int, float]:
-    """For each allowed core, its idle share between two samples; empty if it can't be known."""
+    """For each allowed core, its idle share between two samples; empty if not known."""
     if not set(allowed) <= before.ticks.keys() & now.ticks.keys():
         # lxcfs numbers the cores of a container from 0, so the numbers in /proc/stat are not those of the affinity.
         return {}
@@ -168,7 +168,8 @@ def _pin(threads: Collection[int], cores: Collection[int]) -> None:
 def _affinity_is_permitted() -> bool:
     """Whether this process may set CPU affinity.
 
-    Some filters of system calls, such as systemd's `~@resources`, kill a process that tries. So a child process tries.
+    Some filters of system calls, such as systemd's `~@resources`, kill a process that tries it. A child process tries
+    it first.
     """
     with suppress(OSError):
         if "\nSeccomp:\t0\n" in Path("/proc/self/status").read_text():

@@ -4,12 +4,12 @@ While the instance drains, it serves all requests, but `GET /health` returns 503
 Then gunicorn stops: in-flight requests complete, new connections are refused.
 
 gunicorn's master closes its listeners as soon as it handles SIGTERM. A load balancer that has not checked /health since
-then would send requests to a closed port. So the handling of SIGTERM is delayed by the draining time.
+then would send requests to a closed port. The handling of SIGTERM is therefore delayed by the draining phase.
 
 | Private name of gunicorn | Used for |
 |---|---|
 | `Arbiter.handle_term` | is replaced, to delay the stop that it begins |
-| `Arbiter.signal` | queues SIGTERM for the master's main loop when the draining time is over |
+| `Arbiter.signal` | queues SIGTERM for the master's main loop at the end of the draining phase |
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def shut_down() -> float:
 def install(arbiter: Any, drain_seconds: float) -> None:
     """Delay the handling of the first SIGTERM in gunicorn's master.
 
-    A second SIGTERM stops the master at once. Must be called before the master forks its workers; later calls only
-    change the delay.
+    A second SIGTERM stops the master at once. Call this before the master forks its workers; later calls only change
+    the delay.
 
     :param arbiter: gunicorn's `Arbiter`; its main loop calls `handle_term`.
     :param drain_seconds: length of the draining phase; 0 for none.

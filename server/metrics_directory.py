@@ -1,6 +1,6 @@
 """The directory in which the workers of one gunicorn store their metrics.
 
-prometheus-client's multiprocess mode needs it: each worker counts into files of its own there.
+prometheus-client's multiprocess mode needs it: each worker writes its counts to files of its own there.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from tempfile import mkdtemp
 
 
 def create() -> None:
-    """Create an empty directory in gunicorn's master, which is removed when the master ends.
+    """Create an empty directory in gunicorn's master. It is removed when the master ends.
 
-    Must be called before prometheus-client is imported. After SIGHUP the master keeps its directory. A master that was
-    started by another one (SIGUSR2) inherits the variable, but gets a directory of its own.
+    Call this before prometheus-client is imported. After SIGHUP the master keeps its directory. A master that another
+    master started (SIGUSR2) inherits the variable, but gets a directory of its own.
     """
     from settings import metrics_directory, set_metrics_directory
 

@@ -1,14 +1,14 @@
 """Reload of code and settings, for SIGHUP and for gunicorn's `--reload`.
 
-A worker is a fork of the master and inherits the modules that the master imported. Those would stay stale in each
-worker that is started later. So the project's modules are dropped from `sys.modules` and imported again:
+A worker is a fork of the master and inherits the modules that the master imported. Those would be stale in each
+worker that starts later. The project's modules are therefore dropped from `sys.modules` and imported again:
 
 - on SIGHUP in the master, when gunicorn runs gunicorn.conf.py again (`import_settings`);
 - with `--reload` in each new worker, before it imports the application (`prepare_worker`).
 
 This package is not dropped, because `graceful_shutdown` holds state. Code that is never dropped must not hold a
-reference to a module that is, or it would use an outdated copy. So the modules of this package, and the hooks in
-gunicorn.conf.py, import the rest of the project inside functions, after the fork.
+reference to a module that is dropped: it would use an outdated copy. The modules of this package, and the hooks in
+gunicorn.conf.py, therefore import the rest of the project inside functions, after the fork.
 
 | Private name of gunicorn | Used for |
 |---|---|

@@ -3,8 +3,8 @@
 gunicorn expects a reverse proxy in front that sends whole requests and closes its connections. Without one, slow or
 idle clients could occupy all threads of a `gthread` worker, so that not even GET /health is answered. This subclass
 limits the wait for request headers, for unread request bodies and for clients to close their end of the connection.
-It also avoids two costs: the way through the main loop for each request of a keep-alive connection, and a TCP segment
-of its own for the response headers.
+It also avoids two costs: a pass through the main loop for each request of a keep-alive connection, and a separate TCP
+segment for the response headers.
 
 | Private name of gunicorn | Used for |
 |---|---|
@@ -38,16 +38,16 @@ from gunicorn.http import wsgi
 from gunicorn.util import close_graceful, make_fail_app
 from gunicorn.workers.gthread import ThreadWorker
 
-# Seconds for the headers of a request, from their first byte; the shorter limit applies while many requests are late.
+# Seconds for the headers of a request, from their first byte. The shorter limit applies while the headers of many
+# requests are incomplete.
 _HEADER_TIMEOUT = 5.0
 _HEADER_TIMEOUT_UNDER_LOAD = 1.0
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-# After a response, a thread polls its connection this many times for the next request, for so many milliseconds each,
-# unless other connections wait for a thread. Handing the connection to the main loop and back costs more than most
-# requests do.
-_NEXT_REQUEST_POLL = 5
-_NEXT_REQUEST_POLLS = 4
+# After a response, a thread polls its connection for the next request, unless other connections wait for a thread:
+# handing the connection to the main loop and back costs more than most requests.
+_POLL_MILLISECONDS = 5
+_MAX_POLLS = 4
 
 # Seconds to wait for the rest of a request body that the application did not read, to keep the connection.
 _UNREAD_BODY_TIMEOUT = 0.05
@@ -97,12 +97,13 @@ class Worker(ThreadWorker):
         self.has_failed_import = False
         # Connections whose headers are being read, each with the time when that began; the oldest comes first.
         self._reading_headers: dict[Any, float] = {}
-        # Connections whose headers were late. They are closed, because the next request's start is unknown.
+        # Connections whose headers were late. They are closed, because it is unknown where the next request starts.
         self._late: set[Any] = set()
-        # How many threads may wait in a lingering close, and how many late requests put the worker under load.
+        # Maximum number of threads that wait in a lingering close. With more requests than this whose headers are
+        # incomplete, the worker is under load.
         self._slow_client_threads = max(1, self.cfg.threads // 8)
         self._lingering_closes = threading.Semaphore(self._slow_client_threads)
-        # Connections that wait for a thread, and threads that poll a connection for its next request.
+        # Number of connections that wait for a thread, and limit of threads that poll for a next request.
         self._queued = 0
         self._polling_threads = threading.Semaphore(self.cfg.threads // 2)
 
@@ -115,7 +116,7 @@ class Worker(ThreadWorker):
     def load_wsgi(self) -> None:
         """Import the application; called after the fork.
 
-        With `--reload`, an error while importing is the response to every request until the code changes. gunicorn does
+        With `--reload`, an import error is the response to every request until the code changes. gunicorn does
         this for a SyntaxError only; another error would end the whole instance.
         """
         try:
@@ -144,9 +145,9 @@ class Worker(ThreadWorker):
         super().enqueue_req(conn)
 
     def handle(self, conn: Any) -> Any:
-        """Answer the requests of a connection, called in a thread.
+        """Answer the requests of a connection; called in a thread.
 
-        It continues with the next request if that comes within a few milliseconds.
+        The thread continues with the next request if it comes within a few milliseconds.
 
         :returns: false when the connection is to be closed.
         """
@@ -171,8 +172,8 @@ class Worker(ThreadWorker):
         try:
             poll = select.poll()
             poll.register(conn.sock, select.POLLIN)
-            for _ in range(_NEXT_REQUEST_POLLS):
-                if poll.poll(_NEXT_REQUEST_POLL):
+            for _ in range(_MAX_POLLS):
+                if poll.poll(_POLL_MILLISECONDS):
                     return True
                 if self._queued or not self.alive:
                     break
@@ -199,7 +200,7 @@ class Worker(ThreadWorker):
         try:
             return super().handle_request(req, conn)
         finally:
-            # This thread's next log lines belong to no request.
+            # Until its next request, log lines of this thread belong to no request.
             self._request_id.set("-")
 
     def _headers_complete(self, conn: Any) -> None:
@@ -209,7 +210,7 @@ class Worker(ThreadWorker):
     def _announce_close(self, req: Any) -> None:
         """Add "Connection: close" to the response when part of the body may stay unread.
 
-        gunicorn closes the connection in that case, so the client should know.
+        gunicorn closes the connection in that case. The header tells the client before it sends another request.
         """
         length = next((int(value) for name, value in req.headers if name == "CONTENT-LENGTH"), 0)
         chunked = any(name == "TRANSFER-ENCODING" for name, _ in req.headers)

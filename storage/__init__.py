@@ -1,4 +1,4 @@
-"""Everything that knows Cassandra. Nothing here imports Flask."""
+"""All access to Cassandra. No module here imports Flask."""
 
 # The versions of cassandra-driver whose private API was checked; see storage/cql/driver.py.
 DRIVER_VERSIONS = ("3.30.1",)

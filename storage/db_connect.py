@@ -1,4 +1,7 @@
-"""One Cassandra session per process: opened on first use, after the fork, in the background, and closed once."""
+"""One Cassandra session per process.
+
+It is opened on first use, after the fork, in a background thread, and is closed once.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,12 @@ log = logging.getLogger(__name__)
 
 
 class NotConnected(Exception):
-    """No session can be opened. The message says why, for the log and for the user of a command."""
+    """No session can be opened. The message gives the reason, for the log or the terminal."""
 
 
 @contextmanager
 def cluster_context(settings: Settings) -> Iterator[Cluster]:
-    """A new cluster object. The end of the block shuts it down, with its sessions.
+    """A new cluster object. The end of the block shuts the cluster and its sessions down.
 
     :raises NotConnected: no host name can be resolved.
     """
@@ -50,7 +53,9 @@ def cluster_context(settings: Settings) -> Iterator[Cluster]:
 
 @contextmanager
 def session_context(cluster: Cluster, settings: Settings, keyspace: str | None) -> Iterator[Session]:
-    """A new session of the cluster. The end of the block shuts it down; the cluster stays open.
+    """A new session of the cluster. The end of the block shuts the session down.
+
+    The cluster stays open.
 
     :param keyspace: the session's keyspace, which must exist; None for a session without one.
     :raises NotConnected: no node answers, or the keyspace does not exist.
@@ -63,10 +68,10 @@ def session_context(cluster: Cluster, settings: Settings, keyspace: str | None) 
 
 
 def open_session(settings: Settings, keyspace: str | None) -> Session:
-    """A new session with a cluster object of its own; `session.cluster.shutdown()` closes both.
+    """Open a session with its own cluster object; `session.cluster.shutdown()` closes both.
 
     :param keyspace: the session's keyspace, which must exist; None for a session without one.
-    :raises NotConnected: no node answers, or the keyspace does not exist. Nothing stays open then.
+    :raises NotConnected: no node answers, or the keyspace does not exist. The cluster is closed then.
     """
     cluster = make_cluster(settings)
     try:
@@ -91,7 +96,7 @@ def make_cluster(settings: Settings) -> Cluster:
 
 
 def connect(cluster: Cluster, settings: Settings, keyspace: str | None) -> Session:
-    """A new session of the cluster, which stays open even if this fails.
+    """Open a session of the cluster. The cluster stays open, even after an error.
 
     :raises NotConnected: no node answers, or the keyspace does not exist.
     """
@@ -113,7 +118,7 @@ def connect(cluster: Cluster, settings: Settings, keyspace: str | None) -> Sessi
 def _why_no_host(error: NoHostAvailable, settings: Settings, centers: set[str]) -> str:
     if centers and settings.cassandra_local_dc and settings.cassandra_local_dc not in centers:
         found = ", ".join(sorted(centers))
-        return f"no node is in CASSANDRA_LOCAL_DC={settings.cassandra_local_dc}; those that answer are in {found}"
+        return f"no node is in CASSANDRA_LOCAL_DC={settings.cassandra_local_dc}; the nodes that answer are in {found}"
     causes = error.errors.items() if isinstance(error.errors, dict) else ()
     return "no node answers: " + ("; ".join(f"{host}: {cause}" for host, cause in causes) or str(error))
 
@@ -192,7 +197,7 @@ class _Connector:
             self._thread.start()
 
     def _connect(self, settings: Settings) -> None:
-        """Try until an attempt succeeds: one attempt at a time, however many requests wait."""
+        """Try to connect until an attempt succeeds. One thread tries, however many requests wait."""
         delays = ExponentialReconnectionPolicy(
             settings.cassandra_reconnect_min, settings.cassandra_reconnect_max, max_attempts=None
         ).new_schedule()
@@ -202,7 +207,7 @@ class _Connector:
             except Exception as error:
                 log.warning("No connection to Cassandra, next attempt in %.1f s: %s", delay, error)
                 with self._changed:
-                    # From now on requests fail at once, until an attempt succeeds.
+                    # From now on get() raises at once, until an attempt succeeds.
                     self._error = error
                     self._changed.notify_all()
                     if self._changed.wait_for(lambda: self._stopped, delay):
@@ -237,19 +242,19 @@ class _Connector:
 
 
 _connector = _Connector()
-# Connectors that a fork copied. Their sockets belong to the parent, so the child neither uses nor closes them; the
-# reference keeps them from being garbage collected.
-_of_parent: list[_Connector] = []
+# Connectors that a fork copied. Their sockets belong to the parent, so the child must neither use nor close them. This
+# list keeps them from garbage collection, which would close the sockets.
+_connectors_of_parent: list[_Connector] = []
 
 
 def get_session(timeout: float | None = None, settings: Settings | None = None) -> Session:
-    """The session of this process. Any thread may call this, before or after a fork.
+    """The session of this process. Any thread may call this function, before or after a fork.
 
     The first call starts to connect and waits. While Cassandra can't be reached, later calls fail at once, and the
     attempts continue in the background.
 
     :param timeout: seconds to wait for the first attempt; None for no limit.
-    :param settings: for the first call in a process; None for those of the environment.
+    :param settings: used by the first call in a process; None to read them from the environment.
     :raises StorageUnavailable: there is no session yet.
     :raises RuntimeError: the process has a session with other settings.
     """
@@ -281,7 +286,7 @@ def shutdown() -> None:
 
 def _after_fork_in_child() -> None:
     global _connector
-    _of_parent.append(_connector)
+    _connectors_of_parent.append(_connector)
     _connector = _Connector()
 
 

@@ -2,7 +2,7 @@
 
     python storage/db_initialize.py [--no-samples]
 
-Existing tables and rows stay as they are, including sample rows that were changed or deleted since.
+Existing tables and rows stay unchanged. Sample rows that were changed or deleted are not restored.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def initialize(settings: Settings, samples: bool = True, say: Callable[[str], No
     """Create what is missing, in this order: keyspace, tables, sample rows.
 
     :param samples: insert the sample rows.
-    :param say: is called with each line of progress.
+    :param say: called with each line of progress.
     :raises InitializeError: the message says what the user must do.
     """
     keyspace = settings.cassandra_keyspace
@@ -75,7 +75,7 @@ def initialize(settings: Settings, samples: bool = True, say: Callable[[str], No
             session.set_keyspace(keyspace)
             migrate(session, say)
             if samples and (missing := _missing_samples(session, say)):
-                with _oldest_writes(settings) as oldest, session_context(oldest, settings, keyspace) as writer:
+                with _cluster_at_timestamp_1(settings) as oldest, session_context(oldest, settings, keyspace) as writer:
                     for table in missing:
                         insert_samples(writer, table, say)
                         _record(session, _SAMPLES + table, "")
@@ -85,10 +85,10 @@ def initialize(settings: Settings, samples: bool = True, say: Callable[[str], No
 
 
 @contextmanager
-def _oldest_writes(settings: Settings) -> Iterator[Cluster]:
+def _cluster_at_timestamp_1(settings: Settings) -> Iterator[Cluster]:
     """A cluster whose writes have timestamp 1, the first microsecond of 1970.
 
-    If an interrupted run is repeated, every change that was made to a sample row since is newer and stays.
+    A change that a client made to a sample row is always newer, so it stays when an interrupted run is repeated.
     """
     with cluster_context(settings) as cluster:
         cluster.timestamp_generator = lambda: 1
@@ -96,13 +96,15 @@ def _oldest_writes(settings: Settings) -> Iterator[Cluster]:
 
 
 def create_keyspace(session: Session, settings: Settings, say: Callable[[str], None]) -> None:
-    """Create the keyspace in the local data center, with three replicas or as many as there are nodes.
+    """Create the keyspace in the local data center.
+
+    It gets CASSANDRA_REPLICATION_FACTOR replicas; by default three, or as many as there are nodes if fewer.
 
     :raises InitializeError: the keyspace is missing on Astra DB, where only the console can create it.
     """
     keyspace = settings.cassandra_keyspace
     if keyspace in session.cluster.metadata.keyspaces:
-        say(f"keyspace {keyspace}: there already")
+        say(f"keyspace {keyspace}: exists already")
         return
     if settings.astra:
         raise InitializeError(f"Astra DB has no keyspace {keyspace}: add it in the Astra console, then run this again.")
@@ -115,7 +117,7 @@ def create_keyspace(session: Session, settings: Settings, say: Callable[[str], N
         f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = "
         f"{{'class': 'NetworkTopologyStrategy', '{local_dc}': {replicas}}}",
     )
-    say(f"keyspace {keyspace}: created, {replicas} replica{'s'[: replicas > 1]} in {local_dc}")
+    say(f"keyspace {keyspace}: created, {replicas} {'replica' if replicas == 1 else 'replicas'} in {local_dc}")
 
 
 def migrate(session: Session, say: Callable[[str], None]) -> None:
@@ -156,7 +158,7 @@ def parse_migration(text: str) -> Iterator[MigrationStatement]:
             yield MigrationStatement("\n".join(lines).strip(), optional)
             lines = []
     if any(line.strip() and not line.lstrip().startswith("--") for line in lines):
-        raise InitializeError(f"A statement has no semicolon at its end: {lines}")
+        raise InitializeError(f"A statement has no semicolon at its end: {' '.join(lines).strip()}")
 
 
 def _missing_samples(session: Session, say: Callable[[str], None]) -> list[str]:
@@ -165,7 +167,7 @@ def _missing_samples(session: Session, say: Callable[[str], None]) -> list[str]:
     missing = []
     for table in sorted(module.name for module in pkgutil.iter_modules(sample_data.__path__)):
         if _SAMPLES + table in recorded:
-            say(f"sample rows of {table}: there already")
+            say(f"sample rows of {table}: exist already")
         else:
             missing.append(table)
     return missing

@@ -1,19 +1,19 @@
-"""What storage raises. `web/errors.py` turns each into an HTTP response.
+"""Exceptions that storage raises. `web/errors.py` turns each into an HTTP response.
 
-The driver's exception is the cause (`__cause__`) of each error that comes from Cassandra.
+If an error comes from Cassandra, its cause (`__cause__`) is the exception of the driver.
 """
 
 from __future__ import annotations
 
 
 class StorageError(Exception):
-    """Base class. Raised as itself for an error that nobody expected."""
+    """Base class of storage errors. An unexpected error is an instance of this class itself."""
 
 
 class StorageUnavailable(StorageError):
     """Cassandra can't process the request now.
 
-    :ivar safe_to_retry: nothing was sent, or sending it again has the same effect.
+    :ivar safe_to_retry: the statement was not sent, or sending it again has the same effect.
     """
 
     def __init__(self, message: str, safe_to_retry: bool = True) -> None:
@@ -24,7 +24,7 @@ class StorageUnavailable(StorageError):
 class StorageTimeout(StorageError):
     """Cassandra did not answer in time, or its answer leaves the outcome unknown.
 
-    :ivar may_have_applied: the statement was a write, and it may have been applied or may still be.
+    :ivar may_have_applied: the statement was a write. Cassandra may have applied it, or may still apply it.
     """
 
     def __init__(self, message: str, may_have_applied: bool = False) -> None:
@@ -33,7 +33,7 @@ class StorageTimeout(StorageError):
 
 
 class ConsistencyRefused(StorageError):
-    """The server or the keyspace's replication does not support the requested consistency level."""
+    """The server or the keyspace does not support the requested consistency level."""
 
 
 class BatchTooLarge(StorageError):
@@ -41,7 +41,7 @@ class BatchTooLarge(StorageError):
 
 
 class PagingStateRefused(StorageError):
-    """The server does not accept the paging state, which another schema or server version made."""
+    """The server does not accept the paging state, for example after a schema change."""
 
 
 class RowNotFound(StorageError):
@@ -49,7 +49,7 @@ class RowNotFound(StorageError):
 
 
 class VersionConflict(StorageError):
-    """The row is not, or no longer, at a version that the caller named."""
+    """The row is at none of the versions that the caller accepts, or does not exist."""
 
 
 class KeyBusy(StorageError):

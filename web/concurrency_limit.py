@@ -1,4 +1,4 @@
-"""The concurrency limit: a process rejects requests above it at once, instead of letting them queue."""
+"""The concurrency limit: a process rejects requests above it at once, without a queue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ _COUNTED = "fieldbook.counted"
 
 
 class ConcurrencyLimit:
-    """WSGI middleware that counts a request from :meth:`enter` until the last byte of its response is sent.
+    """WSGI middleware that counts the requests in flight.
+
+    A request counts from :meth:`enter` until the last byte of its response is sent.
 
     :ivar limit: maximum number of requests in flight.
     :ivar count: number of requests in flight.
@@ -33,7 +35,10 @@ class ConcurrencyLimit:
 
     @classmethod
     def install(cls, app: Flask, limit: int) -> ConcurrencyLimit:
-        """Wrap an application, and report the limit and the count as metrics."""
+        """Wrap an application, and report the limit and the count as metrics.
+
+        :param limit: maximum number of requests in flight in this process.
+        """
         concurrency_limit = cls(app.wsgi_app, limit)
         app.wsgi_app = concurrency_limit  # type: ignore[method-assign]
         metrics.sampler.add(metrics.IN_FLIGHT, lambda: concurrency_limit.count)

@@ -13,7 +13,7 @@ WRITE_LEVELS = (*CONSISTENCY_LEVELS, "ANY")
 def find() -> str | None:
     """The name of the level, or None for the default.
 
-    :raises InvalidInput: the header names no level that the method can use.
+    :raises InvalidInput: the header is not the name of a level that the method can use.
     """
     level = request.headers.get("X-Consistency-Level")
     if level is not None:

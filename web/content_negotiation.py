@@ -1,4 +1,4 @@
-"""Content negotiation: the media type of the response, by the client's `Accept`."""
+"""Content negotiation: the client's `Accept` decides the media type of the response."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _best(produces: tuple[str, ...]) -> str:
         return produces[0]
     # Older clients send "q=.2" and "*", which Werkzeug does not parse.
     accept = re.sub(r"(^|,)\s*\*\s*(?=[;,]|$)", r"\1*/*", re.sub(r"\bq=\.", "q=0.", accept))
-    # Parameters such as charset are ignored: no media type comes in two variants.
+    # Parameters such as charset are ignored, because each media type has one variant only.
     parsed = parse_accept_header(accept, MIMEAccept)
     wanted = [(value.partition(";")[0].strip(), quality) for value, quality in parsed]
     best = MIMEAccept(wanted).best_match(produces) if wanted else produces[0]
@@ -40,7 +40,10 @@ def _best(produces: tuple[str, ...]) -> str:
 
 
 def finish(response: Response, context: Any) -> None:
-    """Correct the headers that describe the content. `context` is Flask's `g`."""
+    """Correct the Content-Type and Vary headers.
+
+    :param context: Flask's `g`.
+    """
     if response.status_code in (204, 304):
         # 204 and 304 have no body: drop the Content-Type that Flask adds.
         response.headers.pop("Content-Type", None)

@@ -17,7 +17,7 @@ _SECONDS = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
 def find(default: float, route: RouteOptions) -> float | None:
-    """The deadline, as a value of `time.monotonic()`; None for a stream whose client asks for none.
+    """The deadline, as a value of `time.monotonic()`; None for a stream without the header.
 
     :param default: seconds for a route without a timeout of its own.
     :raises InvalidInput: the header is not a number of seconds within the limits.
@@ -25,7 +25,9 @@ def find(default: float, route: RouteOptions) -> float | None:
     seconds = request.headers.get("X-Request-Timeout")
     if seconds is not None:
         if not _SECONDS.fullmatch(seconds) or not 0 < float(seconds) <= MAX_TIMEOUT:
-            raise InvalidInput.at("header", "X-Request-Timeout", "Input should be seconds, above 0 and at most 60")
+            raise InvalidInput.at(
+                "header", "X-Request-Timeout", "Input should be a number of seconds above 0 and at most 60"
+            )
         return float(g.started) + float(seconds)
     if route.stream:
         return None

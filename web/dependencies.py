@@ -1,6 +1,6 @@
-"""What `create_app()` was given: the settings and, in tests, a session.
+"""The settings and, in tests, the session that `create_app()` received.
 
-Views and hooks get both from here and not from global state, so that a test can pass its own.
+Views and hooks read both from here instead of global state, so that a test can pass its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def current_settings() -> Settings:
 
 
 def current_session(timeout: float) -> Session:
-    """The session that `create_app()` was given, or else the session of this process.
+    """The session that `create_app()` received, or else the session of this process.
 
     :param timeout: seconds to wait for the first connection.
     :raises StorageUnavailable: there is no session yet.
@@ -37,6 +37,6 @@ def current_session(timeout: float) -> Session:
 
 
 def session_if_open() -> Session | None:
-    """The session that :func:`current_session` would return, or None if it is not open yet. Does not wait."""
+    """The session that :func:`current_session` returns, or None if it is not open yet."""
     session = current_app.extensions[_SESSION]
     return session if session is not None else db_connect.session_if_open()

@@ -1,4 +1,4 @@
-"""Turns every exception into an `application/problem+json` response (RFC 9457). The only place that does."""
+"""The only place that turns exceptions into problem documents (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, 
     """An error response.
 
     :param detail: a sentence about what happened to this request.
-    :param members: further members of the document.
+    :param members: additional members of the JSON object.
     """
     body = {
         "type": "about:blank",
@@ -60,7 +60,7 @@ def register(app: Flask) -> None:
 
 
 def _http(error: HTTPException) -> Response:
-    # Flask redirects to a similar URL, and a redirect can lose the body of a POST: answer 404 instead.
+    # Flask would redirect to a similar URL, and a redirect can lose the body of a POST: return 404 instead.
     status = 404 if error.response is not None else error.code or 500
     headers: dict[str, str] = {}
     match error:
@@ -72,7 +72,7 @@ def _http(error: HTTPException) -> Response:
             headers["WWW-Authenticate"] = ", ".join(map(str, challenges))
     detail = error.description or HTTPStatus(status).phrase
     if detail == NotFound.description:
-        # Werkzeug's text addresses a person at a browser.
+        # Werkzeug's text is written for users of a browser.
         detail = "There is nothing at this URL."
     return problem(status, detail, headers)
 
@@ -112,7 +112,7 @@ def _storage(error: StorageError) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    log.error("500", exc_info=error)
+    log.error("500: unexpected error", exc_info=error)
     return problem(500, "An unexpected error occurred. The service's log has it under this request_id.")
 
 

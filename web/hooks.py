@@ -3,15 +3,15 @@
 Before the view:
 
 1. `request_id.assign`: the client's `X-Request-ID`, or a new one, for the response and the log.
-2. Without a matching route or method nothing else runs: Flask then raises 404 or 405.
-3. `operators.require_operator`: on routes for operators, 401 or 403 for everyone else.
+2. If no route matches, Flask raises 404 or 405, and steps 3 to 7 do not run. They do not run for OPTIONS either.
+3. `operators.require_operator`: on routes for operators, 401 or 403 for other clients.
 4. `concurrency_limit`: on routes that use Cassandra, 503 if too many requests are in flight.
 5. `deadline.find` and `consistency_level.find`: `X-Request-Timeout` and `X-Consistency-Level`, as `g.options`.
 6. `content_negotiation.negotiate`: `Accept`, as `g.media_type`.
 7. The Cassandra session, as `g.session`.
 
-The view checks its input, calls `storage.db_io` and returns a response. Errors become problem
-documents in `errors.py`. After the view:
+The view checks its input, calls `storage.db_io` and returns a response. `errors.py` turns exceptions into problem
+documents. After the view:
 
 8. Response headers: those of `content_negotiation.finish`, `X-Request-ID` and `Server-Timing`.
 9. `access_log.write`: metrics and one log line.
@@ -57,7 +57,7 @@ def register(app: Flask, settings: Settings) -> None:
             g.session = current_session(g.options.remaining())
 
     def after_request(response: Response) -> Response:
-        # Each access through Flask's proxies looks up the object again, and there are many below.
+        # Flask's proxies look up the object on each access. Looked up once here, because it is used many times below.
         context, current = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]
         elapsed = time.monotonic() - context.started
         content_negotiation.finish(response, context)

@@ -1,4 +1,4 @@
-"""JSON as every response writes it: UTF-8, times in RFC 3339 with milliseconds, ids as strings."""
+"""JSON of responses: UTF-8, times in RFC 3339 with milliseconds, ids as strings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from web.media_types import JSON
 
 
 def dumps(document: Any) -> bytes:
-    """The document as JSON. An `orjson.Fragment` in it is copied as it is.
+    """The document as JSON. An `orjson.Fragment` in the document is copied without a change.
 
     :raises TypeError: a value has no form in JSON.
     """
@@ -31,11 +31,14 @@ class OrjsonProvider(JSONProvider):
     """Flask's JSON through orjson. Flask's own provider writes times as HTTP dates."""
 
     def dumps(self, obj: Any, **options: Any) -> str:
-        """See :func:`dumps`."""
+        """Encode a document; see :func:`dumps`."""
         return dumps(obj).decode()
 
     def loads(self, s: str | bytes, **options: Any) -> Any:
-        """:raises orjson.JSONDecodeError: the text is not JSON."""
+        """Parse JSON.
+
+        :raises orjson.JSONDecodeError: the text is not JSON.
+        """
         return orjson.loads(s)
 
     def response(self, *args: Any, **kwargs: Any) -> Response:

@@ -1,4 +1,4 @@
-"""Media types that responses have."""
+"""Media types of responses."""
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"

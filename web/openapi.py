@@ -1,4 +1,7 @@
-"""The OpenAPI 3.1 document: what flask-openapi3 derives from the views, and what holds for every route."""
+"""The OpenAPI 3.1 document.
+
+flask-openapi3 derives it from the views; this module adds the parameters, headers and errors that all routes share.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,12 @@ _ERRORS = {
     406: "The client accepts none of the available media types",
     408: "The client stopped sending the body",
     409: "The first request with this Idempotency-Key is still being processed",
-    412: "The resource has changed since, or is gone",
+    412: "The resource is at another version, or was deleted",
     413: "The body, or the batch made of it, is too large",
     415: "The body is not JSON",
-    422: "A value breaks a rule; `errors` names each value and its rule",
-    500: "An unexpected error; the log of the service has it under the request_id",
-    501: "The server that runs the service can't be stopped by a request",
+    422: "A value is not valid; `errors` names each value and its rule",
+    500: "An unexpected error; the service logs it with the request_id",
+    501: "The service does not run under gunicorn; only gunicorn can be stopped by a request",
     503: "Cassandra can't be reached, or too many requests are in flight",
     504: "Cassandra did not answer in time. A write may have been applied",
 }
@@ -42,19 +45,19 @@ _ERRORS = {
 _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-ID": {"description": "The client's request id, or a new one.", "schema": {"type": "string"}},
     "Server-Timing": {
-        "description": "Milliseconds waiting for Cassandra and in the service; for a stream, until the first byte.",
+        "description": "Milliseconds waiting for Cassandra and in the service; for a stream, until its first page.",
         "schema": {"type": "string"},
     },
     "ETag": {"description": "The version, for `If-Match` and `If-None-Match`.", "schema": {"type": "string"}},
     "Location": {"description": "Path of the new resource.", "schema": {"type": "string", "format": "uri-reference"}},
     "Link": {"description": '`rel="next"` while there are more pages.', "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds.", "schema": {"type": "string"}},
-    "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds to wait before a retry.", "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "The authentication scheme, `Bearer`.", "schema": {"type": "string"}},
 }
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "X-Request-ID": {
-        "description": "Request id in the log: 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'. Others are replaced.",
+        "description": "Request id in the log: 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'. Any other is replaced.",
         "schema": {"type": "string"},
     },
     "X-Request-Timeout": {
@@ -65,20 +68,21 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "Consistency level of this request.",
         "schema": {"type": "string", "enum": list(CONSISTENCY_LEVELS)},
     },
+    # The same header, on routes that write.
     "X-Consistency-Level-of-writes": {
         "description": "Consistency level of this request; for a lightweight transaction, the commit level.",
         "schema": {"type": "string", "enum": list(WRITE_LEVELS)},
     },
     "Idempotency-Key": {
-        "description": "A key of your choice. A retry with it within 24 hours gets the first response again.",
+        "description": "A key that the client chooses. A retry with it within 24 hours gets the first response.",
         "schema": {"type": "string", "pattern": r"^[\x21-\x2b\x2d-\x7e]{1,255}$"},
     },
     "If-Match": {
-        "description": "Change the resource only at this version (an `ETag`).",
+        "description": "Change the resource only if it is at this version (an `ETag`).",
         "schema": {"type": "string"},
     },
     "If-None-Match": {
-        "description": "Return the resource only at another version.",
+        "description": "Return the resource only if it is at another version (an `ETag`).",
         "schema": {"type": "string"},
     },
 }
@@ -101,9 +105,9 @@ def responses(
     :param errors: further error statuses of this route.
     :param many: the body is an array of `model`.
     :param stream: the body is also available as NDJSON and CSV.
-    :param headers: headers of the success response, by their names in this module.
+    :param headers: headers of the success response: keys of `_RESPONSE_HEADERS`.
     :param text: further media types of the body.
-    :param html: the body is also available as a page.
+    :param html: the body is also available as an HTML page.
     """
     success: dict[str, Any] = {"description": "Done", "headers": {name: _RESPONSE_HEADERS[name] for name in headers}}
     if model is not None:
@@ -142,7 +146,9 @@ def current_document() -> bytes:
 
 
 def document(app: OpenAPI, settings: Settings) -> dict[str, Any]:
-    """Create the document of all routes that are registered on `app`. Call it once: it extends `app.api_doc`.
+    """Create the OpenAPI document of all routes that are registered on `app`.
+
+    Call this function once, because it extends `app.api_doc`.
 
     :param settings: decide which routes are for operators.
     """
@@ -150,11 +156,11 @@ def document(app: OpenAPI, settings: Settings) -> dict[str, Any]:
     for path, operations in spec["paths"].items():
         for method, operation in operations.items():
             _complete(operation, method, options_of(_view(app, path, method)), settings)
-    # Only models of registered routes.
+    # Only models of registered routes, because each call of responses() adds its model.
     paths = orjson.dumps(spec["paths"]).decode()
     used = [model for model in _models if f'"{_REF.format(model=model.__name__)}"' in paths]
     _, definitions = models_json_schema([(model, "serialization") for model in used], ref_template=_REF)
-    # flask-openapi3 has added the models of request bodies.
+    # flask-openapi3 has already added the schemas of request bodies.
     spec["components"]["schemas"] = definitions["$defs"] | spec["components"]["schemas"]
     spec["components"]["schemas"].pop("ValidationErrorModel", None)
     spec["components"]["securitySchemes"] = {
@@ -169,6 +175,7 @@ def document(app: OpenAPI, settings: Settings) -> dict[str, Any]:
 
 
 def _complete(operation: dict[str, Any], method: str, route: RouteOptions, settings: Settings) -> None:
+    """Add the parameters, response headers and errors that the route shares with others."""
     errors = [422, 500]
     if method != "delete":
         errors.append(406)

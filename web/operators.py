@@ -1,4 +1,4 @@
-"""Access for operators: a client that sends `Authorization: Bearer` with OPERATOR_TOKEN is an operator."""
+"""Operators: clients that send `Authorization: Bearer` with the OPERATOR_TOKEN."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from werkzeug.exceptions import Forbidden, Unauthorized
 
 
 def require_operator(operator_token: SecretStr | None) -> None:
-    """Return if the current request is an operator's.
+    """Reject the current request unless it has the operator token.
 
-    :param operator_token: the setting OPERATOR_TOKEN; without it nobody is an operator.
+    :param operator_token: the setting OPERATOR_TOKEN; None rejects every request.
     :raises Unauthorized: the request has no token, or a wrong one.
     :raises Forbidden: the request has a token, but OPERATOR_TOKEN is not set.
     """
     given = request.authorization
     if given is None or given.type != "bearer" or not given.token:
-        how = (
+        hint = (
             "Send the header Authorization: Bearer with the operator token."
             if operator_token
-            else "This service has no OPERATOR_TOKEN, so nobody can call it."
+            else "This service has no OPERATOR_TOKEN, so no client can call this route."
         )
-        raise Unauthorized(f"This route is for operators. {how}", www_authenticate=_challenge())
+        raise Unauthorized(f"This route is for operators. {hint}", www_authenticate=_challenge())
     if operator_token is None:
-        raise Forbidden("This service has no OPERATOR_TOKEN, so nobody is an operator.")
+        raise Forbidden("This service has no OPERATOR_TOKEN, so no client can call this route.")
     if not hmac.compare_digest(given.token.encode(), operator_token.get_secret_value().encode()):
         raise Unauthorized("The operator token is wrong.", www_authenticate=_challenge("invalid_token"))
 

@@ -14,8 +14,8 @@ from web.dependencies import current_settings
 # Seconds.
 LIFETIME = 24 * 3600
 
-# Paging state, time and signature. The base64 decoder skips characters that are not base64, so the form is checked
-# first; the 384 bits of the signature fill 64 characters exactly. Each token therefore has only one spelling.
+# Paging state, time and signature. Only one text is valid for each token: the form is checked, because the base64
+# decoder skips invalid characters, and the 384 bits of the signature fill 64 characters without unused bits.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{64}")
 
 _INVALID = "Invalid page_state: it was not issued for this query"

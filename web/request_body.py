@@ -1,4 +1,4 @@
-"""The request body: JSON within the limits of size, deadline and idle time, or the matching error."""
+"""The request body: JSON within the limits of size, deadline and idle time."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from server.connection import client_socket, discard_connection
 
 
 class FieldbookRequest(Request):
-    """A request whose JSON body is read within its limits."""
+    """A request whose JSON body is read within the limits of size and time."""
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
-        """The body.
+        """Read and parse the body.
 
         :raises UnsupportedMediaType: the content type is not JSON (415).
         :raises RequestTimeout: the client stopped sending (408).
@@ -41,7 +41,7 @@ class FieldbookRequest(Request):
             raise UnsupportedMediaType("The body must be application/json.")
         deadline = g.options.deadline
 
-        def late() -> bool:
+        def is_past_deadline() -> bool:
             return deadline is not None and time.monotonic() >= deadline
 
         try:
@@ -49,7 +49,7 @@ class FieldbookRequest(Request):
                 data = self.get_data(cache=cache)
         except ClientDisconnected as error:
             discard_connection(self.environ)
-            if late():
+            if is_past_deadline():
                 raise GatewayTimeout("The body was not complete at the deadline.") from error
             # The idle timeout of the socket (CLIENT_IDLE_TIMEOUT) raises BlockingIOError.
             if isinstance(error.__context__, BlockingIOError):
@@ -58,9 +58,9 @@ class FieldbookRequest(Request):
         except HTTPException:
             raise
         except Exception as error:
-            # The server raises errors of its own when the chunks of the body are malformed.
+            # gunicorn raises exceptions of its own when the chunks of the body are malformed.
             raise BadRequest("The body could not be read.") from error
-        if late() and len(data) < (self.content_length or 0):
+        if is_past_deadline() and len(data) < (self.content_length or 0):
             discard_connection(self.environ)
             raise GatewayTimeout("The body was not complete at the deadline.")
         # Werkzeug reads a body without Content-Length up to the limit, and ignores the rest.
@@ -73,21 +73,22 @@ class FieldbookRequest(Request):
 
 
 class _LateBodies:
-    """Ends the reading of bodies at their deadline.
+    """Stops reading a request body at the deadline of its request.
 
-    A socket timeout restarts with each byte, so a client that sends a byte now and then never exceeds it.
+    A socket timeout is not enough: it restarts with each byte, so a client that sends a byte now and then never
+    exceeds it.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._expected: dict[int, tuple[float, socket.socket]] = {}
+        self._reading: dict[int, tuple[float, socket.socket]] = {}
         self._thread: threading.Thread | None = None
-        # When the thread wakes up next.
+        # Time of `time.monotonic()` when the thread wakes up next.
         self._next_wakeup = math.inf
 
     @contextmanager
     def end_at(self, connection: socket.socket | None, deadline: float | None) -> Iterator[None]:
-        """In the block, reads from the connection end at the deadline.
+        """Stop reads from the connection at the deadline, as long as the block runs.
 
         :param deadline: a value of `time.monotonic()`.
         """
@@ -96,12 +97,12 @@ class _LateBodies:
             return
         number = id(connection)
         with self._changed:
-            self._expected[number] = (deadline, connection)
+            self._reading[number] = (deadline, connection)
             if deadline < self._next_wakeup:
                 self._next_wakeup = deadline
                 self._changed.notify()
             if self._thread is None:
-                # Started with the first body, so after the fork.
+                # Started with the first body and not earlier, because a thread does not survive a fork.
                 thread = threading.Thread(target=self._run, name="late-bodies", daemon=True)
                 thread.start()
                 self._thread = thread
@@ -109,20 +110,21 @@ class _LateBodies:
             yield
         finally:
             with self._changed:
-                self._expected.pop(number, None)
+                self._reading.pop(number, None)
 
     def _run(self) -> None:
-        # The lock is held throughout: without it, a connection could already belong to the next request.
+        # The lock is held during shutdown(). Otherwise the block could end first, and the connection could already
+        # serve the next request.
         with self._changed:
             while True:
                 now = time.monotonic()
-                for number, (deadline, connection) in list(self._expected.items()):
+                for number, (deadline, connection) in list(self._reading.items()):
                     if deadline <= now:
-                        del self._expected[number]
+                        del self._reading[number]
                         with suppress(OSError):
                             connection.shutdown(socket.SHUT_RD)
-                self._next_wakeup = min((deadline for deadline, _ in self._expected.values()), default=math.inf)
-                self._changed.wait(self._next_wakeup - now if self._expected else None)
+                self._next_wakeup = min((deadline for deadline, _ in self._reading.values()), default=math.inf)
+                self._changed.wait(self._next_wakeup - now if self._reading else None)
 
 
 _late_bodies = _LateBodies()

@@ -1,4 +1,7 @@
-"""The request id: in the response's `X-Request-ID`, in problem documents and on every log line of the request."""
+"""The request id, which identifies a request.
+
+It is in the `X-Request-ID` header of the response, in problem documents and on every log line of the request.
+"""
 
 from __future__ import annotations
 

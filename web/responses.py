@@ -1,4 +1,4 @@
-"""What views return."""
+"""Return values of views."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 from flask import Response, url_for
 
-# A body, which becomes JSON unless it is a string; with a status; with headers. Flask's own type for this can't be
-# evaluated at run time, and flask-openapi3 evaluates the type hints of views.
+# A body, alone, with a status, or with a status and headers. Flask sends a str as it is, and a dict or list as JSON.
+# Flask's own type for this can't be evaluated at run time, and flask-openapi3 evaluates the type hints of views.
 ResponseValue = Response | dict[str, Any] | tuple[Any, int] | tuple[Any, int, dict[str, str]]
 
 
 def location(endpoint: str, **values: Any) -> dict[str, str]:
-    """The `Location` header of a new resource: a path, with the prefix that the client used.
+    """The `Location` header of a new resource: its path, with the client's URL prefix.
 
     :param endpoint: `blueprint.view` of the route that returns the resource.
-    :param values: parts of its path.
+    :param values: variable parts of the path.
     """
     return {"Location": url_for(endpoint, **values)}

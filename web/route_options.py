@@ -1,4 +1,4 @@
-"""What the hooks and the OpenAPI document must know about a view."""
+"""Options of a view, for the hooks and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class RouteOptions:
         metrics) stay available under overload.
     :ivar stream: the request has no deadline of its own, only a timeout for each page.
     :ivar timeout: seconds until the deadline if the client sends none; None for the setting REQUEST_TIMEOUT.
-    :ivar operators: where only operators may call the route: everywhere, in production, or nowhere (None).
+    :ivar operators: in which environments only operators may call the route: all (`everywhere`), only production, or
+        none (None).
     """
 
     produces: tuple[str, ...] = (JSON,)
@@ -41,7 +42,10 @@ _DEFAULT = RouteOptions()
 
 
 def route_options(**options: Any) -> Callable[[View], View]:
-    """Set a view's options, by the names of :class:`RouteOptions`. Goes below the route decorator."""
+    """Set the options of a view. Place this decorator below the route decorator.
+
+    :param options: fields of :class:`RouteOptions`.
+    """
 
     def mark(view: View) -> View:
         view.route_options = RouteOptions(**options)  # type: ignore[attr-defined]

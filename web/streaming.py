@@ -1,7 +1,7 @@
-"""The one streaming path for every table and format: a page in, bytes out, one chunk for each page.
+"""Streams rows of any table in any format, with one chunk of the response for each page.
 
-A stream that fails midway is aborted: the response ends without its final chunk, so that no client takes a part of the
-rows for all of them.
+A stream that fails midway is aborted: the response ends without its final chunk, so that the client knows that rows are
+missing.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _RESET, _NORMAL = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
 def format_streaming_response(pages: Stream, media_type: str) -> Generator[bytes]:
-    """The rows as one document, with a chunk of bytes for each page and one for the end of the document.
+    """Format rows as one document, with a chunk for each page and one for the document's end.
 
     :param pages: pages of rows as JSON; closed together with this generator.
     :param media_type: JSON (an array), NDJSON (a line for each row) or CSV (a header, then rows).
-    :raises StorageError: from `pages`; the document then has no end.
+    :raises StorageError: a page can't be fetched; the document is then incomplete.
     """
     encode = _ENCODERS[media_type]
     before, between, end = _FRAMES[media_type]
@@ -73,7 +73,7 @@ def stream_response(pages: Stream) -> Response:
 
 
 def _body(first: bytes, chunks: Generator[bytes], environ: dict[str, Any], rule: str) -> Generator[bytes]:
-    """The response body. The WSGI server closes it at its end, or when the client has disconnected."""
+    """The response body. The WSGI server closes it when it ends or the client has disconnected."""
     sent = 0
     outcome = "finished"
     metrics.STREAMS_OPENED.labels(rule).inc()
@@ -99,7 +99,8 @@ def _reset_unless_complete(environ: dict[str, Any]) -> Iterator[None]:
     """Over HTTP/1.0, reset the connection if the block does not complete.
 
     In HTTP/1.1 the missing final chunk tells the client that the body is not complete. HTTP/1.0 ends a body by closing
-    the connection, so there only a reset can tell it, whether Cassandra failed or the worker ended.
+    the connection, so only a reset can tell the client. The reset is set up before the block, so that the kernel sends
+    it even if the worker process ends.
     """
     connection = client_socket(environ)
     if environ.get("SERVER_PROTOCOL") != "HTTP/1.0" or connection is None:
@@ -109,14 +110,14 @@ def _reset_unless_complete(environ: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        # Before the server can close the connection normally.
+        # Close the connection here, before the server can close it normally.
         connection.close()
         raise
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NORMAL)
 
 
 def _json_rows(columns: Columns, texts: Page) -> bytes:
-    # Without brackets: the array continues with the next page.
+    # Without brackets, because the array continues with the next page.
     return ",".join(texts).encode()
 
 
@@ -126,7 +127,7 @@ def _ndjson_rows(columns: Columns, texts: Page) -> bytes:
 
 def _csv_rows(columns: Columns, texts: Page) -> bytes:
     rows = [[document[name] for name in columns] for document in orjson.loads(f"[{','.join(texts)}]")]
-    if _NOT_PLAIN & set(map(type, chain.from_iterable(rows))):
+    if _JSON_IN_CSV & set(map(type, chain.from_iterable(rows))):
         rows = [[_cell(value) for value in row] for row in rows]
     return _csv_lines(rows)
 
@@ -138,10 +139,10 @@ def _csv_lines(rows: Sequence[Sequence[Any]]) -> bytes:
 
 
 def _cell(value: Any) -> Any:
-    return orjson.dumps(value).decode() if type(value) in _NOT_PLAIN else value
+    return orjson.dumps(value).decode() if type(value) in _JSON_IN_CSV else value
 
 
-# Types whose values are JSON within a CSV field.
-_NOT_PLAIN = {bool, list, dict}
+# Types whose values are written as JSON in a CSV field.
+_JSON_IN_CSV = {bool, list, dict}
 _ENCODERS: dict[str, Callable[[Columns, Page], bytes]] = {JSON: _json_rows, NDJSON: _ndjson_rows, CSV: _csv_rows}
 _FRAMES = {JSON: (b"[", b",", b"]"), NDJSON: (b"", b"", b""), CSV: (b"", b"", b"")}

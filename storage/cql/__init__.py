@@ -1,6 +1,6 @@
-"""The engine below `db_io`: it prepares statements, runs them within a deadline, and encodes rows.
+"""The engine below `db_io`: prepares statements, executes them, and encodes rows.
 
-There are two verbs: `execute` returns one page, `stream` yields all pages.
+It has two verbs: `execute` returns one page, `stream` yields all pages.
 """
 
 from storage.cql.execution import Page, bind, execute, execute_batch, execute_concurrently

@@ -1,4 +1,4 @@
-"""Consistency levels: the session's defaults, and the check of a level that the client asked for."""
+"""Consistency levels: the session's defaults, and the level that a client asks for."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ def default_level(session: Session) -> str:
 
 
 def serial_level(session: Session) -> str:
-    """`SERIAL` or `LOCAL_SERIAL`: the level of lightweight transactions, and of a read that must see all of them."""
+    """The level of lightweight transactions and serial reads: `SERIAL` or `LOCAL_SERIAL`.
+
+    A serial read sees all lightweight transactions that have completed.
+    """
     profile = session.get_execution_profile(EXEC_PROFILE_DEFAULT)
     return str(ConsistencyLevel.value_to_name[profile.serial_consistency_level])
 
 
 def set_level(session: Session, bound: BoundStatement, level: str, kind: Kind) -> None:
-    """Set the consistency level of a bound statement; for a lightweight transaction, its commit level.
+    """Set the consistency level of a bound statement; of a transaction, the commit level.
+
+    An invalid level is rejected here, because the server rejects the commit level of a lightweight transaction only
+    after the transaction can no longer be undone.
 
     :param level: a name such as `QUORUM`.
-    :raises ConsistencyRefused: the level can't be reached. The check is here because the server refuses the commit
-        level of a lightweight transaction only after the transaction can no longer be undone.
+    :raises ConsistencyRefused: the level can't be reached.
     """
     if level == "ANY" and kind == "read":
         raise ConsistencyRefused("ANY is a consistency level for writes.")

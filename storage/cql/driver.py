@@ -8,7 +8,7 @@
 | `ReplicationStrategy.dc_replication_factors_info`, `.replication_factor_info` | number of replicas of a keyspace |
 | `Metadata.partitioner`, `Murmur3Token.from_key` | the token of a partition key |
 | `ConnectionBusy`, `NoConnectionsAvailable`, texts of pool errors | whether a statement was sent to a node |
-| an assignment to `Cluster.protocol_version` | the protocol version to begin with, which the driver may lower |
+| an assignment to `Cluster.protocol_version` | the protocol version that the negotiation begins with |
 
 The service refuses to start with another version of the driver. To use one: check each row above, run `make test`, then
 add the version to `DRIVER_VERSIONS` in `storage/__init__.py`.
@@ -34,10 +34,10 @@ def timestamp_columns(prepared: PreparedStatement) -> tuple[str, ...]:
 
 
 def take_rows(result: ResultSet) -> list[Any]:
-    """The rows of the current page, which the result no longer holds.
+    """Take the rows of the current page out of the result.
 
-    The driver keeps each future, and its rows, until the timer of its timeout is cleaned up: about a second. A fast
-    stream would keep all pages of that second in memory.
+    The driver keeps each future, with its rows, for about a second, until it removes the timer of the future's timeout.
+    Without this function, a fast stream would keep all pages of that second in memory.
     """
     rows = list(result.current_rows)
     result.current_rows.clear()
@@ -65,7 +65,7 @@ def murmur3_token(partition_key: bytes) -> int:
 
 
 def was_not_sent(error: object) -> bool:
-    """Whether the driver raised this error for a node before it sent anything to it."""
+    """Whether the driver raised this error before it sent the statement to the node."""
     # The driver raises plain exceptions for a pool that is missing or closed.
     return isinstance(error, (NoConnectionsAvailable, ConnectionBusy)) or bool(
         re.search("marked down or removed|is shutdown", str(error))
@@ -73,9 +73,10 @@ def was_not_sent(error: object) -> bool:
 
 
 def begin_with_protocol_v4(cluster: Cluster) -> None:
-    """Negotiate from version 4 downward; as a constructor argument the version would be fixed.
+    """Begin the negotiation of the protocol version with version 4.
 
-    Every supported server has version 4. The driver's own first try is a version of DataStax Enterprise. In version 5
-    the driver computes a checksum of each frame in Python, which costs a tenth of a read by id.
+    Every supported server has version 4. By default the driver begins with a version of DataStax Enterprise. In
+    version 5 it computes a checksum of each frame in Python, which costs a tenth of a read by id. A version that is
+    passed to the constructor would be fixed, without negotiation.
     """
     cluster.protocol_version = ProtocolVersion.V4

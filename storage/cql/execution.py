@@ -26,9 +26,10 @@ _NEVER_RETRY = FallthroughRetryPolicy()
 
 
 class Page(NamedTuple):
-    """The rows of one page, and the paging state of the next page, which is None on the last one.
+    """One page of rows.
 
     :ivar rows: tuples; strings for a statement with `json_rows`.
+    :ivar paging_state: of the next page; None on the last page.
     """
 
     rows: list[Any]
@@ -39,7 +40,7 @@ def bind(session: Session, statement: Statement, values: Sequence[Any], options:
     """The prepared statement with its values, consistency level and retry policy.
 
     A statement that is not idempotent gets a policy that never retries. The driver's default policy sends *every*
-    statement to the next node after a lost connection, whatever `is_idempotent` says.
+    statement to the next node after a lost connection, even if `is_idempotent` is false.
 
     :param values: one for each `?` of the statement, in order.
     :raises ConsistencyRefused: the consistency level can't be reached.
@@ -65,7 +66,7 @@ def execute(
     """Execute a statement and wait for its page.
 
     :param values: one for each `?` of the statement, in order.
-    :param fetch_size: maximum number of rows of a read; None for the driver's 5,000.
+    :param fetch_size: maximum number of rows of a read; None for the driver's default of 5,000.
     :param paging_state: from the previous page.
     :returns: the rows of a read; no rows for a write; for a lightweight transaction one row whose first column is
         `[applied]`.
@@ -84,7 +85,7 @@ def execute(
 def execute_batch(
     session: Session, statement: Statement, rows: Iterable[Sequence[Any]], options: QueryOptions, *, name: str
 ) -> None:
-    """Execute a write once for each row, in a logged batch: all rows are written, or none. Never retried.
+    """Execute a write once for each row, in a logged batch: all or none. Never retried.
 
     :param rows: the statement's values, one sequence for each row; at least one row.
     :param name: label of the query metrics.
@@ -119,7 +120,7 @@ def execute_concurrently(
             except StorageError as error:
                 sent.append(error)
         results = [each if isinstance(each, StorageError) else _page_or_error(each) for each in sent]
-        # Past the deadline the request fails, also when the driver reported a timeout for each execution.
+        # Past the deadline the request fails, even if the driver reported a timeout for each execution itself.
         options.remaining()
         return results
     finally:
@@ -143,7 +144,9 @@ def execute_bound(
     kind: Kind,
     paging_state: bytes | None = None,
 ) -> Page:
-    """Execute a statement of the driver and wait for its page. For use inside `storage/cql` and by `bind`'s callers.
+    """Execute a statement of the driver and wait for its page.
+
+    For use in `storage/cql` and by callers of :func:`bind`.
 
     :param name: label of the query metrics.
     :raises StorageError: the subclass says what happened.
@@ -168,7 +171,7 @@ def send(
     timeout = options.remaining()
     with translating():
         future = session.execute_async(bound, timeout=timeout, paging_state=paging_state)
-        # The query ends when its response arrives, not when the caller has processed the previous page.
+        # Observed when the response arrives: receive() may be called later, after the previous page is processed.
         answered = partial(_observe_page, name, time.monotonic())
         future.add_callbacks(answered, answered)
     return future

@@ -1,4 +1,4 @@
-"""What a caller can set for all queries of one request."""
+"""Options for all queries of one request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class QueryOptions:
     :ivar timeout: seconds for one query when there is no deadline.
     :ivar consistency_level: a name such as `QUORUM`; None for the session's default. For a lightweight transaction
         it is the commit level.
-    :ivar database: the time of all queries, including those that run with a copy of these options.
+    :ivar database: time spent on all queries, including those that run with a copy of these options.
     """
 
     deadline: float | None = None

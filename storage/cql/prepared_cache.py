@@ -19,9 +19,10 @@ from storage.errors import StorageTimeout
 
 
 class PreparedCache:
-    """Prepares each statement once per process, session and keyspace, however many threads ask for it.
+    """Prepares each statement once per process, session and keyspace.
 
-    When a node no longer has a prepared statement (eviction, restart), the driver prepares it again by itself.
+    Threads that ask for the same statement at the same time wait for one preparation. When a node no longer has a
+    prepared statement (eviction, restart), the driver itself prepares it again.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,8 @@
-"""Rows as JSON: for statements with `json_rows`, Cassandra writes each row as one JSON object (`SELECT JSON`).
+"""Rows as JSON strings, which Cassandra itself encodes (`SELECT JSON`).
 
-Forwarding that string costs a third of building JSON from values (docs/performance.md). Only timestamps need care:
-`SELECT JSON` writes them with a space in the middle, but a cast to text writes RFC 3339.
+Statements with `json_rows` use it. Forwarding the string costs a third of building JSON from values
+(docs/performance.md). Only timestamps need a change: `SELECT JSON` writes them with a space in the middle, but a cast
+to text writes RFC 3339.
 """
 
 from __future__ import annotations
@@ -24,28 +25,38 @@ _RFC3339 = r'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"'
 
 
 def rfc3339(moment: datetime) -> str:
-    """For example `2026-11-21T06:50:04.610Z`. A time without a zone is in UTC, as the driver returns it."""
+    """The time in RFC 3339, for example `2026-11-21T06:50:04.610Z`.
+
+    :param moment: a time without a zone is in UTC, as the driver returns it.
+    """
     if moment.tzinfo is not None:
         moment = moment.astimezone(UTC).replace(tzinfo=None)
     return moment.isoformat(timespec="milliseconds") + "Z"
 
 
 class JsonSelect:
-    """A statement's SELECT JSON.
+    """The `SELECT JSON` form of a statement.
 
-    :ivar statement: the statement to execute instead.
+    :ivar statement: the statement to execute instead of the original one.
     """
 
     def __init__(self, statement: Statement, timestamps: tuple[str, ...]) -> None:
-        """:param timestamps: names of the columns of type `timestamp`."""
+        """Derive the form.
+
+        :param statement: the original statement.
+        :param timestamps: names of the columns of type `timestamp`.
+        """
         self.statement, self._timestamps = _with_json(statement, timestamps), timestamps
 
     def decode(self, rows: Sequence[Sequence[Any]]) -> list[str]:
-        """The JSON objects in what the statement returned, with timestamps in RFC 3339."""
+        """The rows as JSON objects, with timestamps in RFC 3339.
+
+        :param rows: rows that :attr:`statement` returned.
+        """
         texts = [row[0] for row in rows]
         if not texts or all(re.search(rf'"{name}": {_RFC3339}', texts[0]) for name in self._timestamps):
             return texts
-        # Either the server casts timestamps in another format, or the first row has a null that proves nothing.
+        # Either the server casts timestamps to another format, or a null in the first row does not show the format.
         return [self._rewrite(text) for text in texts]
 
     def _rewrite(self, text: str) -> str:
@@ -57,7 +68,7 @@ class JsonSelect:
 
 
 def json_select(session: Session, statement: Statement, options: QueryOptions) -> JsonSelect:
-    """The SELECT JSON of a statement with `json_rows`.
+    """The `SELECT JSON` form of a statement with `json_rows`.
 
     :raises StorageError: the statement can't be prepared.
     """
@@ -72,7 +83,7 @@ def _json_select(statement: Statement, timestamps: tuple[str, ...]) -> JsonSelec
 
 def _with_json(statement: Statement, timestamps: tuple[str, ...]) -> Statement:
     if "{columns}" not in statement.cql:
-        raise ValueError(f"{statement.name}: a statement with json_rows selects {{columns}}")
+        raise ValueError(f"{statement.name}: a statement with json_rows must select {{columns}}")
     selected = [f"CAST({name} AS text) AS {name}" if name in timestamps else name for name in statement.columns]
     cql = statement.cql.replace("{columns}", "JSON {columns}", 1)
     return statement._replace(cql=cql, columns=tuple(selected), json_rows=False)

@@ -1,4 +1,4 @@
-"""A CQL statement and what the engine must know about it."""
+"""A CQL statement with the facts that the engine needs about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Streams: all rows of a SELECT, page by page, with the next page on its way while the caller processes this one."""
+"""Streams: all rows of a SELECT, page by page.
+
+The next page is requested before the caller processes the current one.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ class Stream(Iterator[list[Any]]):
     A page is never empty. Its rows are tuples; strings for a statement with `json_rows`.
 
     :ivar columns: names of the columns of the rows.
-    :ivar closed: the stream was closed and fetches no more.
+    :ivar closed: the stream was closed and fetches no more pages.
     """
 
     def __init__(self, pages: Generator[list[Any]], columns: Sequence[str]) -> None:
@@ -31,11 +34,14 @@ class Stream(Iterator[list[Any]]):
         self.closed = False
 
     def __next__(self) -> list[Any]:
-        """:raises StorageError: the page can't be fetched, possibly after earlier pages were."""
+        """The next page.
+
+        :raises StorageError: the page can't be fetched, possibly after earlier pages were.
+        """
         return next(self._pages)
 
     def close(self) -> None:
-        """Fetch no more. A page that was already requested is the last one."""
+        """Stop fetching. At most one page, which was already requested, still arrives."""
         self.closed = True
         self._pages.close()
 
@@ -87,7 +93,7 @@ def pages_of(
 ) -> Generator[list[Any]]:
     """Pages of a bound SELECT. At most two pages are in memory.
 
-    Closing the generator stops fetching: a page that was already requested is the last one.
+    Closing the generator stops fetching. At most one page, which was already requested, still arrives.
 
     :param name: label of the query metrics.
     :param limit: total number of rows; None for no limit.

@@ -1,8 +1,8 @@
-"""Streams a whole table by token ranges: the next two ranges are read while the current page is sent.
+"""Streams a whole table by token ranges, two of them ahead of the current page.
 
-A paging state is known only when its page has arrived, so paging keeps one replica busy at a time. Token ranges can be
-read side by side. Each range is cut to hold about one page, by the density of the rows read so far: tokens are hashes,
-so rows are spread evenly over them.
+The paging state of the next page is known only when a page has arrived, so paging keeps one replica busy at a time.
+Token ranges can be read concurrently. Each range is sized to contain about one page, from the density of the rows read
+so far: tokens are hashes, so rows are spread evenly over them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ _AHEAD = 2
 
 
 def is_worth_scanning(session: Session, limit: int, fetch_size: int) -> bool:
-    """Whether a scan by token ranges can be faster than paging, and works with the cluster's partitioner.
+    """Whether a scan by token ranges is possible and can be faster than paging.
 
-    It needs several pages, and pages large enough that the number of rows of a range is close to its expectation.
+    It is possible with Murmur3Partitioner. It can be faster with several large pages: the number of rows in a range is
+    then close to the expected number.
     """
     return uses_murmur3(session) and limit > 2 * fetch_size and fetch_size >= 100
 
@@ -69,38 +70,38 @@ def _scan(
     fetch_size: int,
 ) -> Generator[list[str]]:
     select = json_select(session, statement, options)
-    whole = select.statement
-    bound = bind(session, whole, (), options)
+    select_all = select.statement
+    bound = bind(session, select_all, (), options)
     bound.fetch_size = fetch_size
-    first = execute_bound(session, bound, options, whole.name, "read")
+    first = execute_bound(session, bound, options, select_all.name, "read")
     if first.paging_state is None or len(first.rows) >= limit:
         if first.rows[:limit]:
             yield select.decode(first.rows[:limit])
         return
     if not first.rows:
         # The page holds only tombstones, so the density of the rows is not known.
-        for page in pages_of(session, bound, options, whole.name, limit, fetch_size):
+        for page in pages_of(session, bound, options, select_all.name, limit, fetch_size):
             yield select.decode(page)
         return
-    # The page may end between two partition keys with the same token. Rows with the last token are dropped here and
-    # come again with the first range.
+    # The page may end between two partition keys with the same token. Rows with the last token are dropped here, and
+    # the first range, which begins with this token, reads them again.
     rows = first.rows
     last = token(rows[-1][0])
     while rows and token(rows[-1][0]) == last:
         rows.pop()
     condition = f" WHERE token({partition_key}) > ? AND token({partition_key}) <= ?"
-    part = whole._replace(name=f"{whole.name}_by_token", cql=whole.cql + condition)
-    given = 0
-    for page in _by_range(session, part, select, options, fetch_size, rows, last - 1, limit):
-        yield page[: limit - given]
-        given += len(page)
-        if given >= limit:
+    select_range = select_all._replace(name=f"{select_all.name}_by_token", cql=select_all.cql + condition)
+    yielded = 0
+    for page in _by_range(session, select_range, select, options, fetch_size, rows, last - 1, limit):
+        yield page[: limit - yielded]
+        yielded += len(page)
+        if yielded >= limit:
             return
 
 
 def _by_range(
     session: Session,
-    part: Statement,
+    select_range: Statement,
     select: JsonSelect,
     options: QueryOptions,
     fetch_size: int,
@@ -108,35 +109,38 @@ def _by_range(
     lower: int,
     limit: int,
 ) -> Generator[list[str]]:
-    """Yield `rows`, then pages of the rows above the token `lower`. Reads at most two ranges more than `limit` needs.
+    """Yield the first page from `rows`, then pages of the rows above the token `lower`.
 
-    :param part: the SELECT of one range.
-    :param rows: all rows up to the token `lower`.
+    Reads at most two ranges more than `limit` needs.
+
+    :param select_range: the SELECT of one range.
+    :param rows: all rows up to the token `lower`, as the SELECT returned them.
     """
-    waiting: deque[tuple[int, BoundStatement, ResponseFuture]] = deque()
-    requested = read = lower
+    in_flight: deque[tuple[int, BoundStatement, ResponseFuture]] = deque()
+    # Upper ends of the ranges that are requested, and of those that are read.
+    requested_to = read_to = lower
     found = len(rows)
     # Three standard deviations below the page size, so that a range rarely needs a second page.
     expected = fetch_size - 3 * math.sqrt(fetch_size)
     while True:
-        span = max(1, int(expected * (read - _LEAST) / max(1, found)))
-        while requested < _GREATEST and len(waiting) < _AHEAD and found + len(waiting) * expected < limit:
-            upper = min(requested + span, _GREATEST)
-            bound = bind(session, part, (requested, upper), options)
+        span = max(1, int(expected * (read_to - _LEAST) / max(1, found)))
+        while requested_to < _GREATEST and len(in_flight) < _AHEAD and found + len(in_flight) * expected < limit:
+            upper = min(requested_to + span, _GREATEST)
+            bound = bind(session, select_range, (requested_to, upper), options)
             bound.fetch_size = fetch_size
-            waiting.append((upper, bound, send(session, bound, options, part.name)))
-            requested = upper
+            in_flight.append((upper, bound, send(session, bound, options, select_range.name)))
+            requested_to = upper
         if rows:
-            # Decoded after the next ranges were requested, so that Cassandra works meanwhile.
+            # Decoded only now, so that Cassandra reads the next ranges at the same time.
             yield select.decode(rows)
-        if not waiting:
+        if not in_flight:
             return
-        read, bound, future = waiting.popleft()
+        read_to, bound, future = in_flight.popleft()
         page = receive(future)
         found += len(page.rows)
         while page.paging_state is not None:
             # The range holds more rows than expected.
-            future = send(session, bound, options, part.name, page.paging_state)
+            future = send(session, bound, options, select_range.name, page.paging_state)
             if page.rows:
                 yield select.decode(page.rows)
             page = receive(future)

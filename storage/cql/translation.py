@@ -45,7 +45,7 @@ _SERIAL = (ConsistencyLevel.SERIAL, ConsistencyLevel.LOCAL_SERIAL)
 
 @contextmanager
 def translating(kind: Kind = "read", idempotent: bool = True) -> Iterator[None]:
-    """Turn the driver's exceptions in the block into storage errors, and count them.
+    """Count the driver's exceptions in the block, and turn them into storage errors.
 
     :param kind: kind of the statement.
     :param idempotent: the driver was allowed to send the statement to another node after a failure.
@@ -74,7 +74,7 @@ def translate(error: Exception, kind: Kind = "read", idempotent: bool = True) ->
                 f"Not enough replicas answered in time (consistency {level}).", may_have_applied=is_write
             )
         case ReadFailure() if not is_write:
-            # A replica that does not know a new column yet fails the read. It learns the schema within seconds.
+            # A replica fails the read as long as it does not know a new column. It learns the schema within seconds.
             return StorageUnavailable("Some replicas failed to read.")
         case ReadFailure():
             return StorageTimeout("Some replicas failed in the middle of the transaction.", may_have_applied=True)
@@ -108,7 +108,10 @@ def translate(error: Exception, kind: Kind = "read", idempotent: bool = True) ->
 
 
 def _no_host(error: NoHostAvailable, kind: Kind, idempotent: bool) -> StorageError:
-    """Every node was tried. The error has one cause per node, and any of them may have received the statement."""
+    """The storage error after the driver tried every node.
+
+    The error has one cause per node. Any of the nodes may have received the statement.
+    """
     for cause in error.errors.values():
         if isinstance(cause, (Unavailable, ErrorMessage)):
             return translate(cause, kind, idempotent)

@@ -1,4 +1,4 @@
-"""All CQL of the service: one module per table, with its statements and the functions that run them.
+"""All CQL of the service: one module per table, with statements and their functions.
 
 Each function takes the session first and the query options last.
 """

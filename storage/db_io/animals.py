@@ -51,9 +51,9 @@ def store_animal(session: Session, animal: Animal, options: QueryOptions) -> Non
 
 
 def retrieve_animal(session: Session, genus: str, species: str, options: QueryOptions) -> Animal:
-    """The animal.
+    """Read one animal.
 
-    :raises RowNotFound: there is none.
+    :raises RowNotFound: the animal does not exist.
     """
     rows = execute(session, SELECT_ANIMAL, (genus, species), options).rows
     if not rows:
@@ -62,7 +62,7 @@ def retrieve_animal(session: Session, genus: str, species: str, options: QueryOp
 
 
 def retrieve_animals_by_genus(session: Session, genus: str, options: QueryOptions) -> Stream:
-    """All animals of a genus in the order of their species, as JSON."""
+    """Stream all animals of a genus by species, as JSON."""
     return stream(session, SELECT_ANIMALS_BY_GENUS, (genus,), options)
 
 

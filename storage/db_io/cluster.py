@@ -1,4 +1,4 @@
-"""The cluster itself."""
+"""The cluster: nodes, version and name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ClusterStatus(NamedTuple):
 
 
 def retrieve_release_version(session: Session, options: QueryOptions) -> str:
-    """The Cassandra version of the node that answers.
+    """Read the Cassandra version of the node that answers.
 
     :raises StorageError: no node answered in time.
     """
@@ -34,9 +34,9 @@ def count_nodes(session: Session) -> ClusterStatus:
 
 
 def paging_scope(session: Session) -> str:
-    """Everything besides its query that a paging state depends on, as text.
+    """Cluster, keyspace and protocol version, as text: a paging state is valid only for these.
 
-    With another cluster, keyspace or protocol version Cassandra refuses the paging state or reads it as another one.
+    With others, Cassandra refuses the paging state or reads it as a different one.
     """
     cluster = session.cluster
     return f"{cluster.metadata.cluster_name} {session.keyspace} v{cluster.protocol_version}"

@@ -1,8 +1,8 @@
-"""Idempotency keys: the complete response is stored before anything is written, so that a retry can return it.
+"""Idempotency keys: a retry with the key of an earlier request gets its response.
 
-A retry can also finish the write if the first request stopped midway. Nothing here keeps two requests from writing at
-the same time: `busy_until` only decides which request is asked to wait. The caller's write must therefore have the same
-effect however often it runs.
+The complete response is stored before the rows are written. A retry can therefore return it, and can finish the write
+if the first request stopped midway. Two requests may still write at the same time: `busy_until` only decides which
+request is told to wait. The caller's write must therefore have the same effect however often it runs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from storage.errors import KeyBusy, KeyReused
 
 # Seconds for which a retry gets the first response.
 LIFETIME = 24 * 3600
-# Seconds. No request lasts longer, so a mark that it writes expires before the claim that the mark belongs to.
+# Seconds. No request lasts longer. The TTL of a mark is shorter by this time, so that no mark outlives its claim.
 _LONGEST_REQUEST = 60
 
 
-class _Key(NamedTuple):
+class _ClaimRow(NamedTuple):
     """The columns of `idempotency_keys` that a claim writes."""
 
     scope: str
@@ -37,7 +37,7 @@ class _Key(NamedTuple):
 CLAIM_KEY = Statement(
     "claim_idempotency_key",
     f"INSERT INTO {{keyspace}}.idempotency_keys ({{columns}}) VALUES ({{values}}) IF NOT EXISTS USING TTL {LIFETIME}",
-    _Key._fields,
+    _ClaimRow._fields,
     kind="lwt",
     idempotent=False,
 )
@@ -46,7 +46,8 @@ SELECT_KEY = Statement(
     "SELECT fingerprint, answer, busy_until, finished, TTL(answer) FROM {keyspace}.idempotency_keys "
     "WHERE scope = ? AND key = ?",
 )
-# Marks are plain writes: if one is lost, a retry performs the write again, which changes nothing.
+# A mark says that the write is complete, or that no request is at work. Marks are plain writes: if one is lost, a
+# retry performs the write again, which changes nothing.
 FINISH_KEY = Statement(
     "finish_idempotency_key",
     "UPDATE {keyspace}.idempotency_keys USING TTL ? SET finished = true WHERE scope = ? AND key = ?",
@@ -69,7 +70,7 @@ class IdempotencyKey(NamedTuple):
     """A client's key.
 
     :ivar scope: caller and route; the same key in another scope is another key.
-    :ivar fingerprint: digest of the request body.
+    :ivar fingerprint: digest of the request body, to detect a key that is used with another body.
     """
 
     scope: str
@@ -78,7 +79,7 @@ class IdempotencyKey(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """The response that a key stands for.
+    """A key that is claimed, with the response that every request with the key gets.
 
     :ivar answer: the response of the first request with this key.
     :ivar finished: the write is known to be complete.
@@ -104,12 +105,12 @@ def claim_key(session: Session, key: IdempotencyKey, answer: str, options: Query
     serial = replace(options, consistency_level=serial_level(session))
     while True:
         busy_until = datetime.now(UTC) + timedelta(seconds=options.remaining())
-        if execute(session, CLAIM_KEY, _Key(*key, answer, busy_until), options).rows[0][0]:
+        if execute(session, CLAIM_KEY, _ClaimRow(*key, answer, busy_until), options).rows[0][0]:
             return Claim(answer, False, LIFETIME - _LONGEST_REQUEST)
         rows = execute(session, SELECT_KEY, (key.scope, key.key), serial).rows
         if rows and rows[0][1] is not None:
             break
-        # The earlier claim has expired or was deleted since: claim again.
+        # The earlier claim has expired or was deleted in the meantime: claim again.
         time.sleep(min(0.01, options.remaining()))
     fingerprint, stored_answer, busy_until, finished, ttl = rows[0]
     if fingerprint != key.fingerprint:
@@ -127,7 +128,7 @@ def finish_key(session: Session, key: IdempotencyKey, claim: Claim, options: Que
 
 
 def forget_key(session: Session, key: IdempotencyKey, claim: Claim, options: QueryOptions) -> None:
-    """Delete the claim after the write was refused, so that the key can be used for another request."""
+    """Delete the claim after a refused write, so that the key can be used again."""
     values = (key.scope, key.key, claim.answer)
     execute(session, FORGET_KEY, values, replace(options, consistency_level=None))
 

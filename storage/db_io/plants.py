@@ -1,4 +1,4 @@
-"""Plants: one partition per genus, one row per species. A genus can have any number of species."""
+"""Plants: one partition per genus, one row per species."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def store_plant(session: Session, plant: Plant, options: QueryOptions) -> None:
 
 
 def retrieve_plant(session: Session, genus: str, species: str, options: QueryOptions) -> Plant:
-    """The plant.
+    """Read one plant.
 
-    :raises RowNotFound: there is none.
+    :raises RowNotFound: the plant does not exist.
     """
     rows = execute(session, SELECT_PLANT, (genus, species), options).rows
     if not rows:
@@ -59,7 +59,7 @@ def retrieve_plant(session: Session, genus: str, species: str, options: QueryOpt
 
 
 def retrieve_plants_by_genus(session: Session, genus: str, options: QueryOptions) -> Stream:
-    """All plants of a genus in the order of their species, as JSON."""
+    """Stream all plants of a genus by species, as JSON."""
     return stream(session, SELECT_PLANTS_BY_GENUS, (genus,), options)
 
 

@@ -1,4 +1,7 @@
-"""Users. Every change of an existing user is a lightweight transaction; docs/transactions.md explains why."""
+"""Users. Every change of an existing user is a lightweight transaction.
+
+docs/transactions.md explains why.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +39,11 @@ class User(NamedTuple):
     version: UUID
 
 
-# The version goes out as the ETag, not as a field.
+# The client receives the version as the ETag, not as a field.
 _PUBLIC = tuple(name for name in User._fields if name != "version")
 
-# Timestamp 1, the first microsecond of 1970, is older than every later transaction whatever the clocks say.
-# The statement is not idempotent: a request that is repeated creates another user.
+# Timestamp 1, the first microsecond of 1970, is older than every transaction, even if the clocks of nodes differ.
+# Marked as not idempotent: a client that repeats its request gets another id, so it creates another user.
 INSERT_USER = Statement(
     "insert_user",
     "INSERT INTO {keyspace}.users ({columns}) VALUES ({values}) USING TIMESTAMP 1",
@@ -97,14 +100,14 @@ def create_users_once(
 ) -> Sequence[User]:
     """Store users under an idempotency key.
 
-    Users are inserted with their ids, versions and times, at timestamp 1 as every new user is. A repeated insert
-    therefore changes nothing, even if the users were changed or deleted since.
+    A repeated insert writes the same ids, versions and times, at timestamp 1. It therefore changes nothing, even if the
+    users were changed or deleted in the meantime.
 
     :returns: the users, or those of the first request with this key.
     :raises KeyBusy: the first request is still being processed.
     :raises KeyReused: the first request had another body.
     """
-    # The key must not be claimed if the client's consistency level can't be reached.
+    # Binding fails if the client's consistency level can't be reached. The key must not be claimed then.
     bind(session, INSERT_USER, users[0], options)
     claim = claim_key(session, key, orjson.dumps([list(user) for user in users]).decode(), options)
     claimed = [_from_json(fields) for fields in orjson.loads(claim.answer)]
@@ -112,7 +115,7 @@ def create_users_once(
         try:
             create_users(session, claimed, options)
         except StorageError as error:
-            # Only the request that claimed the key may delete the claim: until then no other request writes.
+            # Only the first request may delete its claim: no other request writes before the first one gives up.
             give_up = forget_key if isinstance(error, BatchTooLarge) and not claim.is_retry else release_key
             with suppress(StorageError):
                 give_up(session, key, claim, options)
@@ -135,9 +138,9 @@ def _from_json(fields: list[Any]) -> User:
 
 
 def retrieve_user(session: Session, user_id: UUID, options: QueryOptions) -> User:
-    """The user.
+    """Read one user.
 
-    :raises RowNotFound: there is none.
+    :raises RowNotFound: the user does not exist.
     """
     user = _read(session, user_id, options)
     if user is None:
@@ -148,7 +151,7 @@ def retrieve_user(session: Session, user_id: UUID, options: QueryOptions) -> Use
 def retrieve_users_page(
     session: Session, fetch_size: int, min_age: int | None, paging_state: bytes | None, options: QueryOptions
 ) -> Page:
-    """At most `fetch_size` users in token order, as JSON.
+    """Read one page of at most `fetch_size` users in token order, as JSON.
 
     :param min_age: minimum age in years; None for all users.
     :param paging_state: from the previous page.
@@ -174,7 +177,7 @@ def stream_users(session: Session, limit: int, fetch_size: int, min_age: int | N
 def update_user(
     session: Session, user_id: UUID, changes: Mapping[str, Any], versions: Container[UUID] | None, options: QueryOptions
 ) -> User:
-    """Change some or all of `name`, `email` and `age`. A deleted user is not brought back.
+    """Change some or all of `name`, `email` and `age`. A deleted user stays deleted.
 
     :param versions: the versions that the caller accepts to change; None for any.
     :returns: the user as this call wrote it.
@@ -208,13 +211,14 @@ def delete_user(session: Session, user_id: UUID, versions: Container[UUID] | Non
         return (user_id, user.version)
 
     if _transact(session, user_id, versions, DELETE_USER_AT_VERSION, values, None, options) is None:
-        raise VersionConflict("The user is gone.")
+        raise VersionConflict("The user does not exist.")
 
 
 def _delete_any_version(session: Session, user_id: UUID, options: QueryOptions) -> None:
     try:
         execute(session, DELETE_USER, (user_id,), options)
     except StorageTimeout as error:
+        # If a serial read finds no user, the delete has succeeded.
         with suppress(StorageError):
             if _can_be_settled(session, error, options) and _read_serially(session, user_id, options) is None:
                 return
@@ -230,12 +234,12 @@ def _transact(
     version: UUID | None,
     options: QueryOptions,
 ) -> User | None:
-    """Run a lightweight transaction on the version that was read, and repeat until it is applied.
+    """Run a lightweight transaction on the version that was read, until it is applied.
 
-    :param values: of the statement, for the user as read.
+    :param values: returns the values of the statement, given the user that was read.
     :param version: the version that the statement writes. It identifies a transaction that was applied although its
         response was lost.
-    :param options: their deadline ends the attempts.
+    :param options: the deadline in them ends the attempts.
     :returns: the user that the statement was applied to, or None if the user does not exist.
     :raises VersionConflict: the user is at none of `versions`.
     :raises StorageTimeout: with `may_have_applied` if the outcome is not known.
@@ -244,13 +248,13 @@ def _transact(
     user = _read(session, user_id, replace(options, consistency_level=None))
     if user is None or (versions is not None and user.version not in versions):
         user = _read_serially(session, user_id, options)
-    # Once an outcome is unknown, only our own version in the row can settle it.
-    unknown: StorageTimeout | None = None
+    # The error of an attempt whose outcome is unknown. After it, only our own version in the row proves success.
+    unknown_outcome: StorageTimeout | None = None
     try:
         for attempt in itertools.count():
             if user is None:
-                if unknown is not None:
-                    raise unknown
+                if unknown_outcome is not None:
+                    raise unknown_outcome
                 return None
             if versions is not None and user.version not in versions:
                 raise VersionConflict("The user has changed since.")
@@ -260,26 +264,26 @@ def _transact(
             except StorageTimeout as error:
                 if not _can_be_settled(session, error, options):
                     raise
-                unknown = error
+                unknown_outcome = error
             before, user = user, _read_serially(session, user_id, options)
             if user is not None and version is not None and user.version == version:
                 return before
-            if unknown is not None and (user is None or user.version != before.version):
-                raise unknown
+            if unknown_outcome is not None and (user is None or user.version != before.version):
+                raise unknown_outcome
             # Another request writes the same user. Back off for a random time, so that one of them succeeds.
             time.sleep(min(random.uniform(0, 0.002 * 2 ** min(attempt, 9)), options.remaining()))
     except StorageError as error:
-        if unknown is None or error is unknown:
+        if unknown_outcome is None or error is unknown_outcome:
             raise
-        raise unknown from error
+        raise unknown_outcome from error
     raise AssertionError("the deadline ends the loop")
 
 
 def _can_be_settled(session: Session, error: StorageTimeout, options: QueryOptions) -> bool:
-    """Whether a serial read can prove that the transaction succeeded.
+    """Whether a serial read can prove that the transaction succeeded at its commit level.
 
-    A serial read proves a quorum: of the local data center, or of all replicas with SERIAL. The commit level that the
-    client asked for must not be higher.
+    A serial read proves that a quorum has the write: a quorum of the local data center, or of all replicas with SERIAL.
+    The commit level must not require more than that.
     """
     proven = ["ONE", "LOCAL_ONE", "LOCAL_QUORUM"]
     if serial_level(session) == "SERIAL":
@@ -293,7 +297,10 @@ def _read(session: Session, user_id: UUID, options: QueryOptions) -> User | None
 
 
 def _read_serially(session: Session, user_id: UUID, options: QueryOptions) -> User | None:
-    """The user after all transactions so far: a serial read completes or cancels those that are pending."""
+    """Read the user after all transactions so far.
+
+    A serial read completes or cancels transactions that are pending.
+    """
     return _read(session, user_id, replace(options, consistency_level=serial_level(session)))
 
 

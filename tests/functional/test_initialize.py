@@ -50,7 +50,7 @@ def test_command_is_safe_to_run_more_than_once(
         "CASSANDRA_PORT": str(missing_keyspace.cassandra_port),
         "CASSANDRA_KEYSPACE": keyspace,
     }
-    for printed in ("created", "there already"):
+    for printed in ("created", "exists already"):
         run = subprocess.run(
             [sys.executable, *command],
             cwd=PROJECT,
@@ -141,7 +141,7 @@ def test_missing_astra_keyspace_error_names_the_console(missing_keyspace: Settin
     [
         ({"cassandra_port": 1}, "Connection refused"),
         ({"cassandra_hosts": ("no.such.host.invalid",)}, "no address is known for no.such.host.invalid"),
-        ({"cassandra_local_dc": "dc9"}, "no node is in CASSANDRA_LOCAL_DC=dc9; those that answer are in "),
+        ({"cassandra_local_dc": "dc9"}, "no node is in CASSANDRA_LOCAL_DC=dc9; the nodes that answer are in "),
     ],
     ids=["port closed", "unknown host name", "unknown data center"],
 )

@@ -88,7 +88,10 @@ def test_invalid_user_id_is_rejected(live: Service, create: Callable[..., httpx.
         f"+{real[1:]}",
     ):
         response = live.client.request(method, f"/users/{text}", json=body)
-        assert (response.status_code, response.json()["detail"]) == (400, "Invalid UUID")
+        assert (response.status_code, response.json()["detail"]) == (
+            400,
+            "Invalid UUID: it must have 8-4-4-4-12 hexadecimal digits",
+        )
 
 
 # --- versions ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-# Fieldbook is tested on Python 3.11 to 3.14. A newer Python is tried with a warning; an older one is refused.
+# Fieldbook is tested on Python 3.11 to 3.14. make tries a newer Python with a warning, and rejects an older one.
 # To choose one: make run PYTHON=/path/to/python3.12
 TESTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 USABLE := import sys; sys.exit(sys.version_info < (3, 11))
@@ -67,13 +67,13 @@ test: .venv/ready ## run the unit tests, then the functional tests on their own 
 chaos: .venv/ready ## inject faults under load on three nodes, then check every row (SHORT=1: short form)
 	.venv/bin/python -m tests.chaos $(if $(SHORT),--short)
 
-bench: .venv/bench-ready ## measure the cost of a request and a row against the driver, FastAPI and Flask (SHORT=1: short form)
+bench: .venv/bench-ready ## compare the cost of a request and a row with the driver, FastAPI and Flask (SHORT=1: short form)
 	.venv/bin/python -m dev.bench $(if $(SHORT),--short)
 
 bench-scale: .venv/bench-ready ## measure how that cost changes with rows, connections, workers and nodes (SHORT=1: short form)
 	.venv/bin/python -m dev.bench scale $(if $(SHORT),--short)
 
-bench-compare: .venv/bench-ready ## measure the working tree against a Git revision (REF=main~5)
+bench-compare: .venv/bench-ready ## compare the cost of the working tree with that of a Git revision (REF=main~5)
 	.venv/bin/python -m dev.bench compare $(if $(SHORT),--short) $(REF)
 
 lint: .venv/ready ## check code (ruff, mypy) and GitHub workflows and forms (check-jsonschema, zizmor)
@@ -110,9 +110,9 @@ clean: stop ## stop Cassandra, then delete its data, the virtual environment and
 	@$(INSTALL) -r requirements.txt -r requirements-dev.txt
 	@touch $@
 
-# Only the benchmark needs these: the baselines it compares with, and the plot.
+# The packages that only the benchmark needs: its baselines and the plot.
 .venv/bench-ready: .venv/ready requirements-bench.txt
-	@echo "Installing what the benchmark needs into .venv ..."
+	@echo "Installing the packages of the benchmark into .venv ..."
 	@$(INSTALL) -r requirements.txt -r requirements-bench.txt
 	@$(CHECK_INSTALLED)
 	@touch $@

@@ -144,7 +144,7 @@ def settings(environment: dict[str, str]) -> Settings:
 
 @pytest.fixture(scope="session")
 def session(settings: Settings) -> Iterator[Session]:
-    """A session with which tests read and change tables directly, without the service."""
+    """A session with which tests read and change tables directly, not through the service."""
     session = db_connect.open_session(settings, settings.cassandra_keyspace)
     yield session
     session.cluster.shutdown()
@@ -205,7 +205,7 @@ def add_users(session: Session) -> Callable[[str, int], None]:
 def keyspace(settings: Settings, session: Session) -> Iterator[str]:
     """The name of a new keyspace for one test, with the schema and no rows."""
     name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
-    own = settings.model_copy(update={"cassandra_keyspace": name})
-    db_initialize.initialize(own, samples=False, say=logging.getLogger("tests").info)
+    own_settings = settings.model_copy(update={"cassandra_keyspace": name})
+    db_initialize.initialize(own_settings, samples=False, say=logging.getLogger("tests").info)
     yield name
     session.execute(f"DROP KEYSPACE IF EXISTS {name}", timeout=60)

@@ -16,12 +16,12 @@ BASE_URL = "http://127.0.0.1:8000"
 SHOWN_HEADERS = ("Location", "ETag", "Link", "Allow")
 
 _FENCE = re.compile(r"^ *```")
-# A line that can't be broken: one word, or one link, after an optional list mark.
+# A line that can't be wrapped: one word, or one link, after an optional list marker.
 _UNBREAKABLE = re.compile(r"\s*(?:[-*>] |\d+\. )?(?:\S+|!?\[.*\]\(\S+\)\S*)")
 
 
 def pages() -> list[Path]:
-    """README.md and every page in docs/."""
+    """Return README.md and every page in docs/."""
     return [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
 
@@ -37,7 +37,7 @@ class Example:
 
 
 def examples(text: str) -> list[Example]:
-    """All curl commands in the console blocks of a page, in order."""
+    """Return all curl commands in the console blocks of a page, in order."""
     found: list[Example] = []
     for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
         current: Example | None = None
@@ -100,7 +100,7 @@ def normalize(line: str) -> str:
 
 
 def files(section: str) -> list[tuple[str, str, str]]:
-    """The files of the walk-through in order: path, language of the code block, text of the code block."""
+    """Return the files of the walk-through in order: path, and language and text of the code block."""
     return re.findall(r"\*\*`([^`]+)`\*\*[^\n]*\n\n```(\w+)\n(.*?)```", section, re.DOTALL)
 
 
@@ -130,7 +130,7 @@ def apply_diff(path: Path, diff: str) -> None:
 
 
 def lines_outside_code(text: str) -> list[tuple[int, str]]:
-    """Line number and text of each line that is not in a code block."""
+    """Return number and text of each line that is not in a code block."""
     found = []
     in_code = False
     for number, line in enumerate(text.splitlines(), start=1):
@@ -142,7 +142,7 @@ def lines_outside_code(text: str) -> list[tuple[int, str]]:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page's headings, as GitHub builds them."""
+    """Return the anchors of a page's headings, as GitHub builds them."""
     found: set[str] = set()
     for _, line in lines_outside_code(text):
         if heading := re.match(r"#{1,6} +(.*?)\s*#*$", line):
@@ -158,14 +158,17 @@ def anchors(text: str) -> set[str]:
 
 
 def links(text: str) -> list[str]:
-    """The targets of all links and images, without those to other sites."""
+    """Return the targets of all links and images, except those on other sites."""
     prose = "\n".join(re.sub(r"`[^`]*`", "", line) for _, line in lines_outside_code(text))
     targets = re.findall(r"\]\(([^)\s]+)\)", prose) + re.findall(r"(?:src|href)=\"([^\"]+)\"", prose)
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
 
 def long_prose_lines(text: str, limit: int) -> list[int]:
-    """Numbers of the lines that have more than `limit` characters and could be wrapped; tables and HTML can't."""
+    """Return the numbers of the lines that have more than `limit` characters and could be wrapped.
+
+    Tables and HTML can't be wrapped.
+    """
     return [
         number
         for number, line in lines_outside_code(text)

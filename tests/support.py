@@ -28,8 +28,10 @@ def clean_environment() -> dict[str, str]:
 
     No test then depends on what the developer has set.
     """
-    ours = {name.upper() for name in Settings.model_fields}
-    return {name: value for name, value in os.environ.items() if name not in ours} | {"ENV_FILE": os.devnull}
+    service_variables = {name.upper() for name in Settings.model_fields}
+    return {name: value for name, value in os.environ.items() if name not in service_variables} | {
+        "ENV_FILE": os.devnull
+    }
 
 
 def copy_project(destination: Path) -> None:
@@ -42,11 +44,11 @@ def copy_project(destination: Path) -> None:
         shutil.copy2(PROJECT / name, destination / name)
 
 
-def wait_for(condition: Callable[[], Any], timeout: float = 30.0, what: str = "the condition") -> Any:
+def wait_for(condition: Callable[[], Any], timeout: float = 30.0, description: str = "the condition") -> Any:
     """Poll `condition` every 20 ms and return its first true result.
 
     :param timeout: seconds.
-    :param what: names the condition in the error message.
+    :param description: names the condition in the error message.
     :raises AssertionError: when the timeout expires.
     """
     deadline = time.monotonic() + timeout
@@ -55,7 +57,7 @@ def wait_for(condition: Callable[[], Any], timeout: float = 30.0, what: str = "t
         if result:
             return result
         time.sleep(0.02)
-    raise AssertionError(f"timed out after {timeout} s waiting for {what}")
+    raise AssertionError(f"timed out after {timeout} s waiting for {description}")
 
 
 class Service:
@@ -111,7 +113,8 @@ def service(environment: dict[str, str], log: Path, *arguments: str, healthy: bo
     running = Service(process, port, log)
     try:
         wait_for(
-            lambda: process.poll() is not None or (running.healthy() if healthy else running.live()), what="the service"
+            lambda: process.poll() is not None or (running.healthy() if healthy else running.live()),
+            description="the service",
         )
         assert process.poll() is None, running.log_text()
         yield running
@@ -126,9 +129,9 @@ def service(environment: dict[str, str], log: Path, *arguments: str, healthy: bo
 
 
 def raw_request(port: int, version: str, path: str) -> socket.socket:
-    """Send a GET request on a new connection and return it with the response unread.
+    """Send a GET request on a new connection. Return the connection, with the response unread.
 
-    :param version: of HTTP: "1.0" or "1.1".
+    :param version: the HTTP version, "1.0" or "1.1".
     """
     connection = socket.create_connection(("127.0.0.1", port), timeout=30)
     connection.sendall(f"GET {path} HTTP/{version}\r\nHost: localhost\r\n\r\n".encode())
@@ -136,7 +139,7 @@ def raw_request(port: int, version: str, path: str) -> socket.socket:
 
 
 class TcpProxy:
-    """A TCP proxy in front of Cassandra, with which tests make the network fail.
+    """A TCP proxy in front of Cassandra, with which tests simulate network failures.
 
     `pause()` holds back the data that Cassandra sends; `disconnect()` closes every connection and refuses new ones.
     """
@@ -181,7 +184,7 @@ class TcpProxy:
 
     def reconnect(self) -> None:
         """Accept connections again, on the same port."""
-        wait_for(lambda: port_is_free("127.0.0.1", self.port), what="the proxy's port to be free")
+        wait_for(lambda: port_is_free("127.0.0.1", self.port), description="the proxy's port to be free")
         self._listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
@@ -217,5 +220,5 @@ class TcpProxy:
 
 
 def rows_left(session: Any, settings: Settings) -> list[Any]:
-    """Return the time to live, in seconds, of each row in the diagnostics table."""
+    """Return the rows that remain in the diagnostics table, each as its time to live in seconds."""
     return list(session.execute(f"SELECT TTL(name) FROM {settings.cassandra_keyspace}.diagnostics"))

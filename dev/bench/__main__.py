@@ -1,7 +1,7 @@
-"""`python -m dev.bench`: compare Fieldbook with the bare driver, FastAPI and plain Flask on a node of its own.
+"""`python -m dev.bench`: compare Fieldbook with the bare driver, FastAPI and plain Flask.
 
-`python -m dev.bench scale` measures Fieldbook at several sizes. `python -m dev.bench compare REF` compares the working
-tree with an older revision.
+Each run starts a Cassandra node of its own. `python -m dev.bench scale` measures Fieldbook at several sizes.
+`python -m dev.bench compare REF` compares the working tree with an older revision.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COMMANDS = {None: side_by_side.run, "scale": scale.run, "compare": compare.run}
 
 
 def main() -> None:
-    """Exit with status 1 when the responses of two systems differ, or one of them is wrong."""
+    """Exit with status 1 when the responses of two systems differ or one response is wrong."""
     arguments = _parse()
     environment = clean_environment()
     os.environ.clear()
@@ -73,6 +73,7 @@ def _parse() -> argparse.Namespace:
     comparison.add_argument("revision", metavar="REF", help="a commit, branch or tag")
     _add_only(comparison, [name for name in names if name != "import"])
     arguments = parser.parse_args()
+    # The default list of --only has one entry more than the workloads: `memory`.
     partial = arguments.short or len(arguments.only) <= len(names) or arguments.systems != list(SYSTEMS)
     if arguments.command is None and partial and (arguments.write_docs or arguments.record):
         parser.error("--write-docs and --record need a full run: all workloads, all systems and no --short")

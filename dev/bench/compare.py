@@ -1,4 +1,4 @@
-"""`python -m dev.bench compare REF`: the working tree against an older revision, in turn on one node."""
+"""`python -m dev.bench compare REF`: compare the working tree with an older revision."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _GIT_TIMEOUT = 300
 
 
 def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> None:
-    """Print CPU time of both revisions and their ratio within each round. There is no pass or fail.
+    """Print the CPU time of both revisions and their ratio within each round.
 
-    The harness of the working tree measures both revisions, on tables that the migrations of the working tree create.
+    No ratio counts as a failure. The two revisions run in turn on one node. The benchmark code of the working tree
+    measures both, on tables from the migrations of the working tree.
 
     :raises BenchError: the revision does not exist, or a service returns a wrong response.
     """
@@ -75,15 +76,16 @@ def check_out(revision: str, directory: Path) -> Path:
 
 
 def pins(requirements: Path) -> set[str]:
-    """The pinned packages of a requirements file, without comments and blank lines."""
+    """Return the pinned packages of a requirements file, without comments and blank lines."""
     lines = (line.partition("#")[0].strip() for line in requirements.read_text().splitlines())
     return {line for line in lines if line}
 
 
 def _python(project: Path, say: Callable[[str], None]) -> str:
-    """Path of a Python that has the packages of the old revision.
+    """Return the path of a Python with the packages of the old revision.
 
-    This is the running Python, unless the pins differ: then a virtual environment is created in the checkout.
+    This is the running Python if the pins are equal. Otherwise this function creates a virtual environment in the
+    checkout.
 
     :raises BenchError: the installation fails.
     """
@@ -100,7 +102,7 @@ def _python(project: Path, say: Callable[[str], None]) -> str:
 def _run(command: Sequence[str], directory: Path, timeout: float) -> None:
     """Run a command to its end.
 
-    :raises BenchError: it fails, or takes longer than `timeout` seconds.
+    :raises BenchError: the command fails, or takes longer than `timeout` seconds.
     """
     try:
         subprocess.run(command, cwd=directory, check=True, timeout=timeout)

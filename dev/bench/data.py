@@ -18,47 +18,50 @@ from dev.bench.processes import BenchError
 
 GENERA = tuple(f"Genus{number}" for number in range(20))
 SPECIES = 50
-# Seconds; loading a million rows takes a small part of it.
+# Seconds. Loading a million rows takes a small part of this time.
 _LOAD_TIMEOUT = 1800
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def user_id(number: int) -> UUID:
-    """The id of a stored user."""
+    """Return the id of a stored user."""
     return UUID(bytes=md5(b"%d" % number, usedforsecurity=False).digest(), version=4)
 
 
 def sample(number: int, users: int) -> UUID:
-    """The id of one of 2,000 stored users, which are spread evenly over all stored users."""
+    """Return the id of one of 2,000 users that are spread evenly over all stored users."""
     sampled = min(2000, users)
     return user_id(number % sampled * (users // sampled))
 
 
 def new_user(number: int) -> dict[str, Any]:
-    """The body of `POST /users`. Half of the addresses are at 10 shared domains, half at 5,000 rare domains."""
+    """Return the body of `POST /users`.
+
+    Half of the addresses are at 10 shared domains, half at 5,000 rare domains.
+    """
     domain = f"mail{number % 20}.example" if number % 2 else f"d{number * 7919 % 10_000}.example"
     return {"name": f"Observer {number}", "email": f"observer{number}@{domain}.org", "age": number % 100}
 
 
 def ndjson(count: int) -> bytes:
-    """The body of an import, one JSON object per line."""
+    """Return the body of an import, one JSON object per line."""
     return b"".join(json.dumps(new_user(number)).encode() + b"\n" for number in range(count))
 
 
 def load_users(hosts: Sequence[str], port: int, keyspace: str, begin: int, end: int, processes: int = 2) -> None:
     """Store users `begin` to `end` (exclusive), with several processes.
 
-    :raises BenchError: Cassandra does not accept them.
-    :raises multiprocessing.TimeoutError: it takes longer than half an hour.
+    :raises BenchError: Cassandra does not accept the users.
+    :raises multiprocessing.TimeoutError: loading takes longer than half an hour.
     """
     context = multiprocessing.get_context("spawn")
     step = -(-(end - begin) // processes)
-    shares = [(first, min(first + step, end)) for first in range(begin, end, step)]
+    ranges = [(first, min(first + step, end)) for first in range(begin, end, step)]
     with context.Pool(processes) as pool:
-        pool.starmap_async(_load_share, [(hosts, port, keyspace, *share) for share in shares]).get(_LOAD_TIMEOUT)
+        pool.starmap_async(_load_range, [(hosts, port, keyspace, *part) for part in ranges]).get(_LOAD_TIMEOUT)
 
 
-def _load_share(hosts: Sequence[str], port: int, keyspace: str, begin: int, end: int) -> None:
+def _load_range(hosts: Sequence[str], port: int, keyspace: str, begin: int, end: int) -> None:
     cluster = Cluster(list(hosts), port=port, protocol_version=5)
     session = cluster.connect()
     insert = session.prepare(

@@ -1,4 +1,4 @@
-"""The Cassandra nodes of a run, and its keyspaces with their rows."""
+"""The Cassandra nodes and the keyspaces of a benchmark run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from cassandra.cluster import Cluster, Session
 from dev.bench import data
 from dev.bench.processes import cpu_seconds
 from dev.local_cassandra.node import Node, free_port
+from dev.local_cassandra.ring import Ring
 from settings import Settings
 from storage import db_initialize
-from tests.chaos.system import Ring
 
 
 class Database:
     """Running nodes, and a keyspace of this run with a replica on each node.
 
-    :ivar users: users that are stored by number (`data.user_id`); the workloads store more.
-    :ivar environment: the environment variables that lead a service to the keyspace.
+    :ivar users: number of users with the ids of `data.user_id`. The workloads store more users, with random ids.
+    :ivar environment: the environment variables with which a service uses this keyspace.
     """
 
     def __init__(self, nodes: list[Node], session: Session, keyspace: str) -> None:
@@ -41,14 +41,14 @@ class Database:
         data.load_animals(session, self.keyspace)
 
     def ensure_users(self, users: int) -> None:
-        """Store more users, until there are `users`."""
+        """Store more users until `users` are stored."""
         hosts = [node.address for node in self.nodes]
         if users > self.users:
             data.load_users(hosts, self.nodes[0].native_port, self.keyspace, self.users, users)
             self.users = users
 
     def cpu_seconds(self) -> float:
-        """CPU time of all nodes so far."""
+        """Return the CPU time of all nodes so far, in seconds."""
         return cpu_seconds([node.running() or 0 for node in self.nodes])
 
     def wait_until_idle(self, share: float = 0.1, timeout: float = 20.0) -> None:

@@ -1,4 +1,4 @@
-"""The directory of a run, with its logs and the data of its nodes; also cleans up after runs that were killed."""
+"""The directory of a run, with logs and data of its nodes, and the cleanup after killed runs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dev.local_cassandra.node import STATE, Node
 
 @contextmanager
 def run_directory() -> Iterator[Path]:
-    """Create a directory. It is removed when the run succeeds; when the run fails, its logs are kept."""
+    """Create a directory. Remove it if the run succeeds; keep its logs if the run fails."""
     _clean_up_killed_runs()
     directory = STATE / f"bench-{os.getpid()}"
     directory.mkdir(parents=True)
     try:
         yield directory
     except BaseException:
-        for part in directory.glob("**/node*/*"):
-            if part.is_dir() and part.name != "conf":
-                shutil.rmtree(part, ignore_errors=True)
+        for entry in directory.glob("**/node*/*"):
+            if entry.is_dir() and entry.name != "conf":
+                shutil.rmtree(entry, ignore_errors=True)
         raise
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -32,14 +32,14 @@ def run_directory() -> Iterator[Path]:
 def _clean_up_killed_runs() -> None:
     """Stop servers and nodes whose run was killed, and remove their directories."""
     for directory in STATE.glob("bench-[0-9]*"):
-        owner = directory.name.partition("-")[2]
-        if Path(f"/proc/{owner}").exists():
+        run_pid = directory.name.partition("-")[2]
+        if Path(f"/proc/{run_pid}").exists():
             continue
         for file in directory.glob(f"*{PID_SUFFIX}"):
             with suppress(ValueError, OSError):
                 pid = int(file.read_text())
-                # The process id may since belong to another program: check that this is a server of that run.
-                if f"CASSANDRA_KEYSPACE=bench_{owner}".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                # Another program may have this process id by now: check that the process is a server of that run.
+                if f"CASSANDRA_KEYSPACE=bench_{run_pid}".encode() in Path(f"/proc/{pid}/environ").read_bytes():
                     os.kill(pid, signal.SIGTERM)
         for file in directory.glob("**/node*/pid"):
             Node(directory=file.parent).stop()

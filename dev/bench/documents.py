@@ -36,7 +36,7 @@ def write_scale(tables: Sequence[tuple[str, list[list[str]]]], machine: Mapping[
 
 
 def describe_machine(machine: Mapping[str, Any]) -> str:
-    """One sentence: date, commit, cores and versions."""
+    """Return one sentence with date, commit, number of cores and versions."""
     return (
         f"{machine['date']}, commit {machine['commit']}: {machine['cores']} cores shared by all processes, "
         f"Python {machine['python']}, Cassandra {machine['cassandra']}."

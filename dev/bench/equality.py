@@ -1,4 +1,4 @@
-"""Checks before the measurement that all services return equal responses to the same requests."""
+"""Checks, before the measurement, that all services return equal responses to the same requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _GENERATED = ("id", "created_at", "updated_at")
 
 
 def normalize(value: Any) -> Any:
-    """The JSON value with timestamps as datetimes: 12:00Z, 14:00+02:00 and 12:00 (UTC without a zone) are equal."""
+    """Convert the timestamps in a JSON value to datetimes, so that equal times are equal values.
+
+    For example, 12:00Z, 14:00+02:00 and 12:00 (UTC without a zone) are equal.
+    """
     if isinstance(value, dict):
         return {key: normalize(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -69,8 +72,10 @@ def _check_writes(writer: HttpSystem, readers: Sequence[HttpSystem]) -> None:
     bodies = [data.new_user(number) for number in range(100)]
     batch = _request(writer, "POST", "/users/batch", 201, bodies)
     _expect(writer, "POST /users/batch", 100, batch["created"])
-    plain = [{key: value for key, value in user.items() if key not in _GENERATED} for user in batch["users"]]
-    _expect(writer, "POST /users/batch", bodies, plain)
+    without_generated = [
+        {key: value for key, value in user.items() if key not in _GENERATED} for user in batch["users"]
+    ]
+    _expect(writer, "POST /users/batch", bodies, without_generated)
     for user in batch["users"][:3]:
         _expect_from_all(f"/users/{user['id']}", readers, user)
 
@@ -103,7 +108,10 @@ def _short(value: Any) -> str:
 
 
 def _request(system: HttpSystem, method: str, path: str, status: int, body: Any = None) -> Any:
-    """The normalized JSON of the response; None for other statuses than 200 and 201."""
+    """Return the normalized JSON of the response, or None for a status other than 200 and 201.
+
+    :raises BenchError: the response has another status than `status`.
+    """
     response = system.client.request(method, path, json=body)
     if response.status_code != status:
         raise BenchError(

@@ -1,8 +1,8 @@
 """The load generator: one process, one thread and plain sockets, so that it uses little CPU itself.
 
-Closed loop: each connection sends its next request when it has the response. Open loop: requests are due at fixed
-times, even when responses are late. Latency counts from the due time, so that a stall counts against every request
-that was due during it (no coordinated omission).
+Closed loop: each connection sends its next request when it has received the response to the previous one. Open loop:
+requests are due at fixed times, even when responses are late. The latency counts from the due time, so that a stall
+delays every request that was due during the stall (no coordinated omission).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """Duration, latencies and times to the first row, in seconds, in the order of completion; and statuses."""
+    """Duration, latencies and times to the first row in seconds, in the order of completion, and statuses."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
@@ -64,7 +64,7 @@ def request(method: str, path: str, body: bytes = b"", content_type: str = "appl
 class Response:
     """An incremental parser of one HTTP response, with Content-Length or chunked.
 
-    :param count_rows: count the rows of the body, and note the time of the first.
+    :param count_rows: count the rows of the body, and record the time of the first row.
     """
 
     def __init__(self, count_rows: bool) -> None:
@@ -86,7 +86,7 @@ class Response:
         self._data += data
         if not self.status and not self._head():
             return False
-        return self._chunked_body() if self._chunked else self._sized()
+        return self._chunked_body() if self._chunked else self._sized_body()
 
     def _head(self) -> bool:
         end = self._data.find(b"\r\n\r\n")
@@ -102,10 +102,10 @@ class Response:
         elif self.status == 204:
             self._remaining = 0
         else:
-            raise BenchError(f"a response without a length: {head!r}")
+            raise BenchError(f"the response has neither Content-Length nor chunks: {head!r}")
         return True
 
-    def _sized(self) -> bool:
+    def _sized_body(self) -> bool:
         assert self._remaining is not None
         self._remaining -= len(self._data)
         self._consume(bytes(self._data))
@@ -145,22 +145,26 @@ class Response:
 
 
 class _Client:
-    """A connection to the server, and the request in flight on it."""
+    """A connection to the server and its in-flight request.
+
+    :ivar due: when the request was due; latencies count from here.
+    :ivar unsent: the part of the request that is not sent yet.
+    """
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
         self.response: Response | None = None
-        self.began = 0.0
-        self.out = memoryview(b"")
+        self.due = 0.0
+        self.unsent = memoryview(b"")
 
     def flush(self) -> bool:
         """Send without blocking. Return True when the whole request is sent."""
         with suppress(BlockingIOError):
-            while self.out:
-                self.out = self.out[self.socket.send(self.out) :]
-        return not self.out
+            while self.unsent:
+                self.unsent = self.unsent[self.socket.send(self.unsent) :]
+        return not self.unsent
 
 
 class _LoadRun:
@@ -212,10 +216,10 @@ class _LoadRun:
 
     def _send(self, client: _Client, due: float) -> None:
         requests = self._job.requests
-        client.out = memoryview(requests[self._sent % len(requests)])
+        client.unsent = memoryview(requests[self._sent % len(requests)])
         self._sent += 1
         client.response = Response(self._job.rows is not None)
-        client.began = due
+        client.due = due
         if not client.flush():
             self._selector.modify(client.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, client)
 
@@ -239,7 +243,7 @@ class _LoadRun:
 
     def _finish(self, client: _Client, response: Response) -> None:
         outcome, job = self._outcome, self._job
-        outcome.latencies.append(time.perf_counter() - client.began)
+        outcome.latencies.append(time.perf_counter() - client.due)
         outcome.statuses[response.status] += 1
         if response.status not in job.statuses:
             sent = bytes(job.requests[0][:200])
@@ -249,7 +253,7 @@ class _LoadRun:
         if job.rows is not None and response.rows != job.rows:
             raise BenchError(f"{response.rows} rows instead of {job.rows}")
         if response.first_row is not None:
-            outcome.first_rows.append(response.first_row - client.began)
+            outcome.first_rows.append(response.first_row - client.due)
         client.response = None
         self._idle.append(client)
 
@@ -267,15 +271,15 @@ def _serve(pipe: Connection) -> None:
 class ChildProcess:
     """A child process that receives jobs through a pipe and returns a result or an exception for each.
 
-    :param target: a function that gets its end of the pipe; it returns when the other end is closed.
+    :param target: a function that receives the child's end of the pipe. It returns when the parent closes its end.
     """
 
     def __init__(self, target: Any, *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, end = context.Pipe()
-        self._process = context.Process(target=target, args=(end, *arguments), daemon=True)
+        self._pipe, child_end = context.Pipe()
+        self._process = context.Process(target=target, args=(child_end, *arguments), daemon=True)
         self._process.start()
-        end.close()
+        child_end.close()
 
     @property
     def pid(self) -> int:
@@ -286,7 +290,7 @@ class ChildProcess:
         """Send a job and return its result.
 
         :param timeout: seconds.
-        :raises BenchError: the job failed, the process ended, or the timeout is over.
+        :raises BenchError: the job failed, the process ended, or the timeout expired.
         """
         self._pipe.send(job)
         return self.receive(timeout)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from dev.bench.report import Values
 from dev.bench.stats import spread
 
-# Makes the SVG reproducible: the same numbers give the same bytes.
+# With a fixed salt, the same numbers give the same bytes of SVG.
 mpl.rcParams["svg.hashsalt"] = "fieldbook"
 
 COLORS = {
@@ -33,10 +33,10 @@ def draw(values: Values, units: Mapping[str, str], target: Path) -> None:
     """
     workloads = list(dict.fromkeys(workload for workload, _, _ in values))
     columns = min(4, len(workloads))
-    lines = -(-len(workloads) // columns)
-    figure = Figure(figsize=(3.4 * columns, 2.4 * lines), layout="constrained")
+    panel_rows = -(-len(workloads) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.4 * panel_rows), layout="constrained")
     for position, workload in enumerate(workloads, 1):
-        panel = figure.add_subplot(lines, columns, position)
+        panel = figure.add_subplot(panel_rows, columns, position)
         spreads = {
             system: spread(list(by_round.values()))
             for (name, system, metric), by_round in values.items()

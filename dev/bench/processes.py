@@ -24,8 +24,8 @@ def wait_for(condition: Callable[[], Any], timeout: float, description: str) -> 
     """Call `condition` until its result is true, and return the result.
 
     :param timeout: seconds.
-    :param description: what is awaited, for the error message.
-    :raises BenchError: the timeout is over.
+    :param description: names the condition in the error message.
+    :raises BenchError: the timeout expired.
     """
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -36,7 +36,7 @@ def wait_for(condition: Callable[[], Any], timeout: float, description: str) -> 
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without variables of the service, so that the developer's settings do not apply."""
+    """Return the environment without the service's variables, which the developer may have set."""
     service_variables = {name.upper() for name in Settings.model_fields}
     return {name: value for name, value in os.environ.items() if name not in service_variables} | {
         "ENV_FILE": os.devnull
@@ -44,7 +44,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def process_tree(pid: int) -> list[int]:
-    """The process id and those of all its descendants."""
+    """Return the ids of a process and of all its descendants."""
     pids = [pid]
     for parent in pids:
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
@@ -57,7 +57,9 @@ def process_tree(pid: int) -> list[int]:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of the processes so far, including their threads and their ended children.
+    """Return the user and system time of the processes so far, in seconds.
+
+    The time includes their threads and the children that have ended.
 
     :raises BenchError: a process has ended.
     """
@@ -68,8 +70,8 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def _cpu_seconds(pid: int) -> float:
-    # The process's CPU-time clock (clock_getcpuclockid(3)) has nanoseconds; utime and stime of /proc/<pid>/stat
-    # only have hundredths of a second.
+    # The process's CPU-time clock (clock_getcpuclockid(3)) counts nanoseconds. The fields utime and stime of
+    # /proc/<pid>/stat only count hundredths of a second.
     own = time.clock_gettime((~pid << 3) | 2)
     # cutime and cstime are fields 16 and 17. Field 2, the name in parentheses, may contain spaces.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -77,7 +79,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def memory(pids: Iterable[int], key: str) -> int:
-    """Total resident memory of the processes in bytes.
+    """Return the total resident memory of the processes in bytes.
 
     :param key: `VmRSS` for the current value, `VmHWM` for the peak since :func:`reset_peak_memory`.
     """
@@ -115,7 +117,7 @@ class Server:
         return process_tree(self._process.pid)
 
     def check(self) -> None:
-        """Check that the server still runs. :raises BenchError: it has ended."""
+        """Check that the server still runs. :raises BenchError: the server has ended."""
         if self._process.poll() is not None:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
             raise BenchError(

@@ -37,7 +37,7 @@ def by_round(measurements: Sequence[Measurement]) -> Values:
 
 
 def results_table(values: Values, units: Mapping[str, str]) -> list[list[str]]:
-    """A heading, then a row per workload and system: median, minimum and maximum over the rounds."""
+    """Return a heading, then a row per workload and system: median, minimum and maximum over the rounds."""
     pairs = list(dict.fromkeys((workload, system) for workload, system, _ in values))
     metrics = [metric for metric in METRICS if any(name == metric for _, _, name in values)]
     rows = [["workload", "system", *(METRICS[metric] for metric in metrics)]]
@@ -49,48 +49,48 @@ def results_table(values: Values, units: Mapping[str, str]) -> list[list[str]]:
 
 
 def ratio_table(values: Values) -> list[list[str]]:
-    """Server CPU of Fieldbook divided by that of each baseline, by workload."""
+    """Return the server CPU of Fieldbook divided by that of each baseline, by workload."""
     by_workload = all_ratios(values)
-    pairs = [pair for pair in RATIOS if any(pair in of_pair for of_pair in by_workload.values())]
+    pairs = [pair for pair in RATIOS if any(pair in pair_ratios for pair_ratios in by_workload.values())]
     rows = [["server CPU", *(" / ".join(pair) for pair in pairs)]]
-    for workload, of_pair in by_workload.items():
-        rows.append([workload, *(format_spread(of_pair[pair]) if pair in of_pair else "" for pair in pairs)])
+    for workload, pair_ratios in by_workload.items():
+        rows.append([workload, *(format_spread(pair_ratios[pair]) if pair in pair_ratios else "" for pair in pairs)])
     return rows
 
 
 def all_ratios(values: Values) -> dict[str, dict[tuple[str, str], Spread]]:
-    """Server CPU ratios of the pairs in `RATIOS` that were measured, by workload."""
+    """Return the server CPU ratios of all measured pairs in `RATIOS`, by workload."""
     by_workload: dict[str, dict[tuple[str, str], Spread]] = {}
     for workload in dict.fromkeys(workload for workload, _, _ in values):
         by_workload[workload] = {}
-        for above, below in RATIOS:
-            ratio = ratios(values.get((workload, above, "cpu_us"), {}), values.get((workload, below, "cpu_us"), {}))
+        for system, other in RATIOS:
+            ratio = ratios(values.get((workload, system, "cpu_us"), {}), values.get((workload, other, "cpu_us"), {}))
             if ratio is not None:
-                by_workload[workload][above, below] = ratio
+                by_workload[workload][system, other] = ratio
     return by_workload
 
 
 def memory_table(growth: Mapping[str, Mapping[int, int]]) -> list[list[str]]:
-    """Memory growth in MiB, by system and rows of the stream."""
+    """Return the memory growth in MiB, by system and by the rows of the stream."""
     sizes = sorted({rows for by_rows in growth.values() for rows in by_rows})
     heading = ["memory growth, MiB", *(f"{size:,} rows" for size in sizes)]
     return [heading, *([name, *(f"{by_rows[size] / 2**20:.1f}" for size in sizes)] for name, by_rows in growth.items())]
 
 
 def format_spread(value: Spread) -> str:
-    """`median (minimum-maximum)`."""
+    """Format a spread as `median (minimum-maximum)`."""
     return f"{format_number(value.median)} ({format_number(value.minimum)}-{format_number(value.maximum)})"
 
 
 def format_number(value: float) -> str:
-    """Three significant digits; whole numbers from 100 on."""
+    """Format a number with three significant digits; from 100 on, as a whole number."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """The table for a terminal: the first column left-aligned, the others right-aligned."""
+    """Format a table for a terminal: the first column left-aligned, the others right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -103,14 +103,14 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """The table in Markdown: the first column left-aligned, the others right-aligned."""
+    """Format a table in Markdown: the first column left-aligned, the others right-aligned."""
     heading, *body = rows
     rule = ["---", *("---:" for _ in heading[1:])]
     return "\n".join(f"| {' | '.join(row)} |" for row in [heading, rule, *body])
 
 
 def machine_facts(cassandra: str, project: Path) -> dict[str, Any]:
-    """Date, commit, cores and versions: what a reader needs to compare the figures with others.
+    """Return date, commit, number of cores and versions, with which readers can compare figures.
 
     :param cassandra: the version of Cassandra.
     """
@@ -127,12 +127,12 @@ def machine_facts(cassandra: str, project: Path) -> dict[str, Any]:
 def append_history(values: Values, machine: Mapping[str, Any]) -> None:
     """Append a line for this run: medians of server and database CPU in microseconds, and of the ratios."""
     medians: dict[str, dict[str, dict[str, float]]] = {"cpu_us": {}, "db_us": {}}
-    for (workload, system, metric), of_round in values.items():
+    for (workload, system, metric), round_values in values.items():
         if metric in medians:
-            medians[metric].setdefault(workload, {})[system] = round(spread(list(of_round.values())).median, 2)
+            medians[metric].setdefault(workload, {})[system] = round(spread(list(round_values.values())).median, 2)
     ratio_medians = {
-        workload: {"/".join(pair): round(ratio.median, 3) for pair, ratio in of_pair.items()}
-        for workload, of_pair in all_ratios(values).items()
+        workload: {"/".join(pair): round(ratio.median, 3) for pair, ratio in pair_ratios.items()}
+        for workload, pair_ratios in all_ratios(values).items()
     }
     with HISTORY.open("a") as history:
         history.write(json.dumps({**machine, **medians, "ratios": ratio_medians}) + "\n")
@@ -141,12 +141,12 @@ def append_history(values: Values, machine: Mapping[str, Any]) -> None:
 def json_document(
     measurements: Sequence[Measurement], growth: Mapping[str, Mapping[int, int]], machine: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything that was measured, ready for `json.dumps`."""
+    """Return all measurements as a document for `json.dumps`."""
     return {
         "machine": dict(machine),
         "measurements": [
             {"round": each.round, "workload": each.workload, "system": each.system, **each.values}
             for each in measurements
         ],
-        "memory": {name: {str(rows): size for rows, size in of_rows.items()} for name, of_rows in growth.items()},
+        "memory": {name: {str(rows): size for rows, size in by_rows.items()} for name, by_rows in growth.items()},
     }

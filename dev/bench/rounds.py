@@ -1,4 +1,4 @@
-"""Rounds: in each, every system runs every workload, in turn."""
+"""Runs the rounds of a benchmark: in each round, every system runs every workload, in turn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METRICS = {
     "refused": "503, %",
 }
 REFUSED = 503
-# The 99th percentile needs this many latencies.
+# With fewer latencies, the 99th percentile is not reported.
 _MIN_LATENCIES_FOR_P99 = 200
 
 
@@ -32,7 +32,7 @@ _MIN_LATENCIES_FOR_P99 = 200
 class Measurement:
     """The cost of one workload on one system in one round.
 
-    :ivar values: by the keys of `METRICS`, those that apply to the workload.
+    :ivar values: the metrics that apply to the workload, by the keys of `METRICS`.
     """
 
     round: int
@@ -52,7 +52,7 @@ def run(
 ) -> list[Measurement]:
     """Run a warm-up round, which is not counted, and then all rounds.
 
-    The warm-up covers the servers and the just-in-time compiler of the node.
+    The warm-up round gives the servers and the node's just-in-time compiler time to reach a steady state.
 
     :param rounds: the number of counted rounds.
     :param open_seconds: length of each open loop.
@@ -75,7 +75,10 @@ def run(
 
 
 def _systems_for(systems: Sequence[System], workload: Workload) -> list[System]:
-    """The systems. For an import FastAPI runs twice, in one request and by batches as Fieldbook does."""
+    """Return the systems for a workload.
+
+    FastAPI runs an import twice: as one request, and by batches as Fieldbook.
+    """
     batched = [
         each.with_batched_imports() for each in systems if isinstance(each, HttpSystem) and each.name == "fastapi"
     ]
@@ -106,7 +109,7 @@ def measure(
 
 
 def closed_loop(system: System, workload: Workload, requests: Requests, database: Database) -> dict[str, float]:
-    """CPU time per request or row, throughput and, for streams, response times."""
+    """Run the closed loop. Return CPU time, throughput and, for streams, response times."""
     pids = system.pids()
     server, node = cpu_seconds(pids), database.cpu_seconds()
     outcome = system.run(workload, requests, None, workload.count, workload.connections)
@@ -125,7 +128,7 @@ def closed_loop(system: System, workload: Workload, requests: Requests, database
 
 
 def memory_growth(system: System, stream: Workload, scale: Scale, database: Database) -> dict[int, int]:
-    """Peak memory growth of freshly started processes in bytes, by rows of a stream.
+    """Return the peak memory growth of freshly started processes in bytes, by rows of a stream.
 
     The streams run one after the other, the shortest first. Each is compared with the memory before the first one,
     because a process does not always return memory to the operating system.

@@ -40,7 +40,7 @@ class Sizes:
 
 
 SHORT = Sizes((1_000, 10_000), (1_000, 10_000), (1, 64), (1, 2), 250)
-# Enough threads for 256 concurrent requests: the worker accepts three quarters of the number of threads.
+# The concurrency limit is three quarters of the threads: 264, enough for 256 concurrent requests.
 MANY_THREADS = "352"
 
 
@@ -68,7 +68,7 @@ class Section:
 
 
 class Bench:
-    """State and helpers that all sections share."""
+    """The settings, the load generator and the helpers that all sections share."""
 
     def __init__(self, arguments: Namespace, directory: Path, say: Callable[[str], None]) -> None:
         self.sizes = SHORT if arguments.short else Sizes()
@@ -151,6 +151,7 @@ def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> No
 
 
 def _stored(bench: Bench, few: Database, many: Database) -> Section:
+    """Compare reads and creates on a keyspace with few users and on one with many users."""
     with ExitStack() as stack:
         cases = []
         for database in (few, many):
@@ -162,6 +163,7 @@ def _stored(bench: Bench, few: Database, many: Database) -> Section:
 
 
 def _streams(bench: Bench, few: Database, many: Database) -> Section:
+    """Compare streams with different numbers of rows, on three systems."""
     with ExitStack() as stack:
         cases = []
         for system in bench.systems(stack, many, ("driver", "fieldbook", "fastapi")):
@@ -172,7 +174,10 @@ def _streams(bench: Bench, few: Database, many: Database) -> Section:
 
 
 def _connections(bench: Bench, database: Database) -> Section:
-    """FastAPI; Fieldbook with its defaults, which refuses excess requests; Fieldbook with enough threads for all."""
+    """Compare FastAPI, Fieldbook with its defaults, and Fieldbook with more threads.
+
+    With its defaults, Fieldbook rejects the requests above its concurrency limit.
+    """
     with ExitStack() as stack:
         started = [
             *bench.systems(stack, database, ("fieldbook", "fastapi")),
@@ -189,6 +194,7 @@ def _connections(bench: Bench, database: Database) -> Section:
 
 
 def _workers(bench: Bench, database: Database) -> Section:
+    """Compare Fieldbook with different numbers of workers."""
     with ExitStack() as stack:
         cases = []
         for workers in bench.sizes.workers:
@@ -201,23 +207,23 @@ def _workers(bench: Bench, database: Database) -> Section:
 
 
 def _nodes(bench: Bench, one: Database, three: Nodes) -> Section:
-    """One replica on one node against three replicas on three nodes, at LOCAL_QUORUM."""
+    """Compare one replica on one node with three replicas on three nodes, at LOCAL_QUORUM."""
     with ExitStack() as stack:
-        ring = stack.enter_context(three.keyspace())
-        ring.ensure_users(one.users)
+        on_three_nodes = stack.enter_context(three.keyspace())
+        on_three_nodes.ensure_users(one.users)
         cases = []
-        for database, label in ((one, "1 node"), (ring, "3 nodes")):
+        for database, label in ((one, "1 node"), (on_three_nodes, "3 nodes")):
             system = bench.fieldbook(stack, database, f"fieldbook, {label}", {})
             for name in ("read", "list", "create", "patch"):
                 cases.append(Case(name, system, bench.workload(name), database, bench.requests(database)))
-            # Streams the whole table.
+            # This stream reads the whole table.
             stream = replace(bench.workload("stream", 1), count=max(1, 200_000 // database.users), rows=database.users)
             cases.append(Case("stream", system, stream, database, bench.requests(database, database.users)))
         return bench.section("Nodes", cases)
 
 
 def _seconds(streams: Section) -> dict[str, dict[int, float]]:
-    """Median seconds per stream, by system and rows."""
+    """Return the median seconds per stream, by system and number of rows."""
     by_system: dict[str, dict[int, float]] = {}
     for (label, system, metric), by_round in streams.values.items():
         if metric == "whole_ms":

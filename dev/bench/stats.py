@@ -17,29 +17,30 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """The spread of the values. :raises ValueError: there are none."""
+    """Return the spread of the values. :raises ValueError: there are no values."""
     if not values:
         raise ValueError("no values")
     return Spread(statistics.median(values), min(values), max(values))
 
 
-def ratios(above: Mapping[int, float], below: Mapping[int, float]) -> Spread | None:
-    """The spread of the ratios of two systems, each ratio taken within one round.
+def ratios(numerators: Mapping[int, float], denominators: Mapping[int, float]) -> Spread | None:
+    """Return the spread of the ratios of two systems, each ratio taken within one round.
 
-    Load on the machine in a round affects both systems, so it cancels out.
+    Other load on the machine during a round affects both systems, so it hardly changes the ratio.
 
-    :param above: values of one system by round number.
-    :param below: values of the other system by round number.
-    :returns: None when they have no round in common.
+    :param numerators: values of one system by round number.
+    :param denominators: values of the other system by round number.
+    :returns: None if no round has values of both systems.
     """
-    quotients = [above[number] / below[number] for number in sorted(above.keys() & below.keys()) if below[number]]
+    rounds = sorted(numerators.keys() & denominators.keys())
+    quotients = [numerators[number] / denominators[number] for number in rounds if denominators[number]]
     return spread(quotients) if quotients else None
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The percentile of the values by the nearest-rank method.
+    """Return the percentile of the values by the nearest-rank method.
 
-    :raises ValueError: there are none.
+    :raises ValueError: there are no values.
     """
     if not values:
         raise ValueError("no values")

@@ -19,7 +19,7 @@ from dev.bench.workloads import BATCH, Requests, Workload
 from dev.local_cassandra.node import free_port
 from settings import PROJECT
 
-# Seconds until a system must answer its first request.
+# Seconds within which a system must respond to its first request.
 START_TIMEOUT = 60.0
 SYSTEMS = ("fieldbook", "driver", "fastapi", "flask")
 
@@ -45,9 +45,9 @@ class System(Protocol):
 
 
 class HttpSystem:
-    """A service, which the load generator sends requests to.
+    """A service to which the load generator sends requests.
 
-    :param imports: whether it has `POST /users/import`; otherwise imports run as batches.
+    :param imports: whether the service has `POST /users/import`; otherwise imports run as batches.
     """
 
     def __init__(self, name: str, server: Server, port: int, load: ChildProcess, imports: bool) -> None:
@@ -59,13 +59,13 @@ class HttpSystem:
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
 
     def wait_until_ready(self) -> None:
-        """Return when the service answers. :raises BenchError: it does not in time."""
+        """Wait for the first response of the service. :raises BenchError: the timeout expired."""
         wait_for(self._is_ready, START_TIMEOUT, f"the first response of {self.name}")
 
     def _is_ready(self) -> bool:
         self._server.check()
         try:
-            # Needs Cassandra, so the service has connected to it when this succeeds.
+            # This route needs Cassandra: when it succeeds, the service is connected.
             return self.client.get("/users?limit=1").status_code == 200
         except httpx.TransportError:
             return False
@@ -84,10 +84,10 @@ class HttpSystem:
         return outcome
 
     def with_batched_imports(self) -> HttpSystem:
-        """The same service, importing by batches although it has an import."""
-        twin = copy(self)
-        twin.name, twin._imports = f"{self.name} by batches", False
-        return twin
+        """Return the same service, whose imports run as batches although it has `POST /users/import`."""
+        batched = copy(self)
+        batched.name, batched._imports = f"{self.name} by batches", False
+        return batched
 
     def close(self) -> None:
         self.client.close()
@@ -130,7 +130,7 @@ def start(
     :param name: one of `SYSTEMS`.
     :param variables: more environment variables for Fieldbook, such as the number of workers.
     :param label: the name in the tables; the default is `name`.
-    :raises BenchError: it does not start.
+    :raises BenchError: the system does not start.
     """
     if name == "driver":
         return DriverSystem(database)
@@ -144,7 +144,7 @@ def start(
         command = ["gunicorn", "dev.bench.baselines.flask_app:app", "--worker-class", "gthread", "--threads", "64"]
         command += ["--keep-alive", "75", "--no-control-socket", "--bind", f"127.0.0.1:{port}"]
     environment = {**database.environment, "PYTHONPATH": str(PROJECT)}
-    # Not in the project directory, where gunicorn would load Fieldbook's gunicorn.conf.py.
+    # Do not run in the project directory: gunicorn would load Fieldbook's gunicorn.conf.py from there.
     server = Server([sys.executable, "-m", *command], directory, environment, directory / f"{name}.log")
     return _ready(HttpSystem(label or name, server, port, load, imports=True), server)
 
@@ -161,14 +161,14 @@ def start_fieldbook(
     """Start Fieldbook in production mode, with one worker unless `variables` has WEB_CONCURRENCY.
 
     :param label: the name in the tables.
-    :param project: the checkout that it runs from.
+    :param project: the checkout from which the service runs.
     :param python: path of a Python with the packages that the checkout requires.
-    :raises BenchError: it does not start.
+    :raises BenchError: the service does not start.
     """
     port = free_port()
     environment = {
         **database.environment,
-        # So that no other checkout on the caller's PYTHONPATH supplies a module that this one lacks.
+        # Replace the caller's PYTHONPATH: another checkout on it could supply a module that this checkout lacks.
         "PYTHONPATH": str(project),
         "APP_ENV": "production",
         "SECRET_KEY": "the secret of the benchmark",

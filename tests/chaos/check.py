@@ -1,4 +1,7 @@
-"""Consistency check: compares every row with the history, read directly at `ALL` and then through the service."""
+"""Consistency check: compares every row with the history.
+
+The rows are read directly at `ALL`, and then through the service.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ import httpx
 from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable, Session
 
+from dev.local_cassandra.ring import Ring
 from tests.chaos.history import Creation, Fields, Finding, History, UserRow
 from tests.chaos.load import creation_email, user_fields
-from tests.chaos.system import Ring
 from tests.support import Service
 
 Result = TypeVar("Result")
@@ -25,7 +28,7 @@ Result = TypeVar("Result")
 BATCH_REPLAY_SECONDS = 40.0
 # Seconds in which running nodes must see each other as up.
 RETRY_SECONDS = 60.0
-# Written users that are read one by one, the newest first. The stream reads all users.
+# At most this many written users are read one by one, the newest first. The stream reads all users.
 SINGLE_READS = 400
 
 _USERS = "SELECT id, name, email, age, created_at, version FROM {}.users"
@@ -150,11 +153,11 @@ def _check_through_service(service: Service, history: History) -> None:
         rows = [Row(d["id"], datetime.fromisoformat(d["created_at"]), user_fields(d)) for d in documents]
         _check_users(history, rows, "GET /users/stream")
         for genus in {genus for genus, _ in history.animals}:
-            of_genus = {key: row for key, row in history.animals.items() if key[0] == genus}
-            part = History()
-            part.animals = of_genus
-            _check_animals(part, _get(client, f"/animal/{genus}").json(), "GET /animal")
-            for finding in part.findings():
+            genus_rows = {key: row for key, row in history.animals.items() if key[0] == genus}
+            genus_history = History()
+            genus_history.animals = genus_rows
+            _check_animals(genus_history, _get(client, f"/animal/{genus}").json(), "GET /animal")
+            for finding in genus_history.findings():
                 history.report(finding)
         written_ids, history.written_ids = history.written_ids, set()
         known = [c.row for c in history.creations.values() if c.row is not None]
@@ -173,7 +176,9 @@ def _check_single_user(client: httpx.Client, history: History, row: UserRow) -> 
 
 
 def _get(client: httpx.Client, path: str, *statuses: int) -> httpx.Response:
-    """Send a GET until it succeeds. The service is healthy by now, but a slow machine may need a second attempt.
+    """Send a GET request until it succeeds.
+
+    The service is healthy by now, but a slow machine may need a second attempt.
 
     :param statuses: status codes to accept besides 200.
     """

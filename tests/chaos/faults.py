@@ -17,10 +17,11 @@ from cassandra.protocol import ExecuteMessage, PreparedQueryNotFound
 from cassandra.query import PreparedStatement, SimpleStatement
 
 from dev.local_cassandra.node import Node
+from dev.local_cassandra.ring import Ring
 from tests.chaos.history import Operation
 from tests.chaos.load import Load
 from tests.chaos.probe import Probe
-from tests.chaos.system import Ring, Timing
+from tests.chaos.system import Timing
 from tests.support import Service, wait_for
 
 # Acknowledged requests in a phase of a scenario, before the next phase begins.
@@ -79,15 +80,18 @@ def kill_node(target: Target) -> Fault:
 
 
 def pause_node(target: Target) -> Fault:
-    """Pause one node with SIGSTOP: its connections stay open, and a third of all requests wait for it."""
+    """Pause one node with SIGSTOP.
+
+    Its connections stay open, and a third of all requests wait for it.
+    """
     node = target.ring.nodes[1]
     fault = Fault(time.monotonic())
-    target.ring.send(signal.SIGSTOP, node)
+    target.ring.send_signal(signal.SIGSTOP, node)
     try:
         time.sleep(target.timing.detection + target.pause)
     finally:
         fault.down_until = time.monotonic()
-        target.ring.send(signal.SIGCONT, node)
+        target.ring.send_signal(signal.SIGCONT, node)
     fault.ended = time.monotonic()
     return fault
 
@@ -95,11 +99,11 @@ def pause_node(target: Target) -> Fault:
 def pause_all(target: Target) -> Fault:
     """Pause all nodes with SIGSTOP for 10 seconds."""
     fault = Fault(time.monotonic())
-    target.ring.send(signal.SIGSTOP, *target.ring.nodes)
+    target.ring.send_signal(signal.SIGSTOP, *target.ring.nodes)
     try:
         time.sleep(10)
     finally:
-        target.ring.send(signal.SIGCONT, *target.ring.nodes)
+        target.ring.send_signal(signal.SIGCONT, *target.ring.nodes)
     fault.ended = time.monotonic()
     return fault
 
@@ -112,7 +116,7 @@ def kill_worker(target: Target) -> Fault:
     fault.ended = time.monotonic()
     # The kill explains only lost connections of requests that began before it.
     fault.explains = lambda operation: operation.status is None and operation.started <= fault.ended
-    wait_for(lambda: victim not in (now := target.service.workers()) and len(now) == 2, what="a new worker")
+    wait_for(lambda: victim not in (now := target.service.workers()) and len(now) == 2, description="a new worker")
     httpx.get(f"http://127.0.0.1:{target.service.port}/health/live", timeout=5).raise_for_status()
     fault.facts.append(f"gunicorn replaced the killed worker {victim} after {time.monotonic() - fault.ended:.1f} s")
     return fault
@@ -135,8 +139,8 @@ def restart_service(target: Target) -> Fault:
 def discard_statements(target: Target) -> Fault:
     """Make every node discard its prepared statements several times, while connections stay open.
 
-    A change of `gc_grace_seconds` invalidates the prepared statements of a table. A restart of the node would also do
-    that, but then the driver prepares all statements again before it uses the node.
+    A change of `gc_grace_seconds` invalidates the prepared statements of a table. A restart of the node would also
+    invalidate them, but then the driver prepares all statements again before it uses the node.
     """
     with ExitStack() as stack:
         sessions = [stack.enter_context(target.ring.session(node)) for node in target.ring.nodes]
@@ -173,7 +177,9 @@ def _alter(target: Target, sessions: list[Session], statements: list[str]) -> Fa
         future = sessions[0].execute_async(statement, timeout=60)
         future.result()
         assert future.is_schema_agreed, f"no schema agreement after {statement}"
-        wait_for(lambda ids=prepared: not any(map(_is_prepared, sessions, ids)), what=f"UNPREPARED after {statement}")
+        wait_for(
+            lambda ids=prepared: not any(map(_is_prepared, sessions, ids)), description=f"UNPREPARED after {statement}"
+        )
         unprepared += len(sessions)
         target.load.wait_for_acknowledged(PHASE_REQUESTS // 2)
     fault.ended = time.monotonic()
@@ -181,14 +187,17 @@ def _alter(target: Target, sessions: list[Session], statements: list[str]) -> Fa
     for session in sessions:
         wait_for(
             lambda session=session: _has_service_statement(session, target.keyspace),
-            what="a prepared UPDATE",
+            description="a prepared UPDATE",
         )
     fault.facts.append(f"nodes returned UNPREPARED {unprepared} times, after each of {len(statements)} ALTER TABLE")
     return fault
 
 
 def _is_prepared(session: Session, prepared: PreparedStatement) -> bool:
-    """Return whether the node still knows a prepared statement. `Session.execute` would prepare it again silently."""
+    """Return whether the node still knows a prepared statement.
+
+    `Session.execute` would prepare it again silently.
+    """
     (host,) = [host for host in session.hosts if host.is_up and session.get_pool_state().get(host)]
     connection = session.cluster.connection_factory(host.endpoint)
     try:
@@ -209,21 +218,21 @@ def _has_service_statement(session: Session, keyspace: str) -> bool:
 def _wait_for_detection(target: Target, fault: Fault) -> None:
     """Wait until all workers report that a node is down."""
     timeout = target.timing.detection + 10
-    at = wait_for(lambda: target.probe.detected_at(fault.began), timeout, "a node marked down by all workers")
-    fault.facts.append(f"all workers marked the node down {at - fault.began:.1f} s after the fault began")
+    detected_at = wait_for(lambda: target.probe.detected_at(fault.began), timeout, "a node marked down by all workers")
+    fault.facts.append(f"all workers marked the node down {detected_at - fault.began:.1f} s after the fault began")
 
 
 def _wait_for_peer_detection(target: Target, fault: Fault, others: list[Node]) -> None:
     """Wait until the other nodes have marked the node down, by their own failure detector.
 
-    From then on they refuse a read at `ALL` at once. It takes them about 20 s, longer than the driver, which sees its
-    connections close. Until then a coordinator writes the batch log to both other nodes, reads ranges from the dead
-    node, and waits for responses that do not come.
+    From then on these nodes refuse a read at `ALL` at once. Their detection takes about 20 s, longer than that of the
+    driver, which sees its connections close. Until the detection a coordinator writes the batch log to both other
+    nodes, reads ranges from the dead node, and waits for responses that do not come.
     """
     with ExitStack() as stack:
         sessions = [stack.enter_context(target.ring.session(node)) for node in others]
         wait_for(
-            lambda: all(_refuses_all(session, target.keyspace) for session in sessions),
+            lambda: all(_refuses_reads_at_all(session, target.keyspace) for session in sessions),
             90,
             "the node marked down by the other nodes",
         )
@@ -232,7 +241,8 @@ def _wait_for_peer_detection(target: Target, fault: Fault, others: list[Node]) -
     fault.facts.append(f"the other nodes marked the node down {elapsed:.1f} s after the fault began")
 
 
-def _refuses_all(session: Session, keyspace: str) -> bool:
+def _refuses_reads_at_all(session: Session, keyspace: str) -> bool:
+    """Return whether a node refuses a read at `ALL` at once, because it has marked a replica down."""
     select = f"SELECT id FROM {keyspace}.users WHERE id = 00000000-0000-0000-0000-000000000000"
     try:
         session.execute(SimpleStatement(select, retry_policy=FallthroughRetryPolicy()), timeout=1)

@@ -45,7 +45,10 @@ class Operation:
 
     @property
     def outcome(self) -> Outcome:
-        """The outcome. Every 5xx is unknown, 503 too: it may answer the second attempt inside the service."""
+        """The outcome. Every 5xx is unknown.
+
+        This includes 503: the service may have tried the write twice, and 503 may be the result of the second attempt.
+        """
         if not self.sent:
             return Outcome.NOT_SENT
         if self.status is None or self.status >= 500 or self.status in (409, 429):
@@ -101,7 +104,9 @@ class Fields:
 
 @dataclass
 class UserRow:
-    """A user whose id is known, with every state that it may be in. The state None means that there is no row.
+    """A user whose id is known, with every state that it may be in.
+
+    The state None means that there is no row.
 
     :ivar email: the address that the user was created with.
     :ivar last_acknowledged: the acknowledged write that `states` is based on.
@@ -214,7 +219,10 @@ class UserRow:
 
 @dataclass
 class Creation:
-    """A user that a client wants to create once, with any number of requests. The e-mail address identifies it."""
+    """A user that a client wants to create once, with any number of requests.
+
+    The e-mail address identifies it.
+    """
 
     email: str
     fields: Fields
@@ -231,7 +239,10 @@ class Creation:
 
 @dataclass
 class AnimalRow:
-    """An animal. Its writes are plain: the last write of its one writer wins. The state None means no row."""
+    """An animal. Its writes are not transactions: the last write of its one writer wins.
+
+    The state None means that there is no row.
+    """
 
     states: list[dict[str, Any] | None]
     last_acknowledged: Operation | None = None
@@ -245,7 +256,9 @@ class AnimalRow:
 
 
 class History:
-    """The operations, rows and findings of one keyspace. Each row belongs to one client; the lists are shared.
+    """The operations, rows and findings of one keyspace.
+
+    Each row belongs to one client; the lists are shared.
 
     :ivar written_ids: ids of the users that were written since the last consistency check.
     """

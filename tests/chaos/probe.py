@@ -1,4 +1,7 @@
-"""Polls `/health` of each gunicorn worker. Every worker has its own driver with its own view of the nodes."""
+"""Polls `/health` of each gunicorn worker.
+
+Every worker has its own driver with its own view of the nodes.
+"""
 
 from __future__ import annotations
 
@@ -54,11 +57,11 @@ class Probe:
         return [sample for sample in list(self.samples) if sample.at >= moment]
 
     def detected_at(self, since: float) -> float | None:
-        """Return when all workers first reported a node down, or None."""
+        """Return the first time at which all workers reported a node down, or None."""
         return next((sample.at for sample in self.samples_since(since) if sample.all_report_a_node_down()), None)
 
     def healthy_since(self, since: float) -> float | None:
-        """Return from when on all workers have reported all nodes up; None if they do not now."""
+        """Return since when all workers have reported all nodes up; None if they do not report it now."""
         healthy_at = None
         for sample in self.samples_since(since):
             if not sample.all_nodes_up():

@@ -55,7 +55,7 @@ class ScenarioResult:
 
 
 def run(name: str, inject: Callable[[Target], Fault], target: Target, history: History) -> ScenarioResult:
-    """Run one scenario. The system is stable before it and after it."""
+    """Run one scenario. The system is stable before and after the scenario."""
     result = ScenarioResult(name, recovery_bound=target.timing.recovery)
     first, known = len(history.operations), set(history.findings())
     with target.load.running():
@@ -92,7 +92,9 @@ def _wait_until_stable(target: Target, history: History, fault: Fault, first: in
 
 
 def _must_succeed_from(operation: Operation, detected: float, latest: float, fault: Fault) -> float:
-    """Return from when on a node that is down must not affect this kind of request. See docs/faults.md.
+    """Return the time from which a node that is down must not affect this kind of request.
+
+    See docs/faults.md.
 
     :param detected: when the service had marked the node down.
     :param latest: when the service must have marked it down.
@@ -108,7 +110,7 @@ def _must_succeed_from(operation: Operation, detected: float, latest: float, fau
 
 def _check_bounds(result: ScenarioResult, target: Target, operations: list[Operation], fault: Fault) -> None:
     errors = [operation for operation in operations if operation.failed]
-    # 500 means an unexpected error, and the service must expect these faults.
+    # The service returns 500 only for an unexpected error, and it must expect these faults.
     result.problems += [f"status 500: {operation}" for operation in errors if operation.status == 500]
     early = [operation for operation in errors if operation.started < fault.began and operation.ended < fault.began]
     result.problems += [f"failed before the fault: {operation}" for operation in early]
@@ -154,7 +156,7 @@ def _check_while_down(
     allowed = Counter(operation.kind for operation in after_detection if operation not in violations)
     result.facts.append(f"failures allowed until the other nodes marked the node down: {dict(allowed) or 'none'}")
     result.problems += [f"failed while a node was marked down: {operation}" for operation in violations]
-    begun = sum(detected <= operation.started < down_until for operation in operations)
-    result.facts.append(f"{begun} operations began while the node was marked down")
-    if not begun:
+    begun_count = sum(detected <= operation.started < down_until for operation in operations)
+    result.facts.append(f"{begun_count} operations began while the node was marked down")
+    if not begun_count:
         result.problems.append("no request was sent while the node was marked down")

@@ -1,4 +1,7 @@
-"""Self-tests of the consistency check: damage rows behind the service's back. The check must report exactly these."""
+"""Self-tests of the consistency check: damage rows directly in the table.
+
+The check must report exactly these rows.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from pathlib import Path
 
 from cassandra.cluster import Session
 
-from dev.local_cassandra.__main__ import wait_until_nodes_see_each_other
+from dev.local_cassandra.ring import Ring, wait_until_nodes_see_each_other
 from tests.chaos.check import check_consistency
 from tests.chaos.faults import Target
 from tests.chaos.history import Creation, Finding, History
 from tests.chaos.load import Load
 from tests.chaos.scenarios import ScenarioResult
-from tests.chaos.system import Ring, Timing, running_service
+from tests.chaos.system import Timing, running_service
 from tests.support import wait_for
 
 REPORTED = "reported, as required"
@@ -62,7 +65,7 @@ _DAMAGES = (
 
 
 def damage_rows(target: Target, history: History) -> list[ScenarioResult]:
-    """Delete, change and duplicate one acknowledged user each in the table, and expect exactly three findings."""
+    """Delete one acknowledged user, change one and duplicate one. Expect exactly three findings."""
     settled = [
         creation
         for creation in history.creations.values()
@@ -89,7 +92,10 @@ def damage_rows(target: Target, history: History) -> list[ScenarioResult]:
 
 
 def lose_only_replica(ring: Ring, timing: Timing, directory: Path) -> ScenarioResult:
-    """Wipe a node that holds the only replica of its rows. The check must report exactly the users on it as lost."""
+    """Wipe a node that holds the only replica of its rows.
+
+    The check must report exactly the users on it as lost.
+    """
     history = History()
     with running_service(ring, _ONE_REPLICA, 1, timing, directory) as service:
         load = Load(f"http://127.0.0.1:{service.port}", history, clients=4)
@@ -115,7 +121,7 @@ def lose_only_replica(ring: Ring, timing: Timing, directory: Path) -> ScenarioRe
     problems += [f"reported, but not on the wiped node: {id_}" for id_ in reported - wiped]
     problems += [f"reported without damage: {finding}" for finding in findings if finding.kind != "lost"]
     if not wiped:
-        problems.append("the wiped node held no user: the self-test is void")
+        problems.append("the wiped node held no user, so the self-test shows nothing")
     result = _result("self-test: only replica killed and wiped", checked, findings, problems)
     result.operations = len(history.operations)
     result.facts.append(

@@ -15,7 +15,10 @@ PROBLEM_FIELDS = {"type", "title", "status", "detail", "instance", "request_id"}
 
 
 def assert_problem(response: httpx.Response, status: int) -> dict[str, Any]:
-    """Check that a response is problem JSON that agrees with its status line and headers, and return its body."""
+    """Check that a response is problem JSON, consistent with its status and headers.
+
+    Return its body.
+    """
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/problem+json"
     body: dict[str, Any] = response.json()
@@ -29,6 +32,7 @@ def assert_problem(response: httpx.Response, status: int) -> dict[str, Any]:
 
 
 def row_counts(session: Session, settings: Settings) -> list[int]:
+    """Return the number of rows of each table."""
     keyspace = settings.cassandra_keyspace
     return [
         session.execute(f"SELECT COUNT(*) FROM {keyspace}.{table}", timeout=30).one()[0]

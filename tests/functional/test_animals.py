@@ -12,7 +12,7 @@ def unique_genus(name: str) -> str:
     return f"{name} {uuid.uuid4().hex[:8]}"
 
 
-def test_create_read_list_replace_and_delete(live: Service) -> None:
+def test_each_operation_is_visible_to_the_next_request(live: Service) -> None:
     """Each operation returns its status, and its effect is visible to the next request."""
     genus = unique_genus("Vulpes")
     url = f"/animal/{quote(genus)}/zerda"

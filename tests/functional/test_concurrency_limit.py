@@ -36,7 +36,7 @@ def long_requests(running: Service, count: int) -> Iterator[list[Future[httpx.Re
     """Keep `count` requests of ten seconds each in flight."""
     with ThreadPoolExecutor(count) as pool:
         requests = [pool.submit(get, running, "/long_running_query") for _ in range(count)]
-        wait_for(lambda: in_flight(running) == count, what=f"{count} requests in flight")
+        wait_for(lambda: in_flight(running) == count, description=f"{count} requests in flight")
         yield requests
 
 
@@ -71,7 +71,7 @@ def test_busy_keep_alive_connections_share_few_threads_fairly(start: Callable[..
     with ThreadPoolExecutor(len(responses)) as pool:
         clients = [pool.submit(send_requests, number) for number in range(len(responses))]
         try:
-            wait_for(lambda: min(responses) >= 200, what="200 responses for each client")
+            wait_for(lambda: min(responses) >= 200, description="200 responses for each client")
         finally:
             stop.set()
         for client in clients:
@@ -86,7 +86,7 @@ def test_pipelined_requests_in_one_segment_all_get_responses(start: Callable[...
     """
     running = start()
     with raw_request(running.port, "1.1", "/health/live") as connection:
-        wait_for(lambda: connection.recv(65536, socket.MSG_PEEK).endswith(b"}"), what="the first response")
+        wait_for(lambda: connection.recv(65536, socket.MSG_PEEK).endswith(b"}"), description="the first response")
         head = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
         connection.sendall(2 * (head + b"\r\n") + head + b"Connection: close\r\n\r\n")
         received = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -112,14 +112,14 @@ def test_requests_over_the_concurrency_limit_are_rejected_at_once(start: Callabl
         assert running.client.post("/users", json=USER).status_code == 503
         assert not any(request.done() for request in requests)
     assert {request.result().status_code for request in requests} == {200}
-    wait_for(lambda: in_flight(running) == 0, what="no requests in flight")
+    wait_for(lambda: in_flight(running) == 0, description="no requests in flight")
     assert get(running, "/plant/Quercus/robur").status_code == 200
     exposition = get(running, "/metrics", Accept="text/plain").text
     assert "fieldbook_requests_refused_total 22.0" in exposition
 
 
 def test_no_kind_of_request_stays_in_flight(start: Callable[..., Service], keyspace: str) -> None:
-    """No request stays in flight after an error, a HEAD, a stream or a client disconnect."""
+    """No request stays in flight after an error, a HEAD request, a stream or a client disconnect."""
     running = start(
         {"WEB_CONCURRENCY": "1", "GUNICORN_THREADS": "8", "MAX_REQUESTS_IN_FLIGHT": "2", "CASSANDRA_KEYSPACE": keyspace}
     )
@@ -138,7 +138,7 @@ def test_no_kind_of_request_stays_in_flight(start: Callable[..., Service], keysp
         running.client.post("/users", content=b"{", headers={"Content-Type": "application/json"})
         with raw_request(running.port, "1.1", "/users/stream"):
             pass
-    wait_for(lambda: in_flight(running) == 0, what="no requests in flight")
+    wait_for(lambda: in_flight(running) == 0, description="no requests in flight")
 
 
 def test_stream_is_in_flight_until_its_last_byte(
@@ -152,7 +152,7 @@ def test_stream_is_in_flight_until_its_last_byte(
     with raw_request(running.port, "1.1", "/users/stream?limit=40000") as connection:
         connection.recv(1000)
         assert get(running, "/users").status_code == 503
-    wait_for(lambda: get(running, "/users").status_code == 200, what="a request to be accepted")
+    wait_for(lambda: get(running, "/users").status_code == 200, description="a request to be accepted")
 
 
 def test_health_responds_while_cassandra_hangs_at_the_limit(start: Callable[..., Service], proxy: TcpProxy) -> None:
@@ -169,7 +169,7 @@ def test_health_responds_while_cassandra_hangs_at_the_limit(start: Callable[...,
     proxy.pause()
     with ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(get, running, "/plant/Quercus/robur", **{"X-Request-Timeout": "6"}) for _ in range(3)]
-        wait_for(lambda: in_flight(running) == 3, what="three requests in flight")
+        wait_for(lambda: in_flight(running) == 3, description="three requests in flight")
         began = time.monotonic()
         assert get(running, "/health/live").status_code == 200
         assert get(running, "/plant/Quercus/robur").status_code == 503
@@ -182,7 +182,12 @@ def test_health_responds_while_cassandra_hangs_at_the_limit(start: Callable[...,
 
 # --- slow and stalled clients --------------------------------------------------------------------------------
 
-IDLE = {"WEB_CONCURRENCY": "1", "GUNICORN_THREADS": "4", "MAX_REQUESTS_IN_FLIGHT": "2", "CLIENT_IDLE_TIMEOUT": "1"}
+SHORT_IDLE_TIMEOUT = {
+    "WEB_CONCURRENCY": "1",
+    "GUNICORN_THREADS": "4",
+    "MAX_REQUESTS_IN_FLIGHT": "2",
+    "CLIENT_IDLE_TIMEOUT": "1",
+}
 
 
 def read_response(connection: socket.socket) -> tuple[int, bytes]:
@@ -195,8 +200,11 @@ def read_response(connection: socket.socket) -> tuple[int, bytes]:
 
 
 def test_stalled_request_body_gets_408_and_changes_nothing(start: Callable[..., Service]) -> None:
-    """A body that stalls gets 408. Its data is discarded, and its thread serves others again."""
-    running = start(IDLE)
+    """A body that stalls gets 408.
+
+    Its data is discarded, and its thread serves other requests again.
+    """
+    running = start(SHORT_IDLE_TIMEOUT)
     body = json.dumps(USER | {"email": "stalled@example.org"}).encode()
     for framing in (
         f"Content-Length: {len(body) + 5}\r\n\r\n".encode() + body,
@@ -206,13 +214,13 @@ def test_stalled_request_body_gets_408_and_changes_nothing(start: Callable[..., 
             connection.sendall(b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + framing)
             status, problem = read_response(connection)
         assert (status, json.loads(problem)["status"]) == (408, 408)
-    wait_for(lambda: in_flight(running) == 0, what="no requests in flight")
+    wait_for(lambda: in_flight(running) == 0, description="no requests in flight")
     assert running.client.get("/users?limit=1").status_code == 200
 
 
 def test_trickling_request_body_gets_504_at_the_deadline(start: Callable[..., Service]) -> None:
     """A client that sends a byte every 0.2 s is not idle, but its request still has a deadline."""
-    running = start(IDLE | {"REQUEST_TIMEOUT": "1.5"})
+    running = start(SHORT_IDLE_TIMEOUT | {"REQUEST_TIMEOUT": "1.5"})
     began = time.monotonic()
     stop = threading.Event()
     with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
@@ -247,7 +255,7 @@ def test_rest_of_a_timed_out_body_is_not_parsed_as_a_request(start: Callable[...
         with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
             began = time.monotonic()
             connection.sendall(head)
-            # Send at about the time at which the service sends its response.
+            # Send the bytes at about the time at which the service sends its response.
             time.sleep(max(0.0, 0.2 + number % 10 * 0.0005 - (time.monotonic() - began)))
             received = b""
             with suppress(ConnectionError):
@@ -259,8 +267,8 @@ def test_rest_of_a_timed_out_body_is_not_parsed_as_a_request(start: Callable[...
 
 
 def test_connections_with_stalled_headers_are_closed(start: Callable[..., Service]) -> None:
-    """12 clients with unfinished headers are disconnected; 4 threads still serve other clients."""
-    running = start(IDLE)
+    """12 clients with incomplete headers are disconnected; 4 threads still serve other clients."""
+    running = start(SHORT_IDLE_TIMEOUT)
     with ExitStack() as stack:
         stalled = [
             stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=20)) for _ in range(12)
@@ -294,7 +302,7 @@ def test_trickling_headers_do_not_exhaust_worker_threads(start: Callable[..., Se
         sender.start()
         try:
             # Once the first connections exceed their time limit and are closed, threads are always available.
-            wait_for(lambda: get(running, "/health").status_code == 200, what="/health to return 200")
+            wait_for(lambda: get(running, "/health").status_code == 200, description="/health to return 200")
             for connection in slow:
                 with suppress(ConnectionResetError):
                     assert connection.recv(1000) == b""
@@ -341,14 +349,14 @@ def test_stream_to_a_stalled_client_is_aborted(
     The log counts it as a stream whose client disconnected.
     """
     add_users(keyspace, 40_000)
-    running = start(IDLE | {"CASSANDRA_KEYSPACE": keyspace})
+    running = start(SHORT_IDLE_TIMEOUT | {"CASSANDRA_KEYSPACE": keyspace})
     with raw_request(running.port, "1.1", "/users/stream?limit=40000") as connection:
         connection.recv(1000)
-        wait_for(lambda: in_flight(running) == 0, what="the stream to be aborted")
+        wait_for(lambda: in_flight(running) == 0, description="the stream to be aborted")
         assert "client disconnected" in running.log_text()
         wait_for(
             lambda: "received nothing for CLIENT_IDLE_TIMEOUT" in running.log_text(),
-            what="the log line on the client",
+            description="the log line on the client",
         )
         assert "Traceback" not in running.log_text()
 
@@ -361,7 +369,7 @@ def test_slow_client_receives_the_complete_stream(
     The client reads every 0.3 s for 4 s; CLIENT_IDLE_TIMEOUT is 1 s.
     """
     add_users(keyspace, 30_000)
-    running = start(IDLE | {"CASSANDRA_KEYSPACE": keyspace})
+    running = start(SHORT_IDLE_TIMEOUT | {"CASSANDRA_KEYSPACE": keyspace})
     began = time.monotonic()
     with raw_request(running.port, "1.0", "/users/stream?limit=30000") as connection:
         data = b""

@@ -1,6 +1,6 @@
-"""Each process opens one session, after the fork and in the background.
+"""The session of each process, outages of Cassandra, deadlines, and the cache of prepared statements.
 
-Also tested: deadlines while Cassandra does not respond, and the cache of prepared statements.
+Each process opens one session, after the fork and in the background.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from web.errors import PROBLEM_TYPE
 
 
 def test_concurrent_threads_share_one_session(settings: Settings) -> None:
-    """64 concurrent first calls return one session; a call after shutdown() opens a new one."""
+    """64 concurrent first calls return one session; a call after shutdown() opens a new session."""
     db_connect.shutdown()
     with ThreadPoolExecutor(32) as pool:
         sessions = set(pool.map(lambda _: db_connect.get_session(timeout=20), range(64)))
@@ -68,7 +68,7 @@ sys.exit(max(statuses))
 
 
 def test_forked_process_opens_its_own_session(environment: dict[str, str]) -> None:
-    """Children forked while a session is open create their own; the parent keeps its session."""
+    """A process forked while a session is open opens its own session; the parent keeps its session."""
     run = subprocess.run(
         [sys.executable, "-c", FORK],
         cwd=PROJECT,
@@ -87,7 +87,7 @@ def test_every_worker_connects_with_and_without_preload(
 ) -> None:
     """Each worker connects, whether gunicorn loads the application before or after the fork."""
     running = start({"WEB_CONCURRENCY": "3"}, *arguments)
-    wait_for(lambda: running.log_text().count("Connected to Cassandra") == 3, what="three sessions")
+    wait_for(lambda: running.log_text().count("Connected to Cassandra") == 3, description="three sessions")
     for _ in range(30):
         assert running.client.get("/animal/Lynx").status_code == 200
     running.process.terminate()
@@ -99,7 +99,7 @@ def test_every_worker_connects_with_and_without_preload(
 
 
 def assert_serves_without_cassandra(running: Service) -> None:
-    """Assert that routes without Cassandra respond as usual, and others with 503 within 2 s."""
+    """Check that routes that need no Cassandra respond as usual, and other routes with 503 within 2 s."""
     began = time.monotonic()
     health = running.client.get("/health")
     assert time.monotonic() - began < 2
@@ -126,10 +126,12 @@ def test_service_starts_before_cassandra_and_connects_later(start: Callable[...,
     """The service starts without Cassandra, logs the failure, and connects without a restart."""
     proxy.disconnect()
     running = start({"CASSANDRA_PORT": str(proxy.port)}, healthy=False)
-    wait_for(lambda: "No connection to Cassandra" in running.log_text(), what="the log line about the connection")
+    wait_for(
+        lambda: "No connection to Cassandra" in running.log_text(), description="the log line about the connection"
+    )
     assert_serves_without_cassandra(running)
     proxy.reconnect()
-    wait_for(running.healthy, timeout=30, what="the service to be healthy")
+    wait_for(running.healthy, timeout=30, description="the service to be healthy")
     assert running.client.get("/animal/Lynx").status_code == 200
 
 
@@ -152,24 +154,26 @@ def test_requests_keep_deadlines_while_cassandra_does_not_respond(
     assert_serves_without_cassandra(running)
     assert proxy.accepted <= 2
     proxy.resume()
-    wait_for(running.healthy, timeout=30, what="the service to be healthy")
+    wait_for(running.healthy, timeout=30, description="the service to be healthy")
 
 
 def test_service_reconnects_after_an_outage(start: Callable[..., Service], proxy: TcpProxy) -> None:
     """During an outage /health is 503; afterwards the service reconnects by itself."""
     running = start({"CASSANDRA_PORT": str(proxy.port), "CASSANDRA_RECONNECT_MAX": "1"})
     proxy.disconnect()
-    wait_for(lambda: running.client.get("/health").status_code == 503, what="/health to return 503")
+    wait_for(lambda: running.client.get("/health").status_code == 503, description="/health to return 503")
     assert_serves_without_cassandra(running)
     proxy.reconnect()
-    wait_for(running.healthy, timeout=15, what="the service to be healthy")
-    wait_for(lambda: running.client.get("/animal/Lynx").status_code == 200, timeout=5, what="rows to be readable")
+    wait_for(running.healthy, timeout=15, description="the service to be healthy")
+    wait_for(
+        lambda: running.client.get("/animal/Lynx").status_code == 200, timeout=5, description="rows to be readable"
+    )
 
 
-def test_missing_keyspace_is_logged_and_found_once_created(start: Callable[..., Service], session: Session) -> None:
-    """The log names the command to run; after it, the service connects without a restart."""
+def test_service_connects_once_its_missing_keyspace_is_created(start: Callable[..., Service], session: Session) -> None:
+    """The log names the command that creates the keyspace; then the service connects without a restart."""
     running = start({"CASSANDRA_KEYSPACE": "fieldbook_test_missing"}, healthy=False)
-    wait_for(lambda: "run: python storage/db_initialize.py" in running.log_text(), what="the command in the log")
+    wait_for(lambda: "run: python storage/db_initialize.py" in running.log_text(), description="the command in the log")
     assert running.client.get("/users").status_code == 503
     try:
         variables = {"CASSANDRA_KEYSPACE": "fieldbook_test_missing"}
@@ -181,7 +185,7 @@ def test_missing_keyspace_is_logged_and_found_once_created(start: Callable[..., 
             check=True,
             capture_output=True,
         )
-        wait_for(running.healthy, what="the service to be healthy")
+        wait_for(running.healthy, description="the service to be healthy")
         assert running.client.get("/users").json() == []
     finally:
         session.execute("DROP KEYSPACE IF EXISTS fieldbook_test_missing", timeout=60)
@@ -228,7 +232,7 @@ def test_504_is_sent_at_the_deadline(start: Callable[..., Service], proxy: TcpPr
 
 
 def test_a_process_refuses_a_second_session_with_other_settings(settings: Settings) -> None:
-    """An application with other settings would otherwise read and write another keyspace than its own."""
+    """Otherwise an application with other settings would read and write the wrong keyspace."""
     db_connect.shutdown()
     db_connect.get_session(20, settings)
     assert db_connect.get_session(20, settings.model_copy()) is db_connect.get_session(20)
@@ -257,7 +261,7 @@ def counting_session(settings: Settings, keyspace: str) -> Iterator[Session]:
 
 
 def store_and_count(session: Session) -> int:
-    """Insert one oak and return the number of oaks: two statements to prepare."""
+    """Insert one oak and return the number of oaks."""
     plants.store_plant(session, plants.Plant("Quercus", "robur", 1), QueryOptions())
     return sum(len(page) for page in plants.retrieve_plants_by_genus(session, "Quercus", QueryOptions()))
 
@@ -286,7 +290,10 @@ def test_statements_evicted_by_the_server_are_prepared_again(counting_session: S
 def test_prepared_statements_follow_a_keyspace_change(
     counting_session: Session, keyspace: str, settings: Settings
 ) -> None:
-    """After USE the same functions read the new keyspace; after a second USE, the first again."""
+    """After USE the same functions read the new keyspace.
+
+    After a second USE they read the first one again.
+    """
     assert store_and_count(counting_session) == 1
     counting_session.set_keyspace(settings.cassandra_keyspace)
     hawkweeds = sum(
@@ -310,7 +317,7 @@ def test_failed_preparation_is_retried_by_the_next_call(counting_session: Sessio
 
 
 def test_preparation_respects_the_deadline(settings: Settings, proxy: TcpProxy) -> None:
-    """A caller raises StorageTimeout at its deadline; the next caller succeeds."""
+    """A call raises StorageTimeout at its deadline; the next call succeeds."""
     through_proxy = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": proxy.port})
     session = db_connect.open_session(through_proxy, settings.cassandra_keyspace)
     try:

@@ -19,11 +19,11 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two cores"
 )
 
-ALL = os.sched_getaffinity(0) if sys.platform == "linux" else set()
+ALL_CORES = os.sched_getaffinity(0) if sys.platform == "linux" else set()
 
 
 def cores(pid: int) -> list[set[int]]:
-    """For each thread of a process, the cores that it may run on."""
+    """Return, for each thread of a process, the cores on which it may run."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         # The thread may have ended.
@@ -33,23 +33,23 @@ def cores(pid: int) -> list[set[int]]:
 
 
 def is_pinned(pid: int) -> bool:
-    """Whether all threads, except the one that pins them, are pinned to the same core."""
+    """Return whether all threads, except the one that pins them, are pinned to the same core."""
     found = cores(pid)
-    found.remove(ALL)
+    found.remove(ALL_CORES)
     return len(set().union(*found)) == 1
 
 
 def test_worker_is_pinned_to_one_core(start: Callable[..., Service]) -> None:
-    """All threads of a worker are pinned, also the driver's.
+    """All threads of a worker are pinned, including those of the driver.
 
     The master, and a worker with CPU_AFFINITY=false, are not pinned.
     """
     unpinned = start({"WEB_CONCURRENCY": "1", "CPU_AFFINITY": "false"})
     pinned = start({"WEB_CONCURRENCY": "1"})
-    wait_for(lambda: is_pinned(pinned.workers()[0]), what="the pinned threads")
+    wait_for(lambda: is_pinned(pinned.workers()[0]), description="the pinned threads")
     assert pinned.client.get("/users?limit=1").status_code == 200
-    assert cores(pinned.process.pid) == [ALL]
-    assert all(allowed == ALL for allowed in cores(unpinned.workers()[0]))
+    assert cores(pinned.process.pid) == [ALL_CORES]
+    assert all(allowed == ALL_CORES for allowed in cores(unpinned.workers()[0]))
 
 
 # A process with simulated load: it executes the lines that the test sends.
@@ -92,17 +92,20 @@ def send_line(process: subprocess.Popen[str], line: str) -> None:
 
 
 def pinned_core(process: subprocess.Popen[str]) -> int:
-    wait_for(lambda: is_pinned(process.pid), what="the pinned threads")
+    wait_for(lambda: is_pinned(process.pid), description="the pinned threads")
     return min(min(cores(process.pid), key=len))
 
 
 def test_threads_move_away_from_a_busy_core(process: subprocess.Popen[str]) -> None:
-    """The threads move to an idle core, and back when that becomes busy; new threads move too."""
+    """The threads move to an idle core, and back when that core becomes busy.
+
+    New threads move too.
+    """
     for _ in range(3):
         core = pinned_core(process)
         send_line(process, "threading.Thread(target=time.sleep, args=[60], daemon=True).start()")
         send_line(process, f"busy = {{{core}}}")
-        wait_for(lambda: is_pinned(process.pid) and pinned_core(process) != core, what="the move")  # noqa: B023
+        wait_for(lambda: is_pinned(process.pid) and pinned_core(process) != core, description="the move")  # noqa: B023
 
 
 @pytest.mark.parametrize(
@@ -121,7 +124,7 @@ def test_threads_are_unpinned_without_a_known_idle_core(
     """If all cores are busy, or their load is unknown, the kernel schedules the threads."""
     pinned_core(process)
     send_line(process, fault)
-    wait_for(lambda: all(allowed == ALL for allowed in cores(process.pid)), what="the unpinned threads")
+    wait_for(lambda: all(allowed == ALL_CORES for allowed in cores(process.pid)), description="the unpinned threads")
     send_line(process, repair)
     pinned_core(process)
 
@@ -135,15 +138,17 @@ def test_threads_are_unpinned_without_a_known_idle_core(
         # The time that the worker itself used counts as available on its own core.
         ({0: 0.0, 1: 0.9}, 0, 0.9, {0}),
         ({0: 0.0, 1: 0.9}, 0, 0.5, {0, 1}),
-        # A small gain is no reason to move. A worker that gets little on a full core is unpinned.
+        # A small gain is no reason to move. A worker that gets little time on a fully used core is unpinned.
         ({0: 0.2, 1: 0.4}, 0, 0.0, {0}),
         ({0: 0.0, 1: 0.2}, 0, 0.3, {None}),
         # The current core is no longer allowed.
         ({1: 0.1, 2: 0.9, 3: 0.85}, 0, 0.0, {2, 3}),
     ],
 )
-def test_core_choice(idle: dict[int, float], current: int | None, used: float, chosen: set[int | None]) -> None:
-    """A move needs a clear gain, may be delayed, and goes to a random one of similar cores."""
+def test_core_is_changed_only_for_a_clear_gain(
+    idle: dict[int, float], current: int | None, used: float, chosen: set[int | None]
+) -> None:
+    """A move needs a clear gain and may be delayed; of several similar cores, a random one is chosen."""
     assert {cpu_affinity.choose_core(idle, current, used) for _ in range(200)} == chosen
 
 

@@ -1,4 +1,4 @@
-"""The documentation is correct: its examples print what it shows, its walk-through works, its links lead somewhere."""
+"""The documentation: the output of its examples, the walk-through, link targets and line lengths."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from tests.support import PROJECT, Service, clean_environment, copy_project
 
 PAGES = [str(path.relative_to(PROJECT)) for path in docs_examples.pages()]
 WITH_EXAMPLES = [name for name in PAGES if docs_examples.examples((PROJECT / name).read_text())]
-# Characters in a line of prose, and lines in README.md.
+# The maximum length of a line of prose, in characters, and the maximum number of lines of README.md.
 LINE_LIMIT = 100
 README_LIMIT = 250
 
 
 @pytest.fixture
-def fresh(start: Callable[..., Service], settings: Settings, keyspace: str) -> Service:
+def fresh_service(start: Callable[..., Service], settings: Settings, keyspace: str) -> Service:
     """A service whose keyspace contains only the sample rows, as after the first `make run`."""
     own = settings.model_copy(update={"cassandra_keyspace": keyspace})
     db_initialize.initialize(own, say=lambda line: None)
     return start({"CASSANDRA_KEYSPACE": keyspace})
 
 
-def test_the_api_page_has_examples() -> None:
+def test_api_page_has_examples() -> None:
     assert len(docs_examples.examples((PROJECT / "docs" / "api.md").read_text())) > 20
 
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES)
-def test_examples_print_what_the_page_shows(page: str, fresh: Service) -> None:
+def test_examples_print_the_output_on_the_page(page: str, fresh_service: Service) -> None:
     """Run the curl commands of one page in their order, on a keyspace of their own."""
     for example in docs_examples.examples((PROJECT / page).read_text()):
-        printed = docs_examples.run_curl(fresh.client, example.command)
+        printed = docs_examples.run_curl(fresh_service.client, example.command)
         shown = [docs_examples.normalize(line) for line in example.output]
         assert [docs_examples.normalize(line) for line in printed] == shown, example.command
 
 
-def test_a_table_of_your_own(tmp_path: Path, settings: Settings) -> None:
-    """Following the walk-through to the letter adds a resource whose tests, and the linters, pass."""
+def test_walk_through_adds_a_working_resource(tmp_path: Path, settings: Settings) -> None:
+    """After all steps of the walk-through, the tests of the new resource and the linters pass."""
     if (PROJECT / "routes" / "fungi.py").exists():
         pytest.skip("the walk-through has been followed in this working tree")
     copy = tmp_path / "fieldbook"
@@ -97,6 +97,6 @@ def test_prose_lines_are_wrapped(page: str) -> None:
     assert not long, f"{page}: lines {long} have more than {LINE_LIMIT} characters"
 
 
-def test_the_readme_is_short() -> None:
+def test_readme_is_short() -> None:
     lines = (PROJECT / "README.md").read_text().splitlines()
     assert len(lines) <= README_LIMIT, f"README.md has {len(lines)} lines; move details to docs/"

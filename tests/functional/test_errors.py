@@ -26,7 +26,7 @@ def row_counts_unchanged(live: Service, session: Session, settings: Settings) ->
         yield
 
 
-CQL = "'; DROP TABLE users; --"
+INJECTION = "'; DROP TABLE users; --"
 BODIES: list[tuple[str, str, Any, str]] = [
     # method, path, body, the field that the error names
     ("POST", "/users", USER | {"age": "36"}, "age"),
@@ -46,7 +46,7 @@ BODIES: list[tuple[str, str, Any, str]] = [
     ("POST", "/users", USER | {"name": ["Ada"]}, "name"),
     ("POST", "/users", USER | {"email": "no address"}, "email"),
     ("POST", "/users", USER | {"email": "a@b"}, "email"),
-    ("POST", "/users", USER | {"email": CQL}, "email"),
+    ("POST", "/users", USER | {"email": INJECTION}, "email"),
     ("POST", "/users", USER | {"email": "Ada <ada@example.org>"}, "email"),
     ("POST", "/users", USER | {"id": ID}, "id"),
     ("POST", "/users", USER | {"is_admin": True}, "is_admin"),
@@ -122,9 +122,9 @@ def test_invalid_bodies_are_rejected(live: Service, method: str, path: str, body
     ],
     ids=lambda value: str(value[:20]) if isinstance(value, bytes) else str(value),
 )
-@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("chunked", [False, True], ids=["Content-Length", "chunked"])
 def test_malformed_and_oversized_bodies_are_rejected(live: Service, content: bytes, status: int, chunked: bool) -> None:
-    """Malformed JSON returns 400 and a body over the limit 413, with Content-Length and with chunks."""
+    """Malformed JSON returns 400, and a body over the limit returns 413, with and without chunks."""
     sent: Any = iter([content]) if chunked else content
     response = live.client.post("/users", content=sent, headers={"Content-Type": "application/json"})
     assert_problem(response, status)
@@ -172,7 +172,7 @@ QUERIES = [
     ("/users/stream?age_filter=-1", "age_filter"),
     ("/users/stream?age_filter=151", "age_filter"),
     ("/users/stream?age_filter=NaN", "age_filter"),
-    (f"/users/stream?age_filter={CQL}", "age_filter"),
+    (f"/users/stream?age_filter={INJECTION}", "age_filter"),
     ("/users/stream?agefilter=30", "agefilter"),
     ("/users/stream/pages?fetch_size=-1", "fetch_size"),
     ("/users/stream/pages?age_filter=x", "age_filter"),
@@ -181,7 +181,10 @@ QUERIES = [
 
 @pytest.mark.parametrize(("url", "name"), QUERIES, ids=lambda value: value[:30])
 def test_invalid_query_parameters_are_rejected(live: Service, url: str, name: str) -> None:
-    """The error names the parameter. An unknown parameter is an error too, as it may be a misspelled filter."""
+    """The error names the parameter.
+
+    An unknown parameter is an error too, as it may be a misspelled filter.
+    """
     problem = assert_problem(live.client.get(url), 422)
     assert problem["errors"][0]["loc"] == ["query", name]
 
@@ -196,7 +199,7 @@ PATHS: list[tuple[str, str, int]] = [
     ("GET", "/animal/Vulpes/zerda/more", 404),
     ("GET", "/animal/%00/%0a", 404),
     ("GET", "/animal/%ff%fe/x", 404),
-    ("GET", f"/plant/{CQL}/{CQL}", 404),
+    ("GET", f"/plant/{INJECTION}/{INJECTION}", 404),
     ("DELETE", "/users", 405),
     ("PATCH", "/animal", 405),
     ("POST", "/users/stream", 405),
@@ -222,15 +225,18 @@ def test_unknown_paths_and_methods_are_rejected(live: Service, method: str, path
 
 def test_cql_in_values_is_not_executed(live: Service) -> None:
     """A value that contains CQL is stored and read as plain text."""
-    user = live.client.post("/users", json=USER | {"name": CQL})
-    assert live.client.get(user.headers["Location"]).json()["name"] == CQL
-    animal = live.client.post("/animal", json={"genus": CQL, "species": CQL, "taxonomy": [CQL]})
-    assert live.client.get(animal.headers["Location"]).json()["taxonomy"] == [CQL]
+    user = live.client.post("/users", json=USER | {"name": INJECTION})
+    assert live.client.get(user.headers["Location"]).json()["name"] == INJECTION
+    animal = live.client.post("/animal", json={"genus": INJECTION, "species": INJECTION, "taxonomy": [INJECTION]})
+    assert live.client.get(animal.headers["Location"]).json()["taxonomy"] == [INJECTION]
     assert live.client.delete(animal.headers["Location"]).status_code == 204
 
 
-def test_response_500_does_not_show_internals(start: Callable[..., Service], keyspace: str, session: Session) -> None:
-    """The response to an internal error has only a request_id, with which the log has the traceback."""
+def test_internal_errors_do_not_expose_details(start: Callable[..., Service], keyspace: str, session: Session) -> None:
+    """The response to an internal error has only a request id.
+
+    The log has the traceback with that id.
+    """
     running = start({"CASSANDRA_KEYSPACE": keyspace})
     session.execute(f"DROP TABLE {keyspace}.animals", timeout=60)
     response = running.client.get("/animal/Vulpes/zerda", headers={"X-Request-ID": "the-failed-request"})

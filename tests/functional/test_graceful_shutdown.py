@@ -1,4 +1,4 @@
-"""Graceful shutdown: load balancers notice it first, then in-flight requests complete."""
+"""Graceful shutdown: connection draining, then in-flight requests complete, then the service stops."""
 
 from __future__ import annotations
 
@@ -36,27 +36,25 @@ def has_ended(pid: int) -> bool:
 
 
 def test_shutdown_requires_the_operator_token(start: Callable[..., Service]) -> None:
-    """Without the right token, the status is 401 with WWW-Authenticate; nothing stops."""
+    """Without the right token, the status is 401 with WWW-Authenticate, and the service keeps running."""
     running = start({"OPERATOR_TOKEN": TOKEN})
     for headers in ({}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer another"}):
-        refused = running.client.post("/shutdown", headers=headers)
-        assert refused.status_code == 401
-        assert refused.headers["WWW-Authenticate"].startswith("Bearer")
-        assert refused.headers["Content-Type"] == "application/problem+json"
+        rejected = running.client.post("/shutdown", headers=headers)
+        assert rejected.status_code == 401
+        assert rejected.headers["WWW-Authenticate"].startswith("Bearer")
+        assert rejected.headers["Content-Type"] == "application/problem+json"
     assert running.client.get("/health").json()["status"] == "healthy"
 
 
-def test_no_client_is_an_operator_without_operator_token(live: Service) -> None:
+def test_no_client_can_stop_the_service_without_operator_token(live: Service) -> None:
     """Without OPERATOR_TOKEN, a request gets 401 without a token and 403 with any token."""
     assert live.client.post("/shutdown").status_code == 401
     assert live.client.post("/shutdown", headers={"Authorization": "Bearer x"}).status_code == 403
     assert live.client.get("/health").status_code == 200
 
 
-def test_shutdown_is_not_implemented_under_other_servers(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without gunicorn the status is 501, and the process runs on."""
+def test_shutdown_returns_501_under_other_servers(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without gunicorn the status is 501, and the process keeps running."""
     from api import create_app
     from settings import get_settings
 
@@ -74,19 +72,19 @@ def test_shutdown_is_not_implemented_under_other_servers(
 
 
 @pytest.mark.parametrize("trigger", ["SIGTERM", "POST /shutdown"])
-def test_draining_then_stop(start: Callable[..., Service], trigger: str) -> None:
+def test_requests_are_served_while_draining(start: Callable[..., Service], trigger: str) -> None:
     """While draining, requests are served and /health returns 503; then the service stops."""
     running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "3", "WEB_CONCURRENCY": "2"})
     workers = running.workers()
     began = time.monotonic()
     if trigger == "SIGTERM":
         running.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
+        wait_for(lambda: get(running, "/health").status_code == 503, description="/health to return 503")
     else:
-        answer = running.client.post("/shutdown", headers=OPERATOR)
-        assert answer.status_code == 202
-        assert answer.json()["message"].startswith("Shutdown initiated")
-        wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
+        response = running.client.post("/shutdown", headers=OPERATOR)
+        assert response.status_code == 202
+        assert response.json()["message"].startswith("Shutdown initiated")
+        wait_for(lambda: get(running, "/health").status_code == 503, description="/health to return 503")
     rounds = 0
     while time.monotonic() - began < 2.5:
         health = get(running, "/health")
@@ -108,7 +106,7 @@ def test_second_sigterm_ends_draining(start: Callable[..., Service]) -> None:
     """A second SIGTERM stops the service without waiting for the rest of DRAIN_SECONDS."""
     running = start({"DRAIN_SECONDS": "60"})
     running.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
+    wait_for(lambda: get(running, "/health").status_code == 503, description="/health to return 503")
     began = time.monotonic()
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(timeout=30) == 0
@@ -119,11 +117,11 @@ def test_worker_killed_while_draining_is_replaced(start: Callable[..., Service])
     """The new worker serves requests, and its /health reports that the instance is draining."""
     running = start({"DRAIN_SECONDS": "30", "WEB_CONCURRENCY": "1"})
     running.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
+    wait_for(lambda: get(running, "/health").status_code == 503, description="/health to return 503")
     (worker,) = running.workers()
     os.kill(worker, signal.SIGKILL)
-    wait_for(lambda: running.workers() not in ([], [worker]), what="a new worker")
-    wait_for(lambda: get(running, "/plant/Quercus/robur").status_code == 200, what="a response")
+    wait_for(lambda: running.workers() not in ([], [worker]), description="a new worker")
+    wait_for(lambda: get(running, "/plant/Quercus/robur").status_code == 200, description="a response")
     assert get(running, "/health").json()["status"] == "draining"
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(timeout=30) == 0
@@ -140,9 +138,11 @@ def test_in_flight_requests_complete(
     thread.start()
     with raw_request(running.port, "1.0", "/users/stream?limit=40000") as connection:
         data = connection.recv(1000)
-        wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 2, what="two in flight")
+        wait_for(
+            lambda: get(running, "/metrics").json()["requests_in_flight"] == 2, description="two requests in flight"
+        )
         running.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: "Handling signal: term" in running.log_text(), what="the signal")
+        wait_for(lambda: "Handling signal: term" in running.log_text(), description="the signal")
         while part := connection.recv(65536):
             data += part
     assert len(json.loads(data.partition(b"\r\n\r\n")[2])) == 40_000
@@ -158,18 +158,18 @@ def test_new_connections_are_refused_while_in_flight_requests_complete(start: Ca
     slow: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: slow.append(get(running, "/slow_query")))
     thread.start()
-    wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 1, what="one in flight")
+    wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 1, description="one request in flight")
     running.process.send_signal(signal.SIGTERM)
 
     def refused() -> bool:
         try:
             get(running, "/health/live")
         except httpx.TransportError as error:
-            # A client that connects while the listeners close may be disconnected; draining is there to avoid that.
+            # A client that connects while the listeners close may be disconnected. Draining avoids this.
             return isinstance(error, httpx.ConnectError)
         return False
 
-    wait_for(refused, timeout=3, what="a refused connection")
+    wait_for(refused, timeout=3, description="a refused connection")
     assert slow == []
     thread.join(timeout=30)
     assert slow[0].status_code == 200
@@ -180,7 +180,7 @@ def test_new_connections_are_refused_while_in_flight_requests_complete(start: Ca
 def test_in_flight_requests_complete_after_aborted_streams(
     start: Callable[..., Service], proxy: TcpProxy, keyspace: str, add_users: Callable[[str, int], None], version: str
 ) -> None:
-    """The worker's count of connections is still right after aborted streams."""
+    """Aborted streams leave the worker's count of connections correct, so it still waits for requests."""
     add_users(keyspace, 30_000)
     running = start({"CASSANDRA_KEYSPACE": keyspace, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
     for _ in range(3):
@@ -191,13 +191,13 @@ def test_in_flight_requests_complete_after_aborted_streams(
                 while connection.recv(65536):
                     pass
         proxy.reconnect()
-        wait_for(running.healthy, what="health")
+        wait_for(running.healthy, description="the service to be healthy")
     exposition = get(running, "/metrics", headers={"Accept": "text/plain"}).text
     assert 'fieldbook_streams_ended_total{outcome="aborted",route="/users/stream"} 3.0' in exposition
     slow: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: slow.append(get(running, "/slow_query")))
     thread.start()
-    wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 1, what="one in flight")
+    wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 1, description="one request in flight")
     running.client.close()
     running.process.send_signal(signal.SIGTERM)
     thread.join(timeout=30)
@@ -206,13 +206,13 @@ def test_in_flight_requests_complete_after_aborted_streams(
 
 
 def test_repeated_shutdown_does_not_shorten_draining(start: Callable[..., Service]) -> None:
-    """POST /shutdown is safe to send more than once; each response names the draining time."""
+    """POST /shutdown is safe to send more than once; each response gives the draining time."""
     running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "3"})
     began = time.monotonic()
     for _ in range(3):
-        answer = httpx.post(f"{running.client.base_url}/shutdown", headers=OPERATOR, timeout=10)
-        assert answer.status_code == 202
-        assert "for 3 s" in answer.json()["message"]
-        wait_for(lambda: get(running, "/health").status_code == 503, what="status 503")
+        response = httpx.post(f"{running.client.base_url}/shutdown", headers=OPERATOR, timeout=10)
+        assert response.status_code == 202
+        assert "for 3 s" in response.json()["message"]
+        wait_for(lambda: get(running, "/health").status_code == 503, description="/health to return 503")
     assert running.process.wait(timeout=30) == 0
     assert time.monotonic() - began >= 3

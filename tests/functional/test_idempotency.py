@@ -1,4 +1,4 @@
-"""Idempotency-Key: repeated requests create their users once and return the first response."""
+"""Idempotency-Key: retries of a request create its users once and return the first response."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def post(live: Service, body: Any, key: str, path: str = "/users", **headers: st
 
 @pytest.fixture
 def count(session: Session, settings: Settings) -> Count:
-    """Count the users with an email address, directly in Cassandra: `count(email)`."""
+    """Count the users with this email address, directly in Cassandra: `count(email)`."""
 
     def users_with(email: str) -> int:
         cql = f"SELECT COUNT(*) FROM {settings.cassandra_keyspace}.users WHERE email = %s ALLOW FILTERING"
@@ -43,7 +43,7 @@ def count(session: Session, settings: Settings) -> Count:
     return users_with
 
 
-def test_repeated_request_returns_the_first_response(live: Service, count: Count) -> None:
+def test_retry_returns_the_first_response(live: Service, count: Count) -> None:
     """Status, body, Location and ETag equal those of the first response, and one user exists."""
     body, key = new_body(), uuid.uuid4().hex
     first = post(live, body, key)
@@ -53,16 +53,16 @@ def test_repeated_request_returns_the_first_response(live: Service, count: Count
         content=json.dumps(dict(reversed(body.items())), indent=4),
         headers={"Idempotency-Key": key, "Content-Type": "application/json"},
     )
-    for repeat in (post(live, body, key), reordered):
-        assert (repeat.status_code, repeat.json()) == (201, first.json())
+    for retry in (post(live, body, key), reordered):
+        assert (retry.status_code, retry.json()) == (201, first.json())
         for header in ("Location", "ETag"):
-            assert repeat.headers[header] == first.headers[header]
+            assert retry.headers[header] == first.headers[header]
     assert live.client.get(first.headers["Location"]).headers["ETag"] == first.headers["ETag"]
     assert count(body["email"]) == 1
 
 
-def test_repeated_batch_creates_its_users_once(live: Service, count: Count) -> None:
-    """Each user of the batch is created once, and the repeated request returns the same users."""
+def test_retried_batch_creates_its_users_once(live: Service, count: Count) -> None:
+    """Each user of the batch is created once, and the retry returns the same users."""
     body, key = [new_body() for _ in range(20)], uuid.uuid4().hex
     first, second = (post(live, body, key, "/users/batch") for _ in range(2))
     assert (first.status_code, second.status_code) == (201, 201)
@@ -71,7 +71,7 @@ def test_repeated_batch_creates_its_users_once(live: Service, count: Count) -> N
 
 
 def test_key_with_another_body_is_rejected(live: Service, count: Count) -> None:
-    """The error names the header, nothing is created, and the first response stays stored."""
+    """The error names the header, no user is created, and the first response stays stored."""
     body, other, key = new_body(), new_body(), uuid.uuid4().hex
     first = post(live, body, key)
     rejected = post(live, other, key)
@@ -82,7 +82,7 @@ def test_key_with_another_body_is_rejected(live: Service, count: Count) -> None:
 
 
 def test_keys_are_scoped_to_a_route(live: Service) -> None:
-    """The same key on another route is independent of the first."""
+    """The same key can be used on two routes independently."""
     body, key = new_body(), uuid.uuid4().hex
     assert post(live, body, key).status_code == 201
     assert post(live, [body], key, "/users/batch").status_code == 201
@@ -104,7 +104,7 @@ def test_concurrent_requests_with_one_key_create_one_user(live: Service, count: 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "caf\u00e9", "a,a"])
 def test_invalid_idempotency_keys_are_rejected(live: Service, count: Count, key: str) -> None:
-    """An invalid key returns 422, and nothing is created."""
+    """An invalid key returns 422, and no user is created."""
     body = new_body()
     response = live.client.post("/users", json=body, headers={"Idempotency-Key": key.encode()})
     assert response.status_code == 422
@@ -147,10 +147,13 @@ def crash(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[..., us
     return crashing_request
 
 
-def test_repeated_request_completes_a_crashed_request_after_its_deadline(
+def test_retry_completes_a_crashed_request_after_its_deadline(
     live: Service, count: Count, crash: Callable[..., users.User], session: Session, settings: Settings
 ) -> None:
-    """Until the crashed request's deadline, the status is 409; then the user of its stored response is created."""
+    """A retry returns 409 until the crashed request's deadline.
+
+    A later retry creates the user of the stored response.
+    """
     body, key = new_body(), uuid.uuid4().hex
     expected = crash(body, key, stored=False)
     before_deadline = post(live, body, key)
@@ -161,7 +164,7 @@ def test_repeated_request_completes_a_crashed_request_after_its_deadline(
         response = post(live, body, key)
         return response if response.status_code != 409 else None
 
-    response = wait_for(response_after_deadline, what="a status other than 409")
+    response = wait_for(response_after_deadline, description="a status other than 409")
     assert (response.status_code, response.json()["id"]) == (201, str(expected.id))
     table = f"{settings.cassandra_keyspace}.idempotency_keys"
     cql = f"SELECT TTL(answer), TTL(finished) FROM {table} WHERE scope = %s AND key = %s"
@@ -172,15 +175,15 @@ def test_repeated_request_completes_a_crashed_request_after_its_deadline(
 
 
 @pytest.mark.parametrize("change", ["PATCH", "DELETE"])
-def test_completing_a_crashed_request_keeps_later_changes(
+def test_retry_after_a_crash_keeps_later_changes(
     live: Service, count: Count, crash: Callable[..., users.User], session: Session, change: str
 ) -> None:
-    """If the crashed request had stored its user, a repeated request does not undo later changes or a deletion."""
+    """If the crashed request had stored its user, a retry does not undo a later change or deletion."""
     body, key = new_body(), uuid.uuid4().hex
     expected = crash(body, key, stored=True)
     url = f"/users/{expected.id}"
     live.client.request(change, url, json={"age": 99} if change == "PATCH" else None)
-    response = wait_for(lambda: (r := post(live, body, key)).status_code == 201 and r, what="201")
+    response = wait_for(lambda: (r := post(live, body, key)).status_code == 201 and r, description="201")
     assert response.json()["age"] == 36
     after = live.client.get(url)
     if change == "PATCH":
@@ -191,17 +194,17 @@ def test_completing_a_crashed_request_keeps_later_changes(
 
 
 def test_failed_request_releases_its_key(live: Service, count: Count) -> None:
-    """After a request that failed, the repeated request does not wait for its deadline."""
+    """The retry of a failed request does not have to wait for the deadline of that request."""
     body, key = new_body(), uuid.uuid4().hex
     assert post(live, body, key, **{"X-Consistency-Level": "THREE"}).status_code == 422
     assert post(live, body, key).status_code == 201
     assert count(body["email"]) == 1
 
 
-def test_repeats_after_a_network_failure_create_one_user(
+def test_retries_after_a_network_failure_create_one_user(
     start: Callable[..., Service], proxy: TcpProxy, count: Count
 ) -> None:
-    """Wherever the network fails during the request, repeating the request creates exactly one user."""
+    """A network failure at any moment of the request, followed by a retry, creates exactly one user."""
     running = start({"CASSANDRA_PORT": str(proxy.port)})
     assert post(running, new_body(), uuid.uuid4().hex).status_code == 201
     unknown_outcomes = 0
@@ -212,7 +215,7 @@ def test_repeats_after_a_network_failure_create_one_user(
             time.sleep(delay)
             proxy.pause(1.2)
             unknown_outcomes += first.result().status_code == 504
-        response = wait_for(lambda: (r := post(running, body, key)).status_code == 201 and r, what="201")  # noqa: B023
+        response = wait_for(lambda: (r := post(running, body, key)).status_code == 201 and r, description="201")  # noqa: B023
         assert running.client.get(response.headers["Location"]).status_code == 200
         assert count(body["email"]) == 1
     assert unknown_outcomes
@@ -231,7 +234,10 @@ def test_key_can_be_reused_after_a_rejected_request(live: Service, count: Count)
 
 
 def test_keys_expire_after_24_hours(live: Service, session: Session, settings: Settings) -> None:
-    """The column `finished` expires before the response; otherwise it would apply to a later use of the key."""
+    """The stored response expires after 24 hours, the mark `finished` a little earlier.
+
+    A mark that expired later would apply to a later use of the same key.
+    """
     key = uuid.uuid4().hex
     post(live, new_body(), key)
     table = f"{settings.cassandra_keyspace}.idempotency_keys"
@@ -241,10 +247,10 @@ def test_keys_expire_after_24_hours(live: Service, session: Session, settings: S
     assert 24 * 3600 - 180 < finished_ttl < answer_ttl
 
 
-def test_nothing_is_created_after_a_lost_response_to_the_claim(
+def test_no_user_is_created_if_it_is_unknown_whether_the_key_is_stored(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the response to the claim of a key is lost, the claim may not hold, so no user is created."""
+    """If Cassandra's response to the write of the key is lost, the key may not be stored: create no user."""
 
     def lose_response(*arguments: Any) -> Any:
         raise StorageTimeout("response lost", may_have_applied=True)

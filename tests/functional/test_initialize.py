@@ -24,7 +24,10 @@ from tests.support import PROJECT, clean_environment
 
 @pytest.fixture
 def missing_keyspace(settings: Settings, session: Session) -> Iterator[Settings]:
-    """Settings that name a keyspace which does not exist yet. It is dropped after the test."""
+    """Settings with the name of a keyspace that does not exist yet.
+
+    It is dropped after the test.
+    """
     name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
     yield settings.model_copy(update={"cassandra_keyspace": name})
     session.execute(f"DROP KEYSPACE IF EXISTS {name}", timeout=60)
@@ -37,7 +40,9 @@ def quiet(line: str) -> None:
 @pytest.mark.parametrize(
     "command", [["storage/db_initialize.py"], ["-m", "storage.db_initialize"]], ids=["as a file", "as a module"]
 )
-def test_command_is_repeatable(missing_keyspace: Settings, session: Session, command: list[str]) -> None:
+def test_command_is_safe_to_run_more_than_once(
+    missing_keyspace: Settings, session: Session, command: list[str]
+) -> None:
     """The command creates keyspace, tables and rows, prints each step, and can be run again."""
     keyspace = missing_keyspace.cassandra_keyspace
     variables = {
@@ -67,7 +72,7 @@ def test_command_is_repeatable(missing_keyspace: Settings, session: Session, com
 
 
 def test_sample_rows_do_not_overwrite_later_changes(missing_keyspace: Settings, session: Session) -> None:
-    """Deleted and changed rows stay so, even if a later run completes an interrupted one."""
+    """Sample rows that were deleted or changed stay as they are, even after an interrupted run."""
     initialize(missing_keyspace, say=quiet)
     keyspace = missing_keyspace.cassandra_keyspace
     session.execute(f"DELETE FROM {keyspace}.animals WHERE genus = 'Lynx' AND species = 'lynx'")
@@ -90,7 +95,7 @@ def test_concurrent_runs_create_one_working_schema(missing_keyspace: Settings, s
     assert len(list(session.execute(f"SELECT genus FROM {missing_keyspace.cassandra_keyspace}.animals"))) >= 20
 
 
-def test_edited_migration_is_rejected_by_name(
+def test_edited_migration_is_rejected(
     missing_keyspace: Settings, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error names the migration that was edited; later migrations are not applied."""
@@ -107,10 +112,10 @@ def test_edited_migration_is_rejected_by_name(
     assert "nests" not in {name for (name,) in tables}
 
 
-def test_optional_statements_may_fail_and_others_stop_the_run(
+def test_only_optional_statements_may_fail(
     missing_keyspace: Settings, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rejected optional statement is reported and skipped; any other stops the run."""
+    """A rejected optional statement is reported and skipped; any other rejected statement stops the run."""
     monkeypatch.setattr(db_initialize, "MIGRATIONS", tmp_path)
     table = "CREATE TABLE IF NOT EXISTS birds (name text PRIMARY KEY, age int);\n"
     index = "CREATE CUSTOM INDEX IF NOT EXISTS birds_age ON birds (age) USING 'NoSuchIndex';\n"

@@ -1,4 +1,4 @@
-"""Metrics: every worker reports the sums over all workers."""
+"""Metrics: sums over all workers, formats, labels, and counts of requests, streams and errors."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def samples(running: Service) -> Samples:
+    """Return the value of each sample in /metrics, by name and labels."""
     text = running.client.get("/metrics", headers={"Accept": "text/plain"}).text
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -30,11 +31,11 @@ def samples(running: Service) -> Samples:
 
 
 def value(running: Service, name: str, **labels: str) -> float:
-    """The sum of all samples with this name and these labels."""
+    """Return the sum of all samples with this name and these labels."""
     return sum(
         number
-        for (found, has), number in samples(running).items()
-        if found == name and labels.items() <= dict(has).items()
+        for (found_name, found_labels), number in samples(running).items()
+        if found_name == name and labels.items() <= dict(found_labels).items()
     )
 
 
@@ -61,13 +62,13 @@ def test_metrics_are_summed_over_all_workers(start: Callable[..., Service]) -> N
     assert value(running, "fieldbook_requests_total", **labels) == 60
     assert value(running, "fieldbook_query_duration_seconds_count", statement="select_plant") == 60
     assert after["workers"] == value(running, "fieldbook_workers") == 2
-    wait_for(lambda: running.client.get("/metrics").json()["active_connections"] == 2, what="two connections")
+    wait_for(lambda: running.client.get("/metrics").json()["active_connections"] == 2, description="two connections")
     assert value(running, "fieldbook_nodes_up") == 1
     assert value(running, "fieldbook_requests_in_flight_limit") == 96
 
 
-def test_the_summary(live: Service) -> None:
-    """The JSON summary has every field of the contract, with consistent values."""
+def test_json_summary_has_consistent_values(live: Service) -> None:
+    """The JSON summary has query counts, error counts and latencies, with consistent values."""
     for _ in range(20):
         live.client.get("/plant/Quercus/robur")
     summary = live.client.get("/metrics").json()
@@ -78,7 +79,7 @@ def test_the_summary(live: Service) -> None:
         assert 0 < latencies["p50"] <= latencies["p90"] <= latencies["p95"] <= latencies["p99"]
 
 
-def test_queries_per_second(start: Callable[..., Service]) -> None:
+def test_queries_per_second_is_averaged_since_the_start(start: Callable[..., Service]) -> None:
     """The rate is the number of queries divided by the time since the start."""
     began = time.monotonic()
     running = start({"WEB_CONCURRENCY": "1"})
@@ -91,7 +92,7 @@ def test_queries_per_second(start: Callable[..., Service]) -> None:
     assert at_least * 0.8 <= rate <= 110 / (time.monotonic() - started) * 2
 
 
-def test_formats(live: Service) -> None:
+def test_accept_header_selects_the_format(live: Service) -> None:
     """The default is JSON; Accept selects a Prometheus format, which its parser can read."""
     assert live.client.get("/metrics").headers["Content-Type"] == "application/json"
     text = live.client.get("/metrics", headers={"Accept": "text/plain"})
@@ -121,12 +122,12 @@ def test_killed_worker_counts_in_counters_but_not_in_gauges(start: Callable[...,
     get_on_new_connections(running, 40, "/plant/Quercus/robur")
     killed = running.workers()[0]
     os.kill(killed, signal.SIGKILL)
-    wait_for(lambda: len(set(running.workers()) - {killed}) == 2, what="a new worker")
+    wait_for(lambda: len(set(running.workers()) - {killed}) == 2, description="a new worker")
     running.client.close()
     running.client = httpx.Client(base_url=running.client.base_url, timeout=30)
-    # Wait until both live workers have set their gauges: values of the killed worker would add to these.
-    wait_for(lambda: running.log_text().count("Connected to Cassandra") == 3, what="the new worker's connection")
-    wait_for(lambda: value(running, "fieldbook_driver_connections") >= 2, what="the new worker's gauges")
+    # Wait until both live workers have set their gauges: values of the killed worker would make the sums too high.
+    wait_for(lambda: running.log_text().count("Connected to Cassandra") == 3, description="the new worker's connection")
+    wait_for(lambda: value(running, "fieldbook_driver_connections") >= 2, description="the new worker's gauges")
     assert value(running, "fieldbook_workers") == 2
     assert value(running, "fieldbook_driver_connections") == 2
     assert value(running, "fieldbook_requests_total", route="/plant/<genus>/<species>") == 40
@@ -147,13 +148,13 @@ def test_streams_are_counted_by_outcome(
     assert ended("finished") == 1
     with raw_request(running.port, "1.1", path) as connection:
         connection.recv(1000)
-    wait_for(lambda: ended("disconnected") == 1, what="the count of the disconnected stream")
+    wait_for(lambda: ended("disconnected") == 1, description="the count of the disconnected stream")
     errors = running.client.get("/metrics").json()["errors_count"]
     with pytest.raises(httpx.RemoteProtocolError), running.client.stream("GET", path) as response:
         for number, _ in enumerate(response.iter_raw()):
             if number == 0:
                 proxy.disconnect()
-    wait_for(lambda: ended("aborted") == 1, what="the count of the aborted stream")
+    wait_for(lambda: ended("aborted") == 1, description="the count of the aborted stream")
     assert value(running, "fieldbook_streams_opened_total", route="/users/stream") == 3
     assert running.client.get("/metrics").json()["errors_count"] > errors
     assert value(running, "fieldbook_driver_errors_total") > errors
@@ -169,7 +170,7 @@ def test_errors_are_counted_by_kind(start: Callable[..., Service], proxy: TcpPro
     assert value(running, "fieldbook_driver_errors_total", kind="OperationTimedOut") == 1
 
 
-def test_in_flight_gauge(start: Callable[..., Service], proxy: TcpProxy) -> None:
+def test_in_flight_gauge_counts_waiting_requests(start: Callable[..., Service], proxy: TcpProxy) -> None:
     """The gauge counts requests that wait for Cassandra, and returns to 0."""
     running = start({"CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
     assert running.client.post("/users", json=USER).status_code == 201
@@ -177,20 +178,20 @@ def test_in_flight_gauge(start: Callable[..., Service], proxy: TcpProxy) -> None
     with ThreadPoolExecutor(5) as pool:
         url = f"{running.client.base_url}/users"
         waiting = [pool.submit(httpx.post, url, json=USER, timeout=30) for _ in range(5)]
-        wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 5, what="five in flight")
+        wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 5, description="five requests in flight")
         proxy.resume()
         assert [request.result().status_code for request in waiting] == [201] * 5
-    wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 0, what="none in flight")
+    wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 0, description="no requests in flight")
 
 
-def test_metrics_directory_lives_as_long_as_the_master(start: Callable[..., Service], tmp_path: Path) -> None:
+def test_metrics_directory_is_removed_when_the_master_ends(start: Callable[..., Service], tmp_path: Path) -> None:
     """The master creates its own directory, keeps it after SIGHUP, and removes it when it ends."""
     running = start({"TMPDIR": str(tmp_path)})
     (directory,) = tmp_path.glob("fieldbook-metrics-*")
     get_on_new_connections(running, 10, "/plant/Quercus/robur")
     old = set(running.workers())
     running.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: not old & set(running.workers()), what="new workers")
+    wait_for(lambda: not old & set(running.workers()), description="new workers")
     assert list(tmp_path.glob("fieldbook-metrics-*")) == [directory]
     running.client.close()
     running.client = httpx.Client(base_url=running.client.base_url, timeout=30)

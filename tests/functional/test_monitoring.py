@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules use only metrics, labels and label values that the service exposes."""
+"""The dashboard and the alert rules use only metrics and labels that the service exposes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,10 @@ def test_dashboard_shows_every_metric(exposed: dict[str, set[str]]) -> None:
 
 
 def test_alerts_have_summary_and_severity() -> None:
-    """The texts use only labels that the expression keeps."""
+    """Every alert has a summary and a severity.
+
+    Its texts use only labels that its expression keeps.
+    """
     for rule in alert_rules():
         assert rule["annotations"]["summary"], rule
         assert rule["labels"]["severity"] in ("page", "warn")

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from tests.support import Service
 
 
-def test_create_read_list_replace_and_delete(live: Service) -> None:
+def test_each_operation_is_visible_to_the_next_request(live: Service) -> None:
     """Each operation returns its status, and its effect is visible to the next request."""
     genus = f"Quercus {uuid.uuid4().hex[:8]}"
     url = f"/plant/{quote(genus)}/robur"
@@ -26,7 +26,7 @@ def test_create_read_list_replace_and_delete(live: Service) -> None:
     assert live.client.get(f"/plant/{genus}").json() == []
 
 
-def test_large_genus_is_complete_and_in_order(live: Service) -> None:
+def test_large_genus_has_all_its_species_in_order(live: Service) -> None:
     """A genus that spans many pages has no missing or repeated species, and they are sorted."""
     species = [row["species"] for row in live.client.get("/plant/Hieracium").json()]
     assert len(species) == 12_000

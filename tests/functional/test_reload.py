@@ -1,4 +1,4 @@
-"""Replacement of workers by SIGHUP, --reload or after a crash: no write is lost."""
+"""Replacement of workers after SIGHUP, --reload or a crash: no write is lost, and new code is used."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def load(running: Service, threads: int = 4) -> Iterator[Load]:
     for writer in writers:
         writer.start()
     try:
-        wait_for(lambda: len(writes.acknowledged) > 50, what="a steady load")
+        wait_for(lambda: len(writes.acknowledged) > 50, description="a steady load")
         yield writes
     finally:
         stop.set()
@@ -74,29 +74,34 @@ def assert_no_write_is_lost(writes: Load, session: Session, keyspace: str) -> No
     assert {user: stored.get(user) for user in writes.acknowledged} == writes.acknowledged
 
 
-def test_rolling_restart_under_load(start: Callable[..., Service], session: Session, keyspace: str) -> None:
-    """During two SIGHUPs, all requests are answered and all acknowledged writes are stored."""
+def test_rolling_restart_loses_no_request(start: Callable[..., Service], session: Session, keyspace: str) -> None:
+    """During two SIGHUPs, all requests get responses and all acknowledged writes are stored."""
     running = start({"CASSANDRA_KEYSPACE": keyspace})
     with load(running) as writes:
         for _ in range(2):
             old, before = set(running.workers()), len(writes.acknowledged)
             running.process.send_signal(signal.SIGHUP)
-            wait_for(lambda: len(running.workers()) == 2 and not old & set(running.workers()), what="new workers")  # noqa: B023
-            wait_for(lambda: len(writes.acknowledged) > before + 50, what="more writes")  # noqa: B023
+            wait_for(
+                lambda: len(running.workers()) == 2 and not old & set(running.workers()),  # noqa: B023
+                description="new workers",
+            )
+            wait_for(lambda: len(writes.acknowledged) > before + 50, description="more writes")  # noqa: B023
     assert writes.errors == []
     assert writes.lost_connections == []
     assert_no_write_is_lost(writes, session, keyspace)
 
 
-def test_killed_worker_under_load(start: Callable[..., Service], session: Session, keyspace: str) -> None:
+def test_killed_worker_loses_only_its_in_flight_requests(
+    start: Callable[..., Service], session: Session, keyspace: str
+) -> None:
     """Only in-flight requests of the killed worker fail; acknowledged writes are stored."""
     running = start({"CASSANDRA_KEYSPACE": keyspace})
     with load(running) as writes:
         killed = running.workers()[0]
         os.kill(killed, signal.SIGKILL)
-        wait_for(lambda: len(set(running.workers()) - {killed}) == 2, what="a new worker")
+        wait_for(lambda: len(set(running.workers()) - {killed}) == 2, description="a new worker")
         before = len(writes.acknowledged)
-        wait_for(lambda: len(writes.acknowledged) > before + 50, what="more writes")
+        wait_for(lambda: len(writes.acknowledged) > before + 50, description="more writes")
     assert writes.errors == []
     # Each of the four writers has at most one request in flight.
     assert len(writes.lost_connections) <= 4
@@ -106,10 +111,13 @@ def test_killed_worker_under_load(start: Callable[..., Service], session: Sessio
 # --- reload of settings and code ---------------------------------------------------------------------------
 
 
-def test_sighup_applies_new_settings_and_keeps_the_old_when_wrong(
+def test_sighup_applies_valid_settings_and_ignores_invalid_ones(
     start: Callable[..., Service], tmp_path: Any, settings: Settings
 ) -> None:
-    """New workers use a changed .env; a wrong one is logged, and the old settings stay."""
+    """New workers use a changed .env.
+
+    An invalid .env is logged, and the old settings stay in use.
+    """
     env_file = tmp_path / "env"
     env_file.write_text("LOG_LEVEL=INFO\n")
     running = start({"ENV_FILE": str(env_file), "LOG_LEVEL": "", "WEB_CONCURRENCY": "1"})
@@ -117,8 +125,8 @@ def test_sighup_applies_new_settings_and_keeps_the_old_when_wrong(
     def restart() -> None:
         old = running.workers()
         running.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: running.workers() and not set(old) & set(running.workers()), what="a new worker")
-        wait_for(lambda: get(running, "/health").status_code == 200, what="health")
+        wait_for(lambda: running.workers() and not set(old) & set(running.workers()), description="a new worker")
+        wait_for(lambda: get(running, "/health").status_code == 200, description="the service to be healthy")
 
     env_file.write_text("MAX_BODY_BYTES=1024\n")
     restart()
@@ -134,7 +142,7 @@ ADD_HEADER = 'app.after_request(lambda response: response.headers.set("X-Changed
 
 
 @pytest.mark.parametrize("option", ["", "--preload", "--reload"])
-def test_changed_code_is_live_in_new_workers(
+def test_new_workers_use_changed_code(
     start: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
     """New workers use changed settings, logging and application code.
@@ -158,13 +166,13 @@ def test_changed_code_is_live_in_new_workers(
     change("wsgi.py", "app = create_app()\n", f"app = create_app()\n{ADD_HEADER}\n")
     if option != "--reload":
         running.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: running.workers() and not set(workers) & set(running.workers()), what="a new worker")
-    wait_for(lambda: "X-Changed" in get(running, "/health").headers, what="the changed application")
+    wait_for(lambda: running.workers() and not set(workers) & set(running.workers()), description="a new worker")
+    wait_for(lambda: "X-Changed" in get(running, "/health").headers, description="the changed application")
     too_large = USER | {"name": "x" * 2000}
     for request_id in ("first", "second"):
         headers = {"X-Request-ID": request_id}
-        refused = httpx.post(f"{running.client.base_url}/users", json=too_large, headers=headers)
-        assert refused.status_code == 413
+        rejected = httpx.post(f"{running.client.base_url}/users", json=too_large, headers=headers)
+        assert rejected.status_code == 413
         assert f"[{request_id}] changed format: POST /users 413" in running.log_text()
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(timeout=30) == 0

@@ -53,7 +53,7 @@ def test_invalid_consistency_levels_are_rejected(live: Service, level: str) -> N
 def test_consistency_levels_above_the_replication_factor_are_rejected(
     live: Service, level: str, method: str, path: str, body: Any
 ) -> None:
-    """A level that needs more replicas than the keyspace's single one is a client error, not an outage."""
+    """A level that needs more replicas than the keyspace has is a client error, not an outage."""
     response = live.client.request(method, path, json=body, headers={"X-Consistency-Level": level})
     problem = assert_problem(response, 422)
     assert level in problem["errors"][0]["msg"]
@@ -104,7 +104,7 @@ def test_accept_header_selects_the_format_or_returns_406(live: Service, path: st
 
 
 @pytest.mark.usefixtures("row_counts_unchanged")
-def test_not_acceptable_request_changes_nothing(live: Service) -> None:
+def test_request_with_an_unsupported_accept_header_changes_nothing(live: Service) -> None:
     assert_problem(live.client.post("/users", json=USER, headers={"Accept": "text/csv"}), 406)
 
 
@@ -132,15 +132,18 @@ def test_proxy_headers_of_untrusted_clients_are_ignored(live: Service, headers: 
 
 
 def test_unreachable_default_consistency_level_returns_503(start: Callable[..., Service]) -> None:
-    """An unreachable level from the settings is an outage, not a client error, and the log names the level."""
+    """An unreachable level in the settings is an outage, not a client error. The log names the level."""
     running = start({"CASSANDRA_CONSISTENCY_LEVEL": "TWO"}, healthy=False)
-    wait_for(lambda: "Connected to Cassandra" in running.log_text(), what="the connection to Cassandra")
+    wait_for(lambda: "Connected to Cassandra" in running.log_text(), description="the connection to Cassandra")
     assert_problem(running.client.get("/users"), 503)
     assert "TWO needs 2 replicas" in running.log_text()
 
 
 def test_health_ignores_the_requested_consistency_level(live: Service) -> None:
-    """A client cannot make the readiness probe fail with a consistency level; its timeout does apply."""
+    """A client cannot make the readiness probe fail with a consistency level.
+
+    A requested timeout applies.
+    """
     assert live.client.get("/health", headers={"X-Consistency-Level": "THREE"}).status_code == 200
     assert_problem(live.client.get("/health", headers={"X-Request-Timeout": "0.000001"}), 504)
 

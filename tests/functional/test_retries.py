@@ -50,7 +50,7 @@ def test_statements_declare_their_kind_and_idempotence_correctly(statement: Stat
 def test_driver_retries_only_idempotent_statements(session: Session, settings: Settings) -> None:
     """Only idempotent statements are retried after a failure or executed speculatively.
 
-    Speculative execution sends a statement to a second node while the first has not answered.
+    Speculative execution sends a statement to a second node if the first one has not responded yet.
     """
     own = db_connect.open_session(settings, settings.cassandra_keyspace)
     options = QueryOptions()

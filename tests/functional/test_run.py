@@ -1,4 +1,4 @@
-"""`make run` and the Makefile: what is started, used, stopped and printed."""
+"""`make run` and the Makefile: the programs that they start and stop, and their output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support import PROJECT, clean_environment, copy_project, wait_for
 
 
 class Run:
-    """The command that `make run` calls, running in a directory."""
+    """A running `python -m dev.local_cassandra.run`, the command that `make run` calls."""
 
     def __init__(self, directory: Path, log: Path, arguments: tuple[str, ...], variables: dict[str, str]) -> None:
         self.port = free_port()
@@ -47,7 +47,7 @@ class Run:
         return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=10)
 
     def wait_for_responses(self, expected: Callable[[httpx.Response], bool], path: str = "/health/live") -> None:
-        """Wait until ten responses in a row, from whichever worker, are as expected."""
+        """Wait until ten responses in a row are as expected, so that all workers have the change."""
 
         def all_expected() -> bool:
             assert self.process.poll() is None, self.text()
@@ -56,7 +56,7 @@ class Run:
             except httpx.TransportError:
                 return False
 
-        wait_for(all_expected, what=f"the expected response in {self.text()[-3000:]}")
+        wait_for(all_expected, description=f"the expected response in {self.text()[-3000:]}")
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -65,7 +65,10 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """Start `make run`'s command: `run(directory, "--reload", PORT="8001")`. It is stopped after the test."""
+    """Start the command of `make run`: `run(directory, "--reload", PORT="8001")`.
+
+    Stop it after the test.
+    """
     runs: list[Run] = []
 
     def start(directory: Path = PROJECT, *arguments: str, **variables: str) -> Run:
@@ -78,10 +81,10 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
             started.interrupt()
 
 
-def test_run_uses_the_cassandra_of_cassandra_hosts(
+def test_run_uses_the_cassandra_in_cassandra_hosts(
     run: Callable[..., Run], environment: dict[str, str], keyspace: str
 ) -> None:
-    """With CASSANDRA_HOSTS set, `make run` uses that Cassandra, says so first, and does not stop it on Ctrl-C."""
+    """With CASSANDRA_HOSTS set, `make run` uses that Cassandra and does not stop it on Ctrl-C."""
     running = run(**environment | {"CASSANDRA_KEYSPACE": keyspace})
     running.wait_until_ready()
     assert running.text().startswith("Using the Cassandra that CASSANDRA_HOSTS names")
@@ -109,7 +112,7 @@ def test_run_uses_a_running_cassandra(run: Callable[..., Run], environment: dict
 
 
 def test_run_reports_occupied_ports(run: Callable[..., Run], environment: dict[str, str]) -> None:
-    """When another program listens on the HTTP port or the Cassandra port, `make run` says so and ends."""
+    """If another program uses the HTTP port or the Cassandra port, `make run` names the port and ends."""
     taken = environment["CASSANDRA_PORT"]
     http = run(**environment, PORT=taken)
     assert http.process.wait(timeout=30) != 0
@@ -123,7 +126,10 @@ def test_run_reports_occupied_ports(run: Callable[..., Run], environment: dict[s
 
 @pytest.mark.timeout(300)
 def test_run_starts_and_stops_its_own_cassandra(run: Callable[..., Run], tmp_path: Path) -> None:
-    """In a fresh clone `make run` starts a node, Ctrl-C stops node and service, and the next run has the same data."""
+    """In a fresh clone, `make run` starts a node and a service, and Ctrl-C stops both.
+
+    The next run has the same data.
+    """
     if not port_is_free("127.0.0.1", 7000):
         pytest.skip("a development node is running: two nodes would need the same port")
     clone = tmp_path / "clone"
@@ -147,19 +153,19 @@ def test_run_starts_and_stops_its_own_cassandra(run: Callable[..., Run], tmp_pat
     second.process.wait(timeout=60)
     assert port_is_free("127.0.0.1", int(port))
     assert port_is_free("127.0.0.1", second.port)
-    # A killed `make run` leaves node and service running. `make stop` stops both.
+    # After `kill -9` of `make run`, the node and the service keep running. `make stop` stops both.
     third = run(clone, CASSANDRA_PORT=port)
     third.wait_until_ready()
     third.process.kill()
     third.process.wait()
     assert third.get("/health/live").status_code == 200
     subprocess.run([sys.executable, "-m", "dev.local_cassandra", "stop"], cwd=clone, timeout=60, check=True)
-    wait_for(lambda: port_is_free("127.0.0.1", third.port), what="the end of the service")
+    wait_for(lambda: port_is_free("127.0.0.1", third.port), description="the end of the service")
     assert port_is_free("127.0.0.1", int(port))
 
 
 def make(*arguments: str, cwd: Path = PROJECT, path: str = os.defpath) -> subprocess.CompletedProcess[str]:
-    # `make test PYTHON=…` passes its variables on to pytest; do not pass them on to this make.
+    # `make test PYTHON=…` puts its variables into the environment of pytest. Do not pass them on to this make.
     environment = {name: value for name, value in clean_environment().items() if name not in ("MAKEFLAGS", "PYTHON")}
     environment["PATH"] = path
     return subprocess.run(
@@ -168,15 +174,15 @@ def make(*arguments: str, cwd: Path = PROJECT, path: str = os.defpath) -> subpro
 
 
 @pytest.fixture
-def makefile(tmp_path: Path) -> Path:
-    """A directory with what `make .venv/ready` reads, and without a .venv."""
+def makefile_directory(tmp_path: Path) -> Path:
+    """A directory with the files that `make .venv/ready` reads, and without a .venv."""
     for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
         shutil.copy2(PROJECT / name, tmp_path / name)
     return tmp_path
 
 
 def fake_python(path: Path, version: str) -> Path:
-    """An executable that reports a Python version, and fails to create a virtual environment."""
+    """Write an executable that reports a Python version and fails to create a virtual environment."""
     as_tuple = f"({version.replace('.', ', ')})"
     path.parent.mkdir(exist_ok=True)
     path.write_text(
@@ -189,50 +195,50 @@ def fake_python(path: Path, version: str) -> Path:
     return path
 
 
-def test_make_refuses_an_old_python(makefile: Path) -> None:
+def test_make_refuses_an_old_python(makefile_directory: Path) -> None:
     """`make` refuses Python 3.10 before it creates anything, and names the versions that work."""
-    old = fake_python(makefile / "python3.10", "3.10.13")
-    refused = make("run", f"PYTHON={old}", cwd=makefile)
-    assert refused.returncode != 0
-    assert "Fieldbook needs Python 3.11, 3.12, 3.13 or 3.14" in refused.stdout
-    assert "Found: Python 3.10.13" in refused.stdout
-    assert "venv of" not in refused.stdout
-    assert not (makefile / ".venv").exists()
+    old = fake_python(makefile_directory / "python3.10", "3.10.13")
+    rejected = make("run", f"PYTHON={old}", cwd=makefile_directory)
+    assert rejected.returncode != 0
+    assert "Fieldbook needs Python 3.11, 3.12, 3.13 or 3.14" in rejected.stdout
+    assert "Found: Python 3.10.13" in rejected.stdout
+    assert "venv of" not in rejected.stdout
+    assert not (makefile_directory / ".venv").exists()
 
 
 @pytest.mark.parametrize(("version", "warns"), [("3.11.0", False), ("3.14.2", False), ("3.15.0", True)])
-def test_make_warns_of_a_newer_python(makefile: Path, version: str, warns: bool) -> None:
-    """`make` takes Python 3.11 to 3.14 silently, and tries a newer one with a warning."""
-    python = fake_python(makefile / "python", version)
-    tried = make("run", f"PYTHON={python}", cwd=makefile)
+def test_make_warns_about_an_untested_python(makefile_directory: Path, version: str, warns: bool) -> None:
+    """`make` uses Python 3.11 to 3.14 without a warning, and a newer Python with a warning."""
+    python = fake_python(makefile_directory / "python", version)
+    tried = make("run", f"PYTHON={python}", cwd=makefile_directory)
     assert (f"Warning: Fieldbook is not tested on Python {version}" in tried.stdout) is warns
     assert f"venv of {python}" in tried.stdout
 
 
-def test_make_prefers_a_tested_python(makefile: Path) -> None:
-    """`make` takes python3 if it is tested, else the newest tested version, else a newer version."""
+def test_make_prefers_a_tested_python(makefile_directory: Path) -> None:
+    """`make` uses python3 if its version is tested, else the newest tested version, else a newer version."""
     names = {"python3": "3.15.1", "python3.15": "3.15.0", "python3.14": "3.10.0", "python3.13": "3.13.1"}
     for name in ("python3.12", "python3.11"):
-        fake_python(makefile / "bin" / name, "3.10.0")
+        fake_python(makefile_directory / "bin" / name, "3.10.0")
     for name, version in names.items():
-        fake_python(makefile / "bin" / name, version)
-    path = f"{makefile / 'bin'}:{os.defpath}"
-    assert f"venv of {makefile / 'bin'}/python3.13" in make("run", cwd=makefile, path=path).stdout
-    fake_python(makefile / "bin" / "python3.13", "3.10.0")
-    assert f"venv of {makefile / 'bin'}/python3\n" in make("run", cwd=makefile, path=path).stdout
-    fake_python(makefile / "bin" / "python3", "3.12.1")
-    fake_python(makefile / "bin" / "python3.13", "3.13.1")
-    assert f"venv of {makefile / 'bin'}/python3\n" in make("run", cwd=makefile, path=path).stdout
+        fake_python(makefile_directory / "bin" / name, version)
+    path = f"{makefile_directory / 'bin'}:{os.defpath}"
+    assert f"venv of {makefile_directory / 'bin'}/python3.13" in make("run", cwd=makefile_directory, path=path).stdout
+    fake_python(makefile_directory / "bin" / "python3.13", "3.10.0")
+    assert f"venv of {makefile_directory / 'bin'}/python3\n" in make("run", cwd=makefile_directory, path=path).stdout
+    fake_python(makefile_directory / "bin" / "python3", "3.12.1")
+    fake_python(makefile_directory / "bin" / "python3.13", "3.13.1")
+    assert f"venv of {makefile_directory / 'bin'}/python3\n" in make("run", cwd=makefile_directory, path=path).stdout
 
 
-def test_make_uses_uv_where_it_is_installed(makefile: Path) -> None:
+def test_make_uses_uv_where_it_is_installed(makefile_directory: Path) -> None:
     """With uv on PATH, `make` creates .venv and installs the same pinned versions with uv."""
-    (makefile / "bin").mkdir()
-    uv = makefile / "bin" / "uv"
+    (makefile_directory / "bin").mkdir()
+    uv = makefile_directory / "bin" / "uv"
     uv.write_text('#!/bin/sh\necho "uv $*"; mkdir -p .venv\n')
     uv.chmod(0o755)
-    path = f"{makefile / 'bin'}:{os.defpath}"
-    made = make(".venv/ready", f"PYTHON={sys.executable}", cwd=makefile, path=path).stdout
+    path = f"{makefile_directory / 'bin'}:{os.defpath}"
+    made = make(".venv/ready", f"PYTHON={sys.executable}", cwd=makefile_directory, path=path).stdout
     assert f"uv venv --quiet --clear --seed --python {sys.executable} .venv" in made
     assert "uv pip install --quiet --python .venv/bin/python -r requirements.txt -r requirements-dev.txt" in made
 
@@ -268,11 +274,11 @@ def reloading(run: Callable[..., Run], environment: dict[str, str], keyspace: st
 
 
 def route_module(project: Path) -> tuple[Path, str]:
-    """The module that answers /health/live, and its text."""
+    """Return the module with the route /health/live, and its text."""
     return next((path, path.read_text()) for path in (project / "routes").glob("*.py") if '"alive"' in path.read_text())
 
 
-def test_reload_takes_a_changed_route_module(reloading: Run, tmp_path: Path) -> None:
+def test_reload_uses_a_changed_route_module(reloading: Run, tmp_path: Path) -> None:
     """`make run RELOAD=1` restarts the workers when a route module changes."""
     module, text = route_module(tmp_path / "copy")
     assert reloading.get("/health/live").json() == {"status": "alive"}
@@ -287,9 +293,10 @@ def test_reload_takes_a_changed_route_module(reloading: Run, tmp_path: Path) -> 
         ("routes", "import no_such_module\n"),
         ("settings", "def broken(:\n"),
     ],
+    ids=["syntax error in a route module", "import error in a route module", "syntax error in settings.py"],
 )
 def test_reload_survives_a_broken_module(reloading: Run, tmp_path: Path, name: str, mistake: str) -> None:
-    """After a mistake in a module the service returns 500, until the next change corrects the mistake."""
+    """After a mistake in a module, the service returns 500 until a change corrects the mistake."""
     route, _ = route_module(tmp_path / "copy")
     module = route if name == "routes" else tmp_path / "copy" / "settings.py"
     text = module.read_text()
@@ -299,8 +306,8 @@ def test_reload_survives_a_broken_module(reloading: Run, tmp_path: Path, name: s
     reloading.wait_for_responses(lambda response: response.status_code == 200)
 
 
-def test_reload_takes_changed_settings(reloading: Run, tmp_path: Path) -> None:
-    """`make run RELOAD=1` takes a changed default in settings.py."""
+def test_reload_uses_changed_settings(reloading: Run, tmp_path: Path) -> None:
+    """`make run RELOAD=1` restarts the workers when a default in settings.py changes."""
     module = tmp_path / "copy" / "settings.py"
     text = module.read_text()
     changed = text.replace("max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024", "max_body_bytes: int = 1024")
@@ -315,4 +322,4 @@ def test_reload_takes_changed_settings(reloading: Run, tmp_path: Path) -> None:
         return False
 
     module.write_text(changed)
-    wait_for(rejects_2000_bytes, what="the new default")
+    wait_for(rejects_2000_bytes, description="the new default")

@@ -11,7 +11,10 @@ from tests.support import Service
 
 
 def test_home_is_json_for_programs_and_html_for_browsers(live: Service) -> None:
-    """/ returns links as JSON, or as HTML if the client accepts it; every link works."""
+    """The home page returns links as JSON, or as HTML if the client accepts HTML.
+
+    Every link works.
+    """
     links = live.client.get("/").json()
     assert links["message"]
     assert links["version"]

@@ -1,4 +1,4 @@
-"""Settings: wrong values stop the start with a message; .env.example lists all."""
+"""Settings: invalid values prevent the start, .env files, the secret key, and .env.example."""
 
 from __future__ import annotations
 
@@ -64,8 +64,11 @@ def start_with(variables: dict[str, str], *command: str) -> subprocess.Completed
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_wrong_value_stops_the_start(variables: dict[str, str], name: str) -> None:
-    """The exit status is 2; the message names the variable, without traceback or secret."""
+def test_invalid_value_prevents_the_start(variables: dict[str, str], name: str) -> None:
+    """The exit status is 2.
+
+    The message names the variable and contains no traceback and no secret.
+    """
     run = start_with(variables)
     assert run.returncode == 2
     assert name in run.stderr
@@ -74,15 +77,15 @@ def test_a_wrong_value_stops_the_start(variables: dict[str, str], name: str) -> 
 
 
 def test_every_command_checks_the_settings() -> None:
-    """gunicorn, db_initialize.py and `make run` do not start with wrong settings."""
+    """gunicorn, db_initialize.py and `make run` do not start with invalid settings."""
     for command in (("-m", "gunicorn", "wsgi:app"), ("storage/db_initialize.py",), ("-m", "dev.local_cassandra.run")):
         run = start_with({"APP_ENV": "production"}, *command)
         assert run.returncode != 0
         assert "SECRET_KEY is required" in run.stderr
 
 
-def test_development_key_is_generated_once(tmp_path: Path) -> None:
-    """Concurrent callers all get the same key; only its owner can read the file."""
+def test_development_secret_key_is_generated_once(tmp_path: Path) -> None:
+    """Concurrent callers all get the same key. Only the owner of the key file can read it."""
     path = tmp_path / "state" / "secret_key"
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(lambda _: settings_module._development_key(path), range(8)))
@@ -101,8 +104,8 @@ def test_workers_and_instances_share_page_states(start: Callable[..., Service]) 
     assert other_key.client.get(link).status_code == 400
 
 
-def test_dotenv_file(tmp_path: Path) -> None:
-    """ENV_FILE is read; a variable in the environment overrides it."""
+def test_environment_overrides_the_dotenv_file(tmp_path: Path) -> None:
+    """Settings come from the file that ENV_FILE names; environment variables override them."""
     (tmp_path / "env").write_text("CASSANDRA_PORT=1234\nCASSANDRA_KEYSPACE=from_file\nCASSANDRA_USERNAME=\n")
     show = (
         "from settings import get_settings; s = get_settings(); "
@@ -112,8 +115,8 @@ def test_dotenv_file(tmp_path: Path) -> None:
     assert run.stdout.split() == ["4321", "from_file", "None"]
 
 
-def test_misspelled_variable_in_dotenv(tmp_path: Path) -> None:
-    """A likely misspelling stops the start; a variable of another program does not."""
+def test_misspelled_variable_in_dotenv_prevents_the_start(tmp_path: Path) -> None:
+    """A likely misspelling of a variable prevents the start; a variable of another program does not."""
     (tmp_path / "env").write_text("COMPOSE_PROJECT=x\nCASANDRA_HOSTS=10.0.0.1\n")
     run = start_with({"ENV_FILE": str(tmp_path / "env")})
     assert run.returncode == 2
@@ -122,7 +125,7 @@ def test_misspelled_variable_in_dotenv(tmp_path: Path) -> None:
     assert start_with({"ENV_FILE": str(tmp_path / "env")}).returncode == 0
 
 
-def test_the_example_lists_every_variable() -> None:
+def test_env_example_lists_every_variable() -> None:
     """.env.example lists every setting with its default value, and no other variable."""
     example = (PROJECT / ".env.example").read_text()
     listed = dict(re.findall(r"^#?([A-Z][A-Z_]+)=(.*)$", example, re.MULTILINE))
@@ -135,7 +138,7 @@ def test_the_example_lists_every_variable() -> None:
         assert listed[name.upper()] == text.removesuffix(".0"), name
 
 
-def test_the_service_runs_with_the_example(start: Callable[..., Service], environment: dict[str, str]) -> None:
-    """An unchanged copy of .env.example works."""
+def test_service_runs_with_an_unchanged_env_example(start: Callable[..., Service], environment: dict[str, str]) -> None:
+    """The service becomes healthy with an unchanged .env.example."""
     running = start({"ENV_FILE": str(PROJECT / ".env.example"), "SECRET_KEY": ""})
-    wait_for(running.healthy, what="health")
+    wait_for(running.healthy, description="the service to be healthy")

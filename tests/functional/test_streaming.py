@@ -1,4 +1,4 @@
-"""Streaming: formats, memory use, prefetching, and streams that are aborted or whose client disconnects."""
+"""Streaming: formats, memory use, prefetching, aborted streams and disconnected clients."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def peak_memory(pid: int) -> float:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_memory_does_not_grow_with_the_number_of_rows(start: Callable[..., Service], large_keyspace: str) -> None:
-    """After a stream of 200,000 rows, a worker's peak memory is at most 15 MB above that after 2,000 rows."""
+    """A stream of 200,000 rows needs at most 15 MB more peak memory than a stream of 2,000 rows."""
     running = start({"CASSANDRA_KEYSPACE": large_keyspace, "WEB_CONCURRENCY": "1"})
     (worker,) = running.workers()
 
@@ -67,9 +67,9 @@ def test_memory_does_not_grow_with_the_number_of_rows(start: Callable[..., Servi
         return lines
 
     assert stream(2_000) == 2_000
-    baseline = peak_memory(worker)
+    peak_before = peak_memory(worker)
     assert stream(ROWS * 2) == ROWS
-    assert peak_memory(worker) - baseline <= 15
+    assert peak_memory(worker) - peak_before <= 15
 
 
 def test_all_formats_have_the_same_rows(live: Service) -> None:
@@ -101,7 +101,10 @@ def test_csv_encoding_of_lists_nulls_and_quotes(live: Service) -> None:
 
 
 def test_every_route_and_format_encodes_a_user_identically(live: Service) -> None:
-    """Rows that Cassandra encodes as JSON equal those that the service encodes, for special characters and times."""
+    """Rows that Cassandra encodes as JSON equal those that the service encodes.
+
+    The user has special characters in its name, and times.
+    """
     name = r""""created_at": "2020-01-01 00:00:00.000Z" \\ 'é' 🦊 {"id": 1}, ],"""
     posted = live.client.post("/users", json={"name": name, "email": "alike@example.org", "age": 150})
     assert posted.status_code == 201, posted.text
@@ -127,12 +130,12 @@ def test_every_route_and_format_encodes_a_user_identically(live: Service) -> Non
 @pytest.mark.parametrize(
     "moment", ["2026-11-21 06:50:04.610Z", "2026-11-21T06:50:04.610+0000", "2026-11-21T06:50:04.61"]
 )
-def test_timestamp_formats_of_other_cassandra_versions_are_converted(moment: str) -> None:
-    """The format is detected even if the first row has no timestamp."""
-    encoded = JsonSelect(SELECT_USERS_BY_AGE, ("created_at",))
+def test_timestamp_formats_of_all_cassandra_versions_are_converted(moment: str) -> None:
+    """The timestamp format is detected even if the first row has no timestamp."""
+    select = JsonSelect(SELECT_USERS_BY_AGE, ("created_at",))
     rows = [(json.dumps({"id": number, "created_at": at}),) for number, at in enumerate([None, moment])]
     for subset in (rows, rows[1:]):
-        rows_found = [json.loads(text) for text in encoded.decode(subset)]
+        rows_found = [json.loads(text) for text in select.decode(subset)]
         assert rows_found[-1] == {"id": 1, "created_at": "2026-11-21T06:50:04.610Z"}
 
 
@@ -212,18 +215,21 @@ def proxied_service(start: Callable[..., Service], proxy: TcpProxy, large_keyspa
     return running
 
 
-def test_error_before_the_first_page_has_its_own_status(proxied_service: Service, proxy: TcpProxy) -> None:
+def test_error_before_the_first_page_returns_503_or_504(proxied_service: Service, proxy: TcpProxy) -> None:
     """The status line is sent with the first page, so an earlier error returns 503 or 504."""
     proxy.pause()
     late = proxied_service.client.get("/users/stream", headers={"X-Request-Timeout": "0.5"})
     assert (late.status_code, late.headers["Content-Type"]) == (504, "application/problem+json")
     proxy.disconnect()
-    wait_for(lambda: proxied_service.client.get("/users/stream").status_code == 503, what="503")
+    wait_for(lambda: proxied_service.client.get("/users/stream").status_code == 503, description="503")
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson", "text/csv"])
 def test_error_after_the_first_page_aborts_the_stream(proxied_service: Service, proxy: TcpProxy, accept: str) -> None:
-    """The final chunk and, in JSON, the closing bracket are missing, and the log names the aborted stream."""
+    """The final chunk and, in JSON, the closing bracket are missing.
+
+    The log names the aborted stream.
+    """
     body = b""
     with (
         pytest.raises(httpx.RemoteProtocolError),
@@ -271,11 +277,11 @@ def test_fetching_stops_when_the_client_disconnects(proxied_service: Service, pr
     stream_bytes = len(proxied_service.client.get("/users/stream?limit=10000").content) * ROWS // 10000
     with raw_request(proxied_service.port, "1.1", f"/users/stream?limit={ROWS}") as connection:
         connection.recv(1000)
-    wait_for(lambda: "client disconnected after" in proxied_service.log_text(), what="the log line")
+    wait_for(lambda: "client disconnected after" in proxied_service.log_text(), description="the log line")
     bytes_until_disconnect = proxy.bytes_to_client - before
     assert bytes_until_disconnect < stream_bytes / 2
     wait_until_idle(proxy)
-    # Data already requested: one page, and the driver's heartbeats.
+    # Cassandra may still send data that was already requested: one page, and the driver's heartbeats.
     assert proxy.bytes_to_client - before - bytes_until_disconnect < 1.2 * stream_bytes / ROWS * 1000
 
 
@@ -287,14 +293,14 @@ def wait_until_idle(proxy: TcpProxy) -> None:
         time.sleep(0.5)
         return proxy.bytes_to_client - count < 10_000
 
-    wait_for(is_idle, what="Cassandra to stop sending")
+    wait_for(is_idle, description="Cassandra to stop sending")
 
 
 @pytest.mark.parametrize(("limit", "pages_ahead"), [(2000, 1.0), (ROWS, 1.8)])
 def test_next_pages_are_prefetched(
     settings: Settings, proxy: TcpProxy, large_keyspace: str, limit: int, pages_ahead: float
 ) -> None:
-    """While one page is consumed, one more page, or two token ranges of 0.9 pages each, are prefetched."""
+    """While the client reads one page, the driver fetches one more page, or two token ranges of 0.9 pages."""
     proxied_settings = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": proxy.port})
     session = db_connect.open_session(proxied_settings, large_keyspace)
     try:
@@ -305,7 +311,10 @@ def test_next_pages_are_prefetched(
         before = proxy.bytes_to_client
         pages = users.stream_users(session, limit, 1000, None, QueryOptions())
         next(pages)
-        wait_for(lambda: proxy.bytes_to_client - before > (0.8 + pages_ahead) * page_bytes, what="the prefetched pages")
+        wait_for(
+            lambda: proxy.bytes_to_client - before > (0.8 + pages_ahead) * page_bytes,
+            description="the prefetched pages",
+        )
         time.sleep(0.5)
         assert proxy.bytes_to_client - before < (1.2 + pages_ahead) * page_bytes
         pages.close()
@@ -317,9 +326,10 @@ def test_next_pages_are_prefetched(
 def test_token_ranges_cover_all_rows(
     settings: Settings, session: Session, add_users: Callable[[str, int], None], deleted: float
 ) -> None:
-    """A scan by token ranges returns every user once, in token order as plain paging does, for every page size.
+    """A scan by token ranges returns every user once, in token order, for every page size.
 
-    If half of the tokens or all of them have only tombstones, the scan's estimate of the row density is wrong.
+    Plain paging returns the same order. If half or all of the tokens have only tombstones, the scan's estimate of the
+    row density is wrong.
     """
     name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
     own_settings = settings.model_copy(update={"cassandra_keyspace": name})

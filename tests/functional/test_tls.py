@@ -97,7 +97,9 @@ def test_failed_authentication_is_logged_with_its_reason(
     files = Path(secured["CASSANDRA_TLS_CA"]).parent
     change = {name: str(files / value) if value.endswith(".pem") else value for name, value in change.items()}
     running = start(secured | change, healthy=False)
-    wait_for(lambda: "No connection to Cassandra" in running.log_text(), what="the log line about the connection")
+    wait_for(
+        lambda: "No connection to Cassandra" in running.log_text(), description="the log line about the connection"
+    )
     assert reason in running.log_text()
     assert "wrong" not in running.log_text()
     assert running.client.get("/health").status_code == 503

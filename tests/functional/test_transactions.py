@@ -1,4 +1,4 @@
-"""The guarantees in docs/transactions.md under races and faults: no lost update and no restored or hidden row."""
+"""The guarantees in docs/transactions.md, under races and faults: no lost updates, no restored users."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def skewed(settings: Settings) -> Iterator[Callable[[float], Session]]:
         session.cluster.shutdown()
 
 
-@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("batch", [False, True], ids=["single user", "batch"])
 def test_writes_with_a_fast_clock_do_not_hide_later_transactions(
     skewed: Callable[[float], Session], batch: bool
 ) -> None:
@@ -61,9 +61,9 @@ def test_writes_with_a_fast_clock_do_not_hide_later_transactions(
         users.retrieve_user(session_ahead, user.id, options)
 
 
-@pytest.mark.parametrize("condition", [False, True])
+@pytest.mark.parametrize("condition", [False, True], ids=["unconditional", "conditional"])
 def test_delete_with_a_slow_clock_takes_effect(skewed: Callable[[float], Session], condition: bool) -> None:
-    """A client with a slow clock can delete a user that was updated just before."""
+    """A client with a slow clock can delete a user directly after an update."""
     options = QueryOptions()
     session_behind = skewed(-5)
     user = users.new_user(USER)
@@ -154,8 +154,8 @@ def test_concurrent_updates_do_not_restore_deleted_users(live: Service, session:
     assert [row for row in rows if None in row] == []
 
 
-class _Trigger(UserDict[str, Any]):
-    """Changes that run an action when first accessed, which is between the read and the transaction."""
+class _ChangesWithAction(UserDict[str, Any]):
+    """Changes that run an action at their first access, between the read and the transaction."""
 
     def __init__(self, changes: dict[str, Any], action: Callable[[], Any]) -> None:
         super().__init__(changes)
@@ -181,13 +181,13 @@ def proxied_session(settings: Settings, proxy: TcpProxy) -> Iterator[Session]:
 
 
 def test_lost_response_is_resolved_by_a_serial_read(proxied_session: Session, proxy: TcpProxy) -> None:
-    """The transaction is applied and its response is lost: a serial read finds this write's version."""
+    """If a transaction is applied but its response is lost, a serial read finds the version that it wrote."""
     options = QueryOptions(timeout=1.0)
     user = users.new_user(USER)
     users.create_users(proxied_session, [user], options)
 
     changed = users.update_user(
-        proxied_session, user.id, _Trigger({"age": 99}, lambda: proxy.pause(1.3)), None, options
+        proxied_session, user.id, _ChangesWithAction({"age": 99}, lambda: proxy.pause(1.3)), None, options
     )
     stored = users.retrieve_user(proxied_session, user.id, options)
     assert stored is not None
@@ -200,12 +200,12 @@ def test_unknown_outcome_is_reported(proxied_session: Session, proxy: TcpProxy) 
     user = users.new_user(USER)
     users.create_users(proxied_session, [user], QueryOptions())
     with pytest.raises(StorageTimeout) as failure:
-        users.update_user(proxied_session, user.id, _Trigger({"age": 99}, proxy.pause), None, options)
+        users.update_user(proxied_session, user.id, _ChangesWithAction({"age": 99}, proxy.pause), None, options)
     assert failure.value.may_have_applied
 
 
 def test_transaction_is_not_retried_after_a_lost_connection(proxied_session: Session, proxy: TcpProxy) -> None:
-    """A connection lost during a transaction is reported as an unknown outcome; there is no second attempt."""
+    """A connection lost during a transaction is an unknown outcome; there is no second attempt."""
     options = QueryOptions(timeout=5.0)
     user = users.new_user(USER)
     users.create_users(proxied_session, [user], options)
@@ -215,7 +215,7 @@ def test_transaction_is_not_retried_after_a_lost_connection(proxied_session: Ses
         threading.Timer(0.3, proxy.disconnect).start()
 
     with pytest.raises(StorageTimeout) as failure:
-        users.update_user(proxied_session, user.id, _Trigger({"age": 99}, disconnect_soon), None, options)
+        users.update_user(proxied_session, user.id, _ChangesWithAction({"age": 99}, disconnect_soon), None, options)
     assert failure.value.may_have_applied
 
 
@@ -241,16 +241,19 @@ def test_lost_response_at_a_requested_consistency_level_is_an_unknown_outcome(
     users.create_users(proxied_session, [user], options)
 
     with pytest.raises(StorageTimeout) as failure:
-        users.update_user(proxied_session, user.id, _Trigger({"age": 99}, lambda: proxy.pause(1.3)), None, options)
+        users.update_user(
+            proxied_session, user.id, _ChangesWithAction({"age": 99}, lambda: proxy.pause(1.3)), None, options
+        )
     assert failure.value.may_have_applied
 
 
 def test_repeated_lost_responses_are_not_reported_as_a_conflict(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first attempt is applied late and another client overwrites it: the outcome is unknown, not a conflict.
+    """An update whose responses are lost returns an unknown outcome, not a conflict.
 
-    The second attempt does not undo the other client's write.
+    Its first attempt is applied late, and another client overwrites it. Its second attempt does not undo the write of
+    the other client.
     """
     options = QueryOptions()
     user = users.new_user(USER)
@@ -289,11 +292,14 @@ def stored_version(session: Session, user_id: Any) -> Any:
 
 @pytest.mark.parametrize("level", ["TWO", "THREE"])
 @pytest.mark.parametrize(("method", "body"), [("PATCH", {"age": 99}), ("PUT", USER | {"age": 99}), ("DELETE", None)])
-@pytest.mark.parametrize("condition", [False, True])
+@pytest.mark.parametrize("condition", [False, True], ids=["unconditional", "conditional"])
 def test_rejected_consistency_level_does_not_start_a_transaction(
     live: Service, level: str, method: str, body: Any, condition: bool
 ) -> None:
-    """An unreachable consistency level is rejected before the transaction starts; no later write completes it."""
+    """An unreachable consistency level is rejected before the transaction starts.
+
+    So no later write completes the transaction.
+    """
     created = live.client.post("/users", json=USER)
     headers = {"X-Consistency-Level": level} | ({"If-Match": created.headers["ETag"]} if condition else {})
     rejected = live.client.request(method, created.headers["Location"], json=body, headers=headers)
@@ -302,8 +308,8 @@ def test_rejected_consistency_level_does_not_start_a_transaction(
     assert (after.status_code, after.json()["age"]) == (200, USER["age"])
 
 
-def test_concurrent_write_between_read_and_transaction(session: Session) -> None:
-    """With a condition the second write is rejected; without one it is applied to the newer version."""
+def test_write_between_read_and_transaction_is_detected(session: Session) -> None:
+    """A conditional update is rejected; an unconditional one is applied to the newer version."""
     options = QueryOptions()
     user = users.new_user(USER)
     users.create_users(session, [user], options)
@@ -311,10 +317,10 @@ def test_concurrent_write_between_read_and_transaction(session: Session) -> None
     def update_name() -> None:
         users.update_user(session, user.id, {"name": "First"}, None, options)
 
-    changed = users.update_user(session, user.id, _Trigger({"age": 99}, update_name), None, options)
+    changed = users.update_user(session, user.id, _ChangesWithAction({"age": 99}, update_name), None, options)
     assert (changed.name, changed.age) == ("First", 99)
     with pytest.raises(VersionConflict):
-        users.update_user(session, user.id, _Trigger({"age": 1}, update_name), {changed.version}, options)
+        users.update_user(session, user.id, _ChangesWithAction({"age": 1}, update_name), {changed.version}, options)
     stored = users.retrieve_user(session, user.id, options)
     assert stored is not None
     assert stored.age == 99

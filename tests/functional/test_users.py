@@ -116,8 +116,8 @@ def test_if_match_rejects_an_outdated_version(
     changed = live.client.patch(url(created), json={"name": "Changed"})
     body = {"PUT": USER, "PATCH": {"age": 1}}.get(method)
     for tag in (created.headers["ETag"], '"nonsense"', "nonsense", '""', ",", ""):
-        refused = live.client.request(method, url(created), json=body, headers={"If-Match": tag})
-        assert refused.status_code == 412
+        rejected = live.client.request(method, url(created), json=body, headers={"If-Match": tag})
+        assert rejected.status_code == 412
     assert live.client.get(url(created)).json() == changed.json()
 
 
@@ -134,7 +134,7 @@ def test_if_match_accepts_etags_that_a_proxy_modified(
     assert live.client.delete(url(created), headers={"If-Match": tag}).status_code == 204
 
 
-def test_if_match_on_a_deleted_user(live: Service, create: Callable[..., httpx.Response]) -> None:
+def test_if_match_on_a_deleted_user_is_rejected(live: Service, create: Callable[..., httpx.Response]) -> None:
     """DELETE returns 412 (the version does not exist); PUT and PATCH return 404 (the user does not exist)."""
     created = create()
     condition = {"If-Match": created.headers["ETag"]}
@@ -194,8 +194,8 @@ def test_page_states_lead_through_all_filtered_users(populated: Service) -> None
     assert min(user["age"] for user in seen) == 30
 
 
-def test_page_state_of_another_query_or_modified_is_rejected(populated: Service) -> None:
-    """A page_state is valid only unchanged and for the query that returned it; otherwise the status is 400."""
+def test_page_states_are_rejected_if_modified_or_used_for_another_query(populated: Service) -> None:
+    """A page_state is valid only unmodified and for the query that returned it. Otherwise: 400."""
     filtered_state = populated.client.get("/users/stream/pages?fetch_size=10&age_filter=20").json()["page_state"]
     link = populated.client.get("/users?limit=10").links["next"]["url"]
     list_state = httpx.URL(link).params["page_state"]
@@ -228,7 +228,7 @@ def test_page_state_of_another_query_or_modified_is_rejected(populated: Service)
 def test_page_state_that_cassandra_rejects_returns_400(
     start: Callable[..., Service], session: Any, settings: Settings
 ) -> None:
-    """A correctly signed page_state that Cassandra no longer accepts is a client error, not a server error."""
+    """A correctly signed page_state that Cassandra no longer accepts is a client error."""
     running = start()
     with create_app(settings, session).app_context():
         token = pagination.sign(b"\x01\x02no paging state", f"users {paging_scope(session)}")
@@ -237,7 +237,7 @@ def test_page_state_that_cassandra_rejects_returns_400(
 
 
 def test_links_keep_the_path_prefix_of_a_proxy(start: Callable[..., Service]) -> None:
-    """Behind a trusted proxy that serves the API under a path prefix, Location and Link start with that prefix."""
+    """Behind a trusted proxy that adds a path prefix, Location and Link start with that prefix."""
     proxied = start({"TRUSTED_PROXIES": "1"})
     headers = {"X-Forwarded-Prefix": "/field", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "example.org"}
     created = proxied.client.post("/users", json=USER, headers=headers)

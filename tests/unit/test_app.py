@@ -1,4 +1,4 @@
-"""`create_app(settings, session)`: an application with dependencies of its own, without a node."""
+"""`create_app(settings, session)`: the application uses the given dependencies and needs no node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOKEN = "the operator token of the tests"
 
 
 class UnreachableSession:
-    """A session of a cluster that can't be reached: every use of it fails as the driver would."""
+    """A session of a cluster that can't be reached: every use raises StorageUnavailable."""
 
     def __getattr__(self, name: str) -> object:
         raise StorageUnavailable("The session of this test is not connected.")
@@ -30,7 +30,7 @@ def client() -> FlaskClient:
     return client_with()
 
 
-def test_views_use_the_session_that_create_app_was_given(client: FlaskClient) -> None:
+def test_routes_use_the_session_that_create_app_received(client: FlaskClient) -> None:
     response = client.get("/plant/Quercus/robur")
     assert response.status_code == 503
     assert response.get_json()["detail"] == "The session of this test is not connected."
@@ -38,7 +38,7 @@ def test_views_use_the_session_that_create_app_was_given(client: FlaskClient) ->
     assert (health.status_code, health.get_json()["cassandra"]) == (503, "disconnected")
 
 
-def test_the_application_uses_the_settings_that_create_app_was_given() -> None:
+def test_application_uses_the_settings_that_create_app_received() -> None:
     body = {"genus": "Quercus", "species": "robur", "sightings": 1}
     assert client_with(max_body_bytes=1024).post("/plant", json=body | {"x": "y" * 2000}).status_code == 413
     assert client_with(max_body_bytes=4096).post("/plant", json=body | {"x": "y" * 2000}).status_code == 422
@@ -55,11 +55,11 @@ def test_the_application_uses_the_settings_that_create_app_was_given() -> None:
         (TOKEN, None, 401),
         (TOKEN, "Bearer another", 401),
         (TOKEN, f"Basic {TOKEN}", 401),
-        # The token is accepted; Flask's test client is not a gunicorn that can be stopped.
+        # The token is accepted, but no gunicorn runs that could be stopped.
         (TOKEN, f"Bearer {TOKEN}", 501),
     ],
 )
-def test_only_operators_may_stop_the_service(operator_token: str | None, header: str | None, status: int) -> None:
+def test_only_operators_can_stop_the_service(operator_token: str | None, header: str | None, status: int) -> None:
     client = client_with(operator_token=operator_token)
     response = client.post("/shutdown", headers={"Authorization": header} if header else {})
     assert response.status_code == status
@@ -81,7 +81,7 @@ def test_only_operators_may_stop_the_service(operator_token: str | None, header:
         ("POST", "/users", {"Content-Type": "application/json"}, 400),
     ],
 )
-def test_errors_that_need_no_cassandra(
+def test_request_errors_are_returned_without_cassandra(
     client: FlaskClient, method: str, path: str, headers: dict[str, str], status: int
 ) -> None:
     response = client.open(path, method=method, headers=headers)
@@ -90,7 +90,7 @@ def test_errors_that_need_no_cassandra(
     assert response.get_json()["request_id"] == response.headers["X-Request-ID"]
 
 
-def test_the_home_page_links_every_resource_below_the_prefix_of_the_proxy() -> None:
+def test_home_page_links_every_resource_under_the_proxy_prefix() -> None:
     client = client_with(trusted_proxies=1)
     links = client.get("/", headers={"X-Forwarded-Prefix": "/field"}).get_json()
     expected = {each.name: f"/field{each.sample_path}" for each in BLUEPRINTS if each.sample_path}
@@ -99,6 +99,6 @@ def test_the_home_page_links_every_resource_below_the_prefix_of_the_proxy() -> N
     assert "/animal/Vulpes" in client.get("/", headers={"Accept": "text/html"}).get_data(as_text=True)
 
 
-def test_each_application_has_an_openapi_document_of_its_own() -> None:
+def test_each_application_has_its_own_openapi_document() -> None:
     paths = [client_with(diagnostics=flag).get("/openapi.json").get_json()["paths"] for flag in (True, False)]
     assert ["/slow_query" in each for each in paths] == [True, False]

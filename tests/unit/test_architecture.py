@@ -1,4 +1,4 @@
-"""The rules of docs/architecture.md: who may import whom, and that a resource is described once."""
+"""The rules of docs/architecture.md for imports, CQL, resources and documents."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from storage.cql import Statement
 from storage.cql.statement import cql_text
 from tests.support import PROJECT, copy_project
 
+# The packages and root modules of the service, each with those that it may import.
 SERVICE = {
-    # Package or root module: the ones that it may import.
     "settings": set(),
     "schemas": set(),
     "observability": {"settings"},
@@ -37,12 +37,12 @@ SERVICE = {
     "wsgi": {"api"},
     "gunicorn.conf": {"settings", "observability", "server", "storage"},
 }
-# These are never imported by the service.
+# The service never imports these packages.
 DEVELOPMENT = {"dev", "tests"}
 
 DRIVER, HTTP, GUNICORN = {"cassandra"}, {"flask", "flask_openapi3", "werkzeug"}, {"gunicorn"}
-# Packages of which only the named parts of the service may import something.
-OUTSIDE = {
+# External packages, each with the only files and folders of the service that may import it.
+EXTERNAL = {
     "cassandra": ("storage/", "diagnostics/table.py", "diagnostics/probes.py"),
     "gunicorn": ("server/",),
     "flask": ("api.py", "web/", "routes/", "diagnostics/routes.py"),
@@ -55,14 +55,14 @@ OUTSIDE = {
 CQL = re.compile(r"\b(SELECT\s.+\sFROM|INSERT\s+INTO|UPDATE\s+\S+\s+SET|DELETE\s+FROM|CREATE\s+TABLE)\b", re.IGNORECASE)
 
 
-def name_of(path: Path) -> str:
-    """`web.errors` for web/errors.py, `web` for web/__init__.py."""
+def module_name(path: Path) -> str:
+    """Return the module name: `web.errors` for web/errors.py, `web` for web/__init__.py."""
     parts = path.relative_to(PROJECT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def modules() -> Iterator[Path]:
-    """All modules of the service: in the root and in each package."""
+    """Yield all modules of the service, in the root and in each package."""
     yield from sorted(PROJECT.glob("*.py"))
     for package in sorted(PROJECT.glob("*/__init__.py")):
         if package.parent.name not in DEVELOPMENT:
@@ -70,7 +70,7 @@ def modules() -> Iterator[Path]:
 
 
 def imports(path: Path) -> set[str]:
-    """Full names of all imports, wherever they stand in the module."""
+    """Return the full names of all imports, also of those inside functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -80,28 +80,28 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def top(name: str) -> str:
+def top_level(name: str) -> str:
     return name.split(".")[0]
 
 
-MODULES_OF_SERVICE = {name_of(path): path for path in modules()}
+MODULES_OF_SERVICE = {module_name(path): path for path in modules()}
 
 
-def test_every_package_has_its_place_in_the_layers() -> None:
+def test_every_package_is_listed_with_its_imports() -> None:
     """A new package is added to SERVICE with the packages that it may import, or to DEVELOPMENT."""
-    assert {top(name) if name != "gunicorn.conf" else name for name in MODULES_OF_SERVICE} <= set(SERVICE)
+    assert {top_level(name) if name != "gunicorn.conf" else name for name in MODULES_OF_SERVICE} <= set(SERVICE)
 
 
 @pytest.mark.parametrize("name", MODULES_OF_SERVICE)
 def test_modules_import_only_lower_layers(name: str) -> None:
     path = MODULES_OF_SERVICE[name]
-    package = name if name == "gunicorn.conf" else top(name)
-    found = {top(each) for each in imports(path)}
-    own = set(SERVICE) | DEVELOPMENT
-    assert (found & own) - {package} <= SERVICE[package]
+    package = name if name == "gunicorn.conf" else top_level(name)
+    found = {top_level(each) for each in imports(path)}
+    internal = set(SERVICE) | DEVELOPMENT
+    assert (found & internal) - {package} <= SERVICE[package]
     relative = path.relative_to(PROJECT).as_posix()
-    for outside in found & set(OUTSIDE):
-        assert relative.startswith(OUTSIDE[outside]), f"{relative} imports {outside}"
+    for external in found & set(EXTERNAL):
+        assert relative.startswith(EXTERNAL[external]), f"{relative} imports {external}"
 
 
 def test_no_two_modules_import_each_other() -> None:
@@ -120,7 +120,7 @@ def test_schemas_import_no_driver_and_no_web_framework() -> None:
     assert (run.stdout.strip(), run.returncode) == ("", 0), run.stderr
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES_OF_SERVICE if top(name) != "storage"])
+@pytest.mark.parametrize("name", [name for name in MODULES_OF_SERVICE if top_level(name) != "storage"])
 def test_cql_is_in_storage_only(name: str) -> None:
     if name == "diagnostics.table":
         pytest.skip("the table module of the diagnostics")
@@ -135,7 +135,7 @@ def test_only_settings_reads_the_environment(name: str) -> None:
 
 
 def test_private_api_of_the_driver_is_used_in_one_module() -> None:
-    """The names in the table at the top of storage/cql/driver.py appear in no other module of the service."""
+    """The names in the table at the top of storage/cql/driver.py appear in no other module."""
     path = PROJECT / "storage" / "cql" / "driver.py"
     table = re.findall(r"^\| (`[^|]*) \|", path.read_text(), re.MULTILINE)
     names = {name for cell in table for name in re.findall(r"`[\w.]*?(\w+)`", cell)} - {"protocol_version"}
@@ -148,13 +148,13 @@ def test_private_api_of_the_driver_is_used_in_one_module() -> None:
             assert not used, f"{other}: {used}"
 
 
-def test_the_driver_is_the_one_that_its_private_api_was_checked_with() -> None:
+def test_pinned_driver_is_supported() -> None:
     pin = re.search(r"^cassandra-driver==(\S+)", (PROJECT / "requirements.txt").read_text(), re.MULTILINE)
     assert pin is not None
     assert (pin[1],) == DRIVER_VERSIONS
 
 
-def test_files_are_small_enough_to_read() -> None:
+def test_modules_have_at_most_400_lines() -> None:
     for path in [*MODULES_OF_SERVICE.values(), *PROJECT.glob("dev/**/*.py")]:
         assert len(path.read_text().splitlines()) <= 400, path
 
@@ -172,12 +172,12 @@ def test_every_route_module_is_registered() -> None:
 
 
 @pytest.mark.parametrize("resource", RESOURCES)
-def test_a_resource_is_named_in_its_own_modules_only(resource: str) -> None:
+def test_modules_of_a_resource_are_imported_only_by_each_other(resource: str) -> None:
     """Removing a resource means deleting its modules and one line of routes/__init__.py."""
-    own = {f"{package}.{resource}" for package in ("routes", "schemas", "storage.db_io", "storage.sample_data")}
-    users = {name for name, path in MODULES_OF_SERVICE.items() if imports(path) & own} - own
-    # The probes read users, as every client does.
-    assert users <= {"diagnostics.table"}
+    own_modules = {f"{package}.{resource}" for package in ("routes", "schemas", "storage.db_io", "storage.sample_data")}
+    importers = {name for name, path in MODULES_OF_SERVICE.items() if imports(path) & own_modules} - own_modules
+    # The probes of the diagnostics read users.
+    assert importers <= {"diagnostics.table"}
 
 
 @pytest.mark.parametrize("resource", RESOURCES)
@@ -190,13 +190,13 @@ def test_schema_table_and_migration_have_the_same_columns(resource: str) -> None
     )
     schema = getattr(import_module(f"schemas.{resource}"), row.__name__)
     assert issubclass(schema, BaseModel)
-    # The version of a user goes out as its ETag.
+    # The API returns a user's version as its ETag, not as a field.
     assert [name for name in row._fields if name != "version"] == list(schema.model_fields)
     assert set(row._fields) == migrated_columns(resource)
 
 
 def migrated_columns(table: str) -> set[str]:
-    """Columns that the migrations give a table."""
+    """Return the columns of a table after all migrations."""
     text = "\n".join(path.read_text() for path in sorted((PROJECT / "storage" / "migrations").glob("*.cql")))
     text = re.sub(r"--.*", "", text)
     created = re.search(rf"CREATE TABLE IF NOT EXISTS {table} \((.*?)\n\)", text, re.DOTALL)
@@ -220,11 +220,12 @@ def test_statements_take_their_columns_from_the_row_class(resource: str) -> None
 
 
 @pytest.mark.parametrize("module", [module.name for module in pkgutil.iter_modules(sample_data.__path__)])
-def test_sample_rows_fit_their_statement(module: str) -> None:
+def test_sample_rows_have_the_columns_of_their_insert(module: str) -> None:
     samples = import_module(f"storage.sample_data.{module}")
     assert next(samples.rows())._fields == samples.INSERT.columns
 
 
+# Feature: files and folders to delete, the route module to unregister, a URL that must return 404 afterwards.
 REMOVALS = {
     "the diagnostics": (["diagnostics"], "diagnostics.routes", "/slow_query"),
     "a resource": (
@@ -235,10 +236,10 @@ REMOVALS = {
 }
 
 
-@pytest.mark.parametrize("what", REMOVALS)
-def test_files_and_one_line_remove(what: str, tmp_path: Path) -> None:
-    """After deleting the files and the line in routes/__init__.py the application works without the routes."""
-    paths, module, url = REMOVALS[what]
+@pytest.mark.parametrize("feature", REMOVALS)
+def test_files_and_one_line_remove(feature: str, tmp_path: Path) -> None:
+    """Deleting a feature's files and its line in routes/__init__.py leaves a working application."""
+    paths, module, url = REMOVALS[feature]
     copy_project(tmp_path)
     for path in paths:
         target = tmp_path / path
@@ -260,7 +261,7 @@ def test_files_and_one_line_remove(what: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def routes_of_the_app() -> set[tuple[str, str]]:
-    """Method and path of every route, as in the OpenAPI document."""
+    """Method and path of every route, in the notation of the OpenAPI document."""
     return {
         (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
         for rule in create_app().url_map.iter_rules()
@@ -269,19 +270,19 @@ def routes_of_the_app() -> set[tuple[str, str]]:
     }
 
 
-def test_the_openapi_document_has_every_route(routes_of_the_app: set[tuple[str, str]]) -> None:
+def test_openapi_document_has_every_route(routes_of_the_app: set[tuple[str, str]]) -> None:
     document = create_app().test_client().get("/openapi.json").get_json()
     assert document["openapi"].startswith("3.1")
     assert {(method.upper(), path) for path, item in document["paths"].items() for method in item} == routes_of_the_app
 
 
-def test_the_api_page_has_every_route(routes_of_the_app: set[tuple[str, str]]) -> None:
+def test_api_page_has_every_route(routes_of_the_app: set[tuple[str, str]]) -> None:
     page = (PROJECT / "docs" / "api.md").read_text()
     table = set(re.findall(r"^\| `([A-Z]+) (/\S*)` \|", page, re.MULTILINE))
     routes = {(method, path.replace("{", "<").replace("}", ">")) for method, path in routes_of_the_app}
-    assert table == routes, f"docs/api.md lacks {routes - table}, and has too many: {table - routes}"
+    assert table == routes, f"docs/api.md lacks {routes - table} and lists unknown routes {table - routes}"
 
 
-def test_the_version_is_the_latest_release_of_the_changelog() -> None:
+def test_version_is_the_latest_release_in_the_changelog() -> None:
     releases = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", (PROJECT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert create_app().info.version == releases[0]

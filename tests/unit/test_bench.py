@@ -1,4 +1,4 @@
-"""The benchmark's comparison of responses, its statistics, its load generator and its tables in the documentation."""
+"""The benchmark: comparison of responses, statistics, load generator, written tables."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ def test_timestamps_are_compared_as_instants() -> None:
 
 
 def test_ratios_are_computed_within_rounds() -> None:
-    """A round that was slow for both systems does not change the ratios; a round that only one has is ignored."""
+    """A round that was slow for both systems does not change the ratios.
+
+    A round with only one system is ignored.
+    """
     assert ratios({1: 10, 2: 100, 3: 30, 4: 7}, {1: 5, 2: 50, 3: 10}) == Spread(2, 2, 3)
     assert ratios({1: 10}, {2: 5}) is None
 
 
-def test_median_spread_and_percentiles() -> None:
+def test_spread_and_percentiles_of_known_values() -> None:
     assert spread([3, 1, 2]) == Spread(2, 1, 3)
     assert percentile(range(1, 101), 50) == 50
     assert percentile(range(1, 101), 99) == 99
@@ -65,7 +68,7 @@ def test_comments_in_requirements_do_not_count_as_pins(tmp_path: Path) -> None:
     assert pins(old) != pins(new)
 
 
-def test_documentation_has_the_tables_that_a_run_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_written_tables_match_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rewriting the tables keeps their headings and plots, and all text outside the markers."""
     page = tmp_path / "performance.md"
     before = documents.PAGE.read_text()
@@ -88,7 +91,7 @@ def _outside_markers(page: str) -> tuple[str, str]:
 
 
 def _headings(page: str) -> list[str]:
-    """Headings of the generated tables, and links to plots."""
+    """Return the headings of the generated tables, and the links to plots."""
     lines = page.partition("<!-- bench:begin -->")[2].partition("<!-- bench:end -->")[0].splitlines()
     below = [*lines[1:], ""]
     return [line for line, next_line in zip(lines, below, strict=True) if next_line.startswith("| ---") or "![" in line]

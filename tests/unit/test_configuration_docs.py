@@ -1,4 +1,4 @@
-"""settings.py, .env.example and docs/configuration.md have the same variables with the same defaults."""
+"""settings.py, .env.example and docs/configuration.md have the same variables and defaults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support import PROJECT
 
 
 def defaults_of_settings() -> dict[str, str]:
-    """The default of each variable, as one writes it in .env; empty for None."""
+    """Return the default of each variable in the notation of .env; an empty string for None."""
 
     def as_text(value: object) -> str:
         match value:

@@ -1,4 +1,4 @@
-"""Validation of single values in the schemas."""
+"""Validation of email addresses in the schemas."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DOMAINS = [
     "a.org\n",
     "",
 ]
-# Punycode that is longer when it is decoded.
+# An internationalized domain name in Punycode. It is longer when decoded.
 IDN = ".".join(["xn--l8j" + "aaa" * 10] * 2) + ".org"
 LONG_DOMAIN = ".".join(["b" * 61] * 3) + ".org"
 

@@ -54,7 +54,7 @@ CASES: list[tuple[Exception, Kind, bool, type[StorageError], bool | None]] = [
     (ErrorMessage(0x1700, "CAS write result unknown", None), "lwt", False, StorageTimeout, True),
     (unavailable(ConsistencyLevel.TWO), "read", True, StorageUnavailable, None),
     (unavailable(ConsistencyLevel.TWO), "write", True, StorageUnavailable, None),
-    # A lightweight transaction before its proposal, and after it, when the next transaction completes it.
+    # Too few replicas before the transaction's proposal: nothing is applied. Too few for its commit: it may be applied.
     (unavailable(ConsistencyLevel.LOCAL_SERIAL), "lwt", False, StorageUnavailable, None),
     (unavailable(ConsistencyLevel.ALL), "lwt", False, StorageTimeout, True),
     (OverloadedErrorMessage(0x1001, "", None), "write", True, StorageUnavailable, None),
@@ -66,7 +66,7 @@ CASES: list[tuple[Exception, Kind, bool, type[StorageError], bool | None]] = [
     (NoHostAvailable("", {"a": DOWN, "b": LOST}), "lwt", True, StorageTimeout, True),
     (NoHostAvailable("", {"a": DOWN, "b": ConnectionBusy()}), "write", True, StorageUnavailable, None),
     (NoHostAvailable("", {}), "write", True, StorageUnavailable, None),
-    # A statement that is not idempotent is not sent to another node, so this one was never sent.
+    # The driver tries another node only after a node to which it has sent nothing, unless the statement is idempotent.
     (NoHostAvailable("", {"a": LOST}), "lwt", False, StorageUnavailable, None),
     (NoHostAvailable("", {"a": unavailable(ConsistencyLevel.ONE)}), "read", True, StorageUnavailable, None),
     (NoHostAvailable("", {"a": ServerError(0, "", None)}), "read", True, StorageError, None),

@@ -1,4 +1,4 @@
-"""Versions of packages whose private API is used: others are refused, and the pins agree."""
+"""Packages whose private API we use: only supported versions are accepted and pinned."""
 
 from __future__ import annotations
 

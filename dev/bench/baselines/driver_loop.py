@@ -1,4 +1,7 @@
-"""Baseline "driver": prepared statements in a loop of threads. Rows are tuples and are not processed."""
+"""Baseline "driver": prepared statements in a loop of threads.
+
+Rows are tuples and are not processed.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,13 @@ from dev.bench.load import Outcome
 
 @dataclass(frozen=True)
 class DriverJob:
-    """A job for the driver, as :class:`dev.bench.load.Job` is for a service.
+    """The calls that the driver makes; the counterpart of :class:`dev.bench.load.Job`.
 
     :ivar workload: the name of a method of `_Driver`.
     :ivar count: number of calls.
     :ivar users: number of stored users (`data.sample`).
     :ivar rate: calls per second in an open loop; None for a closed loop.
-    :ivar rows: rows of a stream or an import, or users of a batch.
+    :ivar rows: number of rows of a stream or an import, or of users in a batch.
     """
 
     workload: str
@@ -44,7 +47,7 @@ class DriverJob:
 
 
 def serve(pipe: Connection, environment: Mapping[str, str]) -> None:
-    """Run jobs until the pipe is closed. The first result, None, says that the driver is connected."""
+    """Run jobs until the pipe is closed. Send None first, as soon as the driver is connected."""
     os.environ.update(environment)
     with suppress(EOFError, KeyboardInterrupt):
         try:
@@ -110,19 +113,19 @@ class _Driver:
         assert self._session.execute(self._select_user, (sample(number, job.users),)).one()
 
     def list(self, job: DriverJob, number: int) -> None:
-        ready = self._select_users.bind(())
-        ready.fetch_size = 100
-        assert len(self._session.execute(ready).current_rows) == 100
+        bound = self._select_users.bind(())
+        bound.fetch_size = 100
+        assert len(self._session.execute(bound).current_rows) == 100
 
     def genus(self, job: DriverJob, number: int) -> None:
         assert list(self._session.execute(self._select_animals, (GENERA[number % len(GENERA)],)))
 
     def stream(self, job: DriverJob, number: int) -> float | None:
-        ready = self._select_users.bind(())
-        ready.fetch_size = min(1000, job.rows)
+        bound = self._select_users.bind(())
+        bound.fetch_size = min(1000, job.rows)
         rows = 0
         first = None
-        for _ in islice(self._session.execute(ready), job.rows):
+        for _ in islice(self._session.execute(bound), job.rows):
             first = first or time.perf_counter()
             rows += 1
         assert rows == job.rows
@@ -139,14 +142,14 @@ class _Driver:
 
     def batch(self, job: DriverJob, number: int) -> None:
         batch = BatchStatement(BatchType.LOGGED)
-        for each in range(job.rows):
-            batch.add(self._insert_user, self._values(each))
+        for user_number in range(job.rows):
+            batch.add(self._insert_user, self._values(user_number))
         self._session.execute(batch)
 
     def import_rows(self, job: DriverJob, number: int) -> None:
-        rows = (self._values(each) for each in range(job.rows))
+        rows = (self._values(user_number) for user_number in range(job.rows))
         execute_concurrent_with_args(self._session, self._insert_user, rows, concurrency=100, results_generator=False)
 
     def _values(self, number: int) -> tuple[Any, ...]:
-        moment = self._now()
-        return (uuid4(), *new_user(number).values(), moment, moment, uuid4())
+        created_at = self._now()
+        return (uuid4(), *new_user(number).values(), created_at, created_at, uuid4())

@@ -1,10 +1,12 @@
-"""Baseline "fastapi": an async FastAPI service on uvicorn, written as the FastAPI documentation recommends.
+"""Baseline "fastapi": an async FastAPI service on uvicorn.
 
-It awaits the driver through cassandra-asyncio-driver. We also tried aiocassandra (2018). A single query costs about the
-same with both: each was cheaper in some rounds. But its paging fails on current Python versions
-(`asyncio.Event(loop=...)`), and its queries return rows without a paging state, so it cannot stream.
+It is written as the FastAPI documentation recommends, and awaits the driver through cassandra-asyncio-driver.
 
-A stream converts one page at a time to models and JSON, in pydantic's compiled code; row by row would cost more.
+We also tried aiocassandra (2018). A single query costs about the same with both: each was cheaper in some rounds. But
+the paging of aiocassandra fails on current Python versions (`asyncio.Event(loop=...)`), and its queries return rows
+without a paging state, so it cannot stream.
+
+A stream converts a whole page at once to models and JSON, in pydantic's compiled code; row by row would cost more.
 """
 
 from __future__ import annotations
@@ -101,7 +103,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 class RequestId:
-    """Set X-Request-ID on every response. A plain ASGI middleware costs less than Starlette's base class."""
+    """Set X-Request-ID on every response.
+
+    A plain ASGI middleware costs less than Starlette's base class.
+    """
 
     _valid = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -131,15 +136,15 @@ async def execute(statement: PreparedStatement, *values: Any) -> AsyncResultSet:
     return await db.session.aexecute(statement, values)
 
 
-async def bound_page(fetch_size: int) -> AsyncResultSet:
-    """The first page of all users."""
-    ready = db.select_users.bind(())
-    ready.fetch_size = fetch_size
-    return await db.session.aexecute(ready)
+async def first_page_of_users(fetch_size: int) -> AsyncResultSet:
+    """Return the first page of all users."""
+    bound = db.select_users.bind(())
+    bound.fetch_size = fetch_size
+    return await db.session.aexecute(bound)
 
 
 def new_row(user: NewUser) -> dict[str, Any]:
-    """The row to store; the response omits its version."""
+    """Return the row to store. The response omits its version."""
     moment = statements.now()
     return {"id": uuid4(), **user.model_dump(), "created_at": moment, "updated_at": moment, "version": uuid4()}
 
@@ -151,7 +156,7 @@ async def live() -> dict[str, str]:
 
 @app.get("/users", response_model=list[User])
 async def list_users(limit: Annotated[int, Query(ge=1, le=100)] = 10) -> Any:
-    return (await bound_page(limit)).current_rows
+    return (await first_page_of_users(limit)).current_rows
 
 
 @app.get("/users/stream")
@@ -160,19 +165,19 @@ async def stream_users(
 ) -> StreamingResponse:
     async def body() -> AsyncIterator[bytes]:
         remaining = limit
-        before = b"["
+        separator = b"["
         if remaining:
-            result = await bound_page(min(fetch_size, remaining))
+            result = await first_page_of_users(min(fetch_size, remaining))
             while True:
                 page = result.current_rows[:remaining]
                 remaining -= len(page)
                 if page:
-                    yield before + USERS.dump_json(USERS.validate_python(page))[1:-1]
-                    before = b","
+                    yield separator + USERS.dump_json(USERS.validate_python(page))[1:-1]
+                    separator = b","
                 if not remaining or not result.has_more_pages:
                     break
                 await result.afetch_next_page()
-        yield b"[]" if before == b"[" else b"]"
+        yield b"[]" if separator == b"[" else b"]"
 
     return StreamingResponse(body(), media_type="application/json")
 
@@ -195,7 +200,10 @@ async def post_user(user: NewUser, response: Response) -> Any:
 
 @app.patch("/users/{user_id}", response_model=User)
 async def patch_user(user_id: UUID, changes: UserChanges) -> Any:
-    """Read the user, then update it if its version is unchanged. Never creates a deleted user again."""
+    """Read the user, then update it if its version is unchanged.
+
+    Never creates a deleted user again.
+    """
     changed = changes.model_dump(exclude_unset=True)
     for _ in itertools.repeat(None, 10):
         user = (await execute(db.select_user_version, user_id)).one()
@@ -227,7 +235,10 @@ async def post_users(users: NEW_USERS) -> Any:
 
 @app.post("/users/import", response_model=Imported, status_code=201)
 async def import_users(request: Request) -> Any:
-    """Import NDJSON with one user per line. Validate and insert each; `WINDOW` inserts run concurrently."""
+    """Import NDJSON with one user per line.
+
+    Validate and insert each; `WINDOW` inserts run concurrently.
+    """
     created = 0
     window: list[dict[str, Any]] = []
 

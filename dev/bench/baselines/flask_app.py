@@ -83,7 +83,7 @@ def as_user(row: Any) -> User:
 
 
 def new_row(user: NewUser) -> tuple[User, tuple[Any, ...]]:
-    """The user for the response, and the values to store."""
+    """Return the user for the response, and the values to store."""
     moment = statements.now()
     created = User(id=uuid4(), **user.model_dump(), created_at=moment, updated_at=moment)
     return created, (*created.model_dump().values(), uuid4())
@@ -102,9 +102,9 @@ def live() -> Any:
 
 @app.get("/users")
 def list_users() -> Any:
-    ready = db().select_users.bind(())
-    ready.fetch_size = int(request.args.get("limit", 10))
-    return jsonify([as_user(row).model_dump(mode="json") for row in db().session.execute(ready).current_rows])
+    bound = db().select_users.bind(())
+    bound.fetch_size = int(request.args.get("limit", 10))
+    return jsonify([as_user(row).model_dump(mode="json") for row in db().session.execute(bound).current_rows])
 
 
 @app.get("/users/stream")
@@ -167,7 +167,10 @@ def post_users() -> Any:
 
 @app.post("/users/import")
 def import_users() -> Any:
-    """Import NDJSON with one user per line. Validate and insert each; 100 inserts run concurrently."""
+    """Import NDJSON with one user per line.
+
+    Validate and insert each; 100 inserts run concurrently.
+    """
     rows = (new_row(NewUser.model_validate_json(line))[1] for line in request.stream if line.strip())
     created = 0
     while window := list(islice(rows, 100)):

@@ -17,12 +17,12 @@ USER_COLUMNS = ("id", "name", "email", "age", "created_at", "updated_at")
 _USER = ", ".join(USER_COLUMNS)
 _ANIMAL = "genus, species, image_url, size_cm, sightings, taxonomy"
 
-# Without the version, which no response contains; only changes need it.
+# Only changes read the version. No response contains it.
 SELECT_USER = f"SELECT {_USER} FROM {KEYSPACE}.users WHERE id = ?"
 SELECT_USER_VERSION = f"SELECT {_USER}, version FROM {KEYSPACE}.users WHERE id = ?"
 SELECT_USERS = f"SELECT {_USER} FROM {KEYSPACE}.users"
 SELECT_ANIMALS = f"SELECT {_ANIMAL} FROM {KEYSPACE}.animals WHERE genus = ?"
-# The timestamp is Fieldbook's: every later transaction is newer, even when a node's clock is wrong.
+# Fieldbook uses the same timestamp: every later transaction has a newer one, even if a node's clock is wrong.
 INSERT_USER = f"INSERT INTO {KEYSPACE}.users ({_USER}, version) VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP 1"
 UPDATE_USER = (
     f"UPDATE {KEYSPACE}.users SET name = ?, email = ?, age = ?, updated_at = ?, version = ? WHERE id = ? IF version = ?"
@@ -45,7 +45,7 @@ def cluster_arguments(row_factory: Any) -> dict[str, Any]:
     return {
         "contact_points": os.environ["CASSANDRA_HOSTS"].split(","),
         "port": int(os.environ["CASSANDRA_PORT"]),
-        # As in Fieldbook, so that the comparison does not measure these settings.
+        # The same values as in Fieldbook, so that the comparison does not measure these settings.
         "protocol_version": 4,
         "sockopts": [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         "execution_profiles": {EXEC_PROFILE_DEFAULT: profile(row_factory)},

@@ -1,4 +1,4 @@
-"""Fixtures of the diagnostics tests: the service in the test process, and a check that it leaves no rows behind."""
+"""Fixtures of the diagnostics tests: the service in the test process, and a check for leftover rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from tests.support import rows_left, wait_for
 
 @pytest.fixture
 def no_rows_left(session: Session, settings: Settings) -> Iterator[None]:
-    """Fail a test that leaves rows in the diagnostics table or changes a user, even if the tested probe failed."""
+    """Fail a test that leaves rows in the diagnostics table or changes a user.
+
+    This also applies to tests in which a probe fails.
+    """
 
     def users() -> set[Any]:
         return set(session.execute(f"SELECT id, name, age, version FROM {settings.cassandra_keyspace}.users"))
@@ -25,7 +28,7 @@ def no_rows_left(session: Session, settings: Settings) -> Iterator[None]:
     before = users()
     yield
     # A failed probe deletes its rows in the background.
-    wait_for(lambda: not rows_left(session, settings), timeout=10, what="the diagnostics rows to be deleted")
+    wait_for(lambda: not rows_left(session, settings), timeout=10, description="the diagnostics rows to be deleted")
     assert users() == before
 
 
@@ -39,5 +42,5 @@ def app_session(settings: Settings) -> Iterator[Session]:
 
 @pytest.fixture
 def client(app_session: Session) -> FlaskClient:
-    """A client of the service in the test process, where a test can replace what a probe inspects."""
+    """A client of the service in the test process, where a test can patch the code that a probe checks."""
     return create_app().test_client()

@@ -1,4 +1,4 @@
-"""Diagnostics of sessions and streams: each probe reports success, and detects the fault that a test injects."""
+"""Diagnostics of sessions and streams: each probe reports success and detects injected faults."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support import Service, TcpProxy, rows_left, wait_for
 pytestmark = pytest.mark.usefixtures("no_rows_left")
 
 
-def call_at_error(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+def call_on_error(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
     """Call `action` whenever the driver raises an error."""
     translate = translation.translate
 
@@ -38,7 +38,7 @@ def call_at_error(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object])
     monkeypatch.setattr(translation, "translate", patched)
 
 
-def call_at_close(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+def call_on_close(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
     """Call `action` whenever a stream is closed."""
     close = Stream.close
 
@@ -79,7 +79,7 @@ def test_query_error_probe_detects_a_closed_session(
     client: FlaskClient, app_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the error closes the session, the response says that it is not open and does not work."""
-    call_at_error(monkeypatch, app_session.shutdown)
+    call_on_error(monkeypatch, app_session.shutdown)
     body = client.post(QUERY_ERROR).get_json()
     assert "non_existent_table_xyz" in body.pop("error_caught")
     assert body == {
@@ -92,7 +92,7 @@ def test_query_error_probe_detects_a_closed_session(
 
 def test_query_error_probe_detects_a_replaced_session(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the service opens a new session after the error, the response says that the session has changed."""
-    call_at_error(monkeypatch, lambda: (db_connect.shutdown(), db_connect.get_session(timeout=20)))
+    call_on_error(monkeypatch, lambda: (db_connect.shutdown(), db_connect.get_session(timeout=20)))
     body = client.post(QUERY_ERROR).get_json()
     assert (body["session_unchanged"], body["session_open"]) == (False, False)
 
@@ -129,7 +129,10 @@ def test_streaming_error_probe_detects_a_missing_error(client: FlaskClient, monk
 
 
 def test_streaming_error_before_the_first_page_is_caught(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A statement that Cassandra rejects, as without arithmetic in CQL, counts as an error of the stream."""
+    """A statement that Cassandra rejects counts as an error of the stream.
+
+    Cassandra versions without arithmetic in CQL reject the statement of the probe.
+    """
     rejected = diagnostics.SELECT_DIAGNOSTICS._replace(
         cql="SELECT no_such_function(number) FROM {keyspace}.diagnostics"
     )
@@ -150,8 +153,8 @@ def test_streaming_error_probe_detects_missing_rows(client: FlaskClient, monkeyp
 def test_streaming_error_probe_detects_a_closed_session(
     client: FlaskClient, app_session: Session, session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the error closes the session, the response says so; the rows that remain expire within 600 seconds."""
-    call_at_error(monkeypatch, app_session.shutdown)
+    """If the error closes the session, the response says so. Remaining rows expire within 600 s."""
+    call_on_error(monkeypatch, app_session.shutdown)
     body = client.post(STREAMING_ERROR).get_json()
     assert body["streaming_error_caught"]
     assert (body["session_open"], body["session_still_streams"], body["rows_after_error"]) == (False, False, 0)
@@ -165,7 +168,7 @@ def test_streaming_error_probe_detects_a_closed_session(
 
 
 def test_concurrent_streams_are_independent(live: Service) -> None:
-    """Three concurrent streams return the rows of their own age only."""
+    """Each of three concurrent streams returns only the rows of its own age."""
     body = live.client.post(CONCURRENT).json()
     assert body.keys() == {"streams_completed", "all_streams_independent", "results", "session_still_open"}
     assert (body["streams_completed"], body["all_streams_independent"], body["session_still_open"]) == (3, True, True)
@@ -218,7 +221,7 @@ def test_concurrent_streams_probe_detects_a_closed_session(
     client: FlaskClient, app_session: Session, session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the end of a stream closes the session, the response says so."""
-    call_at_close(monkeypatch, app_session.shutdown)
+    call_on_close(monkeypatch, app_session.shutdown)
     body = client.post(CONCURRENT).get_json()
     assert (body["streams_completed"], body["session_still_open"]) == (3, False)
     session.execute(f"TRUNCATE {settings.cassandra_keyspace}.diagnostics", timeout=60)
@@ -260,7 +263,7 @@ def test_cancellation_probe_detects_a_closed_session(
     client: FlaskClient, app_session: Session, session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the cancellation closes the session, the response says that it neither works nor streams."""
-    call_at_close(monkeypatch, app_session.shutdown)
+    call_on_close(monkeypatch, app_session.shutdown)
     body = client.post(CANCELLATION).get_json()
     assert body["was_cancelled"]
     assert not body["session_still_works"]
@@ -292,7 +295,7 @@ def test_nested_contexts_close_in_reverse_order(live: Service) -> None:
 
 
 def test_nested_contexts_close_their_connections(live: Service, session: Session) -> None:
-    """Cassandra lists no connections of the probe after it ends."""
+    """After the probe ends, Cassandra lists none of its connections."""
 
     def connections() -> int:
         return len(list(session.execute("SELECT port FROM system_views.clients")))
@@ -302,7 +305,7 @@ def test_nested_contexts_close_their_connections(live: Service, session: Session
     before = connections()
     for _ in range(3):
         live.client.post(NESTED)
-    wait_for(lambda: connections() <= before, what="the probe's connections to close")
+    wait_for(lambda: connections() <= before, description="the probe's connections to close")
 
 
 def test_nested_contexts_probe_detects_a_session_that_closes_its_cluster(
@@ -338,7 +341,7 @@ def test_nested_contexts_probe_detects_a_session_that_stays_open(
 def test_nested_contexts_probe_detects_a_stream_that_stays_open(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the stream is never closed, there is no such event, and the order is reported as incorrect."""
+    """If the stream is never closed, `stream_closed` is missing, and the order is reported as incorrect."""
     monkeypatch.setattr(Stream, "close", lambda stream: None)
     body = client.post(NESTED).get_json()
     assert "stream_closed" not in body["events"]
@@ -349,7 +352,7 @@ def test_nested_contexts_probe_detects_a_closed_main_session(
     client: FlaskClient, app_session: Session, session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If a context closes the service's main session, the response says that it is affected."""
-    call_at_close(monkeypatch, app_session.shutdown)
+    call_on_close(monkeypatch, app_session.shutdown)
     body = client.post(NESTED).get_json()
     assert (body["correct_order"], body["main_session_unaffected"]) == (True, False)
     session.execute(f"TRUNCATE {settings.cassandra_keyspace}.diagnostics", timeout=60)
@@ -365,7 +368,7 @@ def test_nested_contexts_probe_counts_the_streamed_rows(client: FlaskClient, mon
 def test_nested_contexts_probe_returns_503_or_504_if_it_cannot_connect(
     client: FlaskClient, settings: Settings, monkeypatch: pytest.MonkeyPatch, proxy: TcpProxy
 ) -> None:
-    """Without a connection of its own the status is 503; if connecting hangs, it is 504 at the deadline."""
+    """If the probe's own connection is refused, the status is 503; if connecting hangs, it is 504."""
 
     def connect_to(port: int) -> None:
         monkeypatch.setattr(probes, "current_settings", lambda: settings.model_copy(update={"cassandra_port": port}))

@@ -1,4 +1,4 @@
-"""Diagnostics: performance and slow query probes, status, failures of Cassandra, and access control."""
+"""Diagnostics: performance probes, slow queries, status, failures of Cassandra, and access control."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_sync_probe_counts_errors(proxied_service: Service, proxy: TcpProxy) -> 
         pending = pool.submit(
             proxied_service.client.get, "/performance/sync?requests=1000", headers={"X-Request-Timeout": "30"}
         )
-        wait_for(lambda: proxy.bytes_to_client > before + 1000, what="the first responses")
+        wait_for(lambda: proxy.bytes_to_client > before + 1000, description="the first responses")
         proxy.disconnect()
         response = pending.result()
     assert response.status_code == 200, response.text
@@ -146,12 +146,12 @@ def test_sync_probe_returns_504_after_its_deadline(proxied_service: Service, pro
         pending = pool.submit(
             proxied_service.client.get, "/performance/sync?requests=1000", headers={"X-Request-Timeout": "3"}
         )
-        wait_for(lambda: proxy.bytes_to_client > before + 1000, what="the first responses")
+        wait_for(lambda: proxy.bytes_to_client > before + 1000, description="the first responses")
         proxy.pause()
         assert_problem(pending.result(), 504)
 
 
-class Alternating:
+class AlternatingSession:
     """A session that sends each statement through the next of several sessions."""
 
     def __init__(self, *sessions: Session) -> None:
@@ -174,7 +174,7 @@ def test_concurrent_queries_time_out_at_the_deadline(app_session: Session, setti
         db_connect.cluster_context(proxied_settings) as cluster,
         db_connect.session_context(cluster, proxied_settings, None) as proxied_session,
     ):
-        alternating = Alternating(app_session, proxied_session)
+        alternating = AlternatingSession(app_session, proxied_session)
         assert len(execution.execute_concurrently(alternating, SELECT_USER, values, options)) == 20
         proxy.pause()
         options.deadline = time.monotonic() + 0.5
@@ -212,7 +212,7 @@ def test_pause_between_reads_ends_at_the_deadline(client: FlaskClient, monkeypat
 
 
 def test_long_running_query_takes_ten_seconds_and_does_not_block_others(start: Callable[..., Service]) -> None:
-    """It takes ten seconds despite REQUEST_TIMEOUT=1, and its worker serves other requests in the meantime."""
+    """The probe takes ten seconds despite REQUEST_TIMEOUT=1; its worker serves other requests meanwhile."""
     running = start({"WEB_CONCURRENCY": "1", "REQUEST_TIMEOUT": "1"})
     assert_problem(running.client.get("/slow_query"), 504)
     served = 0
@@ -239,7 +239,7 @@ def test_slow_queries_return_503_if_the_connection_is_lost(
     before = proxy.bytes_to_client
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(proxied_service.client.get, path, headers={"X-Request-Timeout": "8"})
-        wait_for(lambda: proxy.bytes_to_client > before, what="the first read")
+        wait_for(lambda: proxy.bytes_to_client > before, description="the first read")
         proxy.disconnect()
         assert_problem(pending.result(), 503)
 
@@ -248,7 +248,10 @@ def test_slow_queries_return_503_if_the_connection_is_lost(
 
 
 def test_status_identifies_the_workers_session_and_cluster(live: Service, settings: Settings) -> None:
-    """The response has the session and cluster ids of the worker: at most two pairs, as there are two workers."""
+    """The response has the session id and cluster id of the worker.
+
+    Two workers have at most two pairs.
+    """
     statuses = [live.client.get(STATUS).json() for _ in range(20)]
     for status in statuses:
         assert status.keys() == {"session_open", "session_id", "cluster_open", "cluster_id", "keyspace"}
@@ -259,7 +262,7 @@ def test_status_identifies_the_workers_session_and_cluster(live: Service, settin
     assert len({(status["session_id"], status["cluster_id"]) for status in statuses}) <= 2
 
 
-def test_status_of_closed_sessions_and_clusters(client: FlaskClient, app_session: Session) -> None:
+def test_status_reports_closed_sessions_and_clusters(client: FlaskClient, app_session: Session) -> None:
     """The status distinguishes a closed session, a closed cluster, and no session at all."""
     ids = {"session_id": str(app_session.session_id), "cluster_id": str(app_session.cluster.client_id)}
     ids["keyspace"] = app_session.keyspace
@@ -275,7 +278,7 @@ def test_status_of_closed_sessions_and_clusters(client: FlaskClient, app_session
     assert db_connect.session_if_open() is None
 
 
-def test_status_without_a_session(start: Callable[..., Service]) -> None:
+def test_status_reports_a_service_that_never_connected(start: Callable[..., Service]) -> None:
     """A service that has never connected reports a closed session and a closed cluster."""
     running = start({"CASSANDRA_PORT": str(free_port())}, healthy=False)
     body = running.client.get(STATUS).json()
@@ -299,18 +302,18 @@ def test_probes_return_504_when_cassandra_does_not_respond(proxied_service: Serv
             assert 0.3 <= time.monotonic() - started < 1.3, path
         assert proxied_service.client.get(STATUS).json()["session_open"]
         proxy.resume()
-        wait_for(proxied_service.healthy, what="the readiness probe to succeed")
+        wait_for(proxied_service.healthy, description="the readiness probe to succeed")
 
 
 def test_probes_return_503_when_cassandra_is_unreachable(proxied_service: Service, proxy: TcpProxy) -> None:
     """Each probe except status returns 503 while Cassandra is unreachable, and works again afterwards."""
     proxy.disconnect()
-    wait_for(lambda: not proxied_service.healthy(), what="the readiness probe to fail")
+    wait_for(lambda: not proxied_service.healthy(), description="the readiness probe to fail")
     for method, path in FAST + SLOW:
         assert_problem(proxied_service.client.request(method, path), 503)
     assert proxied_service.client.get(STATUS).json()["session_open"]
     proxy.reconnect()
-    wait_for(proxied_service.healthy, what="the readiness probe to succeed")
+    wait_for(proxied_service.healthy, description="the readiness probe to succeed")
     for method, path in FAST:
         assert proxied_service.client.request(method, path).status_code == 200, path
 
@@ -326,11 +329,11 @@ def test_failed_probe_deletes_its_rows(
         assert len(rows_left(session, settings)) == 1
         options.deadline = time.monotonic() - 1
         raise ZeroDivisionError
-    wait_for(lambda: not rows_left(session, settings), timeout=10, what="the rows to be deleted")
+    wait_for(lambda: not rows_left(session, settings), timeout=10, description="the rows to be deleted")
 
 
 def test_unreachable_consistency_levels_are_rejected(live: Service) -> None:
-    """A level that needs more replicas than the keyspace's single one is a client error, not a finding."""
+    """A level that needs more replicas than the keyspace has is a client error, not a finding."""
     for method, path in FAST:
         response = live.client.request(method, path, headers={"X-Consistency-Level": "THREE"})
         # The query error probe checks the session at the default consistency level.
@@ -342,7 +345,7 @@ def test_unreachable_consistency_levels_are_rejected(live: Service) -> None:
 # --- access control ----------------------------------------------------------------------------------------
 
 
-def test_disabled_by_default_in_production(start: Callable[..., Service]) -> None:
+def test_routes_are_disabled_by_default_in_production(start: Callable[..., Service]) -> None:
     """In production the routes return 404 and are not in the OpenAPI document, unless DIAGNOSTICS=1."""
     running = start({"APP_ENV": "production", "OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "0"})
     document = running.client.get("/openapi.json").json()
@@ -359,7 +362,7 @@ def test_diagnostics_setting_disables_the_routes(start: Callable[..., Service]) 
 
 
 def test_operator_token_is_required_in_production(start: Callable[..., Service]) -> None:
-    """If enabled in production, the routes require the operator token, and the OpenAPI document says so."""
+    """Routes that are enabled in production require the operator token, as in the OpenAPI document."""
     running = start({"APP_ENV": "production", "DIAGNOSTICS": "1", "OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "0"})
     document = running.client.get("/openapi.json").json()
     for method, path in [*FAST, ("GET", STATUS), *SLOW]:

@@ -346,7 +346,7 @@ def test_unreachable_consistency_levels_are_rejected(live: Service) -> None:
 
 
 def test_routes_are_disabled_by_default_in_production(start: Callable[..., Service]) -> None:
-    """In production the routes return 404 and are not in the OpenAPI document, unless DIAGNOSTICS=1."""
+    """In production the routes return 404 and are not in the OpenAPI document, unless DIAGNOSTICS=true."""
     running = start({"APP_ENV": "production", "OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "0"})
     document = running.client.get("/openapi.json").json()
     for method, path in [*FAST, *SLOW, ("GET", STATUS)]:
@@ -357,7 +357,7 @@ def test_routes_are_disabled_by_default_in_production(start: Callable[..., Servi
 
 
 def test_diagnostics_setting_disables_the_routes(start: Callable[..., Service]) -> None:
-    """DIAGNOSTICS=0 disables the routes in development too."""
+    """DIAGNOSTICS=false disables the routes in development too."""
     assert_problem(start({"DIAGNOSTICS": "0"}).client.get(STATUS), 404)
 
 

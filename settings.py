@@ -33,6 +33,10 @@ Seconds = Annotated[float, Field(gt=0, le=3600)]
 _MIN_KEY_LENGTH = 16
 
 
+# Seconds. No request may have a longer deadline.
+MAX_REQUEST_TIMEOUT = 60.0
+
+
 class SettingsError(Exception):
     """A wrong or missing setting; the message names the variable and the rule."""
 
@@ -59,7 +63,7 @@ class Settings(BaseSettings):
     max_requests_in_flight: Annotated[int, Field(ge=1, le=1023)] | None = None
     cpu_affinity: bool = True
     trusted_proxies: Annotated[int, Field(ge=0, le=10)] = 0
-    request_timeout: Annotated[float, Field(gt=0, le=60)] = 10.0
+    request_timeout: Annotated[float, Field(gt=0, le=MAX_REQUEST_TIMEOUT)] = 10.0
     client_idle_timeout: Seconds = 30.0
     drain_seconds: Annotated[float, Field(ge=0, le=600)] | None = None
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
@@ -290,15 +294,15 @@ def require_version(package: str, supported: tuple[str, ...], used_by: str) -> N
 
     :param package: name of the installed distribution.
     :param supported: the versions that the code was written for.
-    :param used_by: path of the file that lists the private API and the supported versions.
+    :param used_by: path of the file whose docstring says how to support another version.
     :raises UnsupportedVersion: another version is installed.
     """
     installed = metadata.version(package)
     if installed not in supported:
         raise UnsupportedVersion(
-            f"{package} {installed} is installed, but {used_by} uses private API of {package} and supports only "
-            f"{', '.join(supported)}. Run `pip install -r requirements.txt`. To use {package} {installed}, check the "
-            f"private API that is listed at the top of {used_by}, and add the version there."
+            f"{package} {installed} is installed, but the service uses private API of {package} and supports only "
+            f"{', '.join(supported)}. Run `pip install -r requirements.txt`. To use {package} {installed}, follow the "
+            f"instructions at the top of {used_by}."
         )
 
 

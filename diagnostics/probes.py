@@ -24,7 +24,7 @@ from diagnostics import table
 from diagnostics.table import DiagnosticRow
 from settings import Settings
 from storage import db_connect
-from storage.cql import Clock, QueryOptions, Stream
+from storage.cql import QueryOptions, Stream, WaitTime
 from storage.db_io.cluster import retrieve_release_version
 from storage.errors import ConsistencyRefused, StorageError, StorageTimeout, StorageUnavailable
 from web.dependencies import current_settings, session_if_open
@@ -74,7 +74,7 @@ def query_serially(session: Session, requests: int, options: QueryOptions) -> Fi
     errors = []
     for _ in range(requests):
         try:
-            table.find_user(session, uuid4(), options)
+            table.user_exists(session, uuid4(), options)
         except StorageError as error:
             errors.append(error)
             # Past the deadline the whole request fails.
@@ -104,7 +104,7 @@ def query_for(session: Session, seconds: float, options: QueryOptions) -> Findin
     started = time.monotonic()
     queries = 0
     while True:
-        table.find_user(session, uuid4(), options)
+        table.user_exists(session, uuid4(), options)
         queries += 1
         elapsed = time.monotonic() - started
         if elapsed >= seconds:
@@ -166,7 +166,7 @@ def stream_concurrently(session: Session, options: QueryOptions) -> Findings:
     """Stream rows of three ages in three threads, and check that the streams do not mix."""
     rows = _rows(len(_AGES) * _ROWS_OF_AN_AGE)
     # A separate clock, because the three streams wait at the same time, so their waits must not add up.
-    concurrent = replace(options, database=Clock())
+    concurrent = replace(options, database=WaitTime())
     with table.diagnostic_rows(session, rows, options) as run_id:
         started = time.monotonic()
         # The pool is closed first, so that no stream is closed while a thread reads it.
@@ -252,7 +252,7 @@ def nest_contexts(session: Session, options: QueryOptions) -> Findings:
         findings: Future[Findings] = Future()
         # A separate thread, because connecting has no deadline. The thread closes its contexts, even past the deadline.
         context = copy_context()  # for the request id in its log lines
-        arguments = (findings, current_settings(), run_id, replace(options, database=Clock()))
+        arguments = (findings, current_settings(), run_id, replace(options, database=WaitTime()))
         threading.Thread(target=context.run, args=(_nest_in_thread, *arguments), daemon=True).start()
         started = time.monotonic()
         try:

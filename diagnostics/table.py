@@ -127,7 +127,7 @@ def retrieve_users_concurrently(
     return execute_concurrently(session, SELECT_USER, [(user_id,) for user_id in user_ids], options)
 
 
-def find_user(session: Session, user_id: UUID, options: QueryOptions) -> bool:
+def user_exists(session: Session, user_id: UUID, options: QueryOptions) -> bool:
     """Whether there is a user with this id."""
     return bool(execute(session, SELECT_USER, (user_id,), options).rows)
 

@@ -28,7 +28,7 @@ class InvalidInput(Exception):
         self.errors = errors
 
     @classmethod
-    def at(cls, where: str, name: str, message: str, kind: str = "value_error") -> InvalidInput:
+    def at(cls, where: str, name: str, message: str) -> InvalidInput:
         """The exception with one error.
 
         :param where: `header`, `query` or `body`.
@@ -36,7 +36,7 @@ class InvalidInput(Exception):
         :param message: the rule.
         :param kind: the error type of pydantic that fits.
         """
-        return cls([{"loc": [where, name], "msg": message, "type": kind}])
+        return cls([{"loc": [where, name], "msg": message, "type": "value_error"}])
 
     @classmethod
     def of(cls, where: str, error: ValidationError) -> InvalidInput:

@@ -8,5 +8,5 @@ The master imports this package once and keeps it: changed code in it takes effe
 For the same reason its modules import the rest of the project inside functions (`server.reload` says why).
 """
 
-# Before you add a version, check the private API that the modules list.
+# To support another version: check the private API that the modules list, run `make test`, then add the version here.
 GUNICORN_VERSIONS = ("27.0.1",)

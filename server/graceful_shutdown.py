@@ -53,8 +53,8 @@ def shut_down() -> float:
 def install(arbiter: Any, drain_seconds: float) -> None:
     """Delay the handling of the first SIGTERM in gunicorn's master.
 
-    A second SIGTERM stops the master at once. Call this before the master forks its workers; later calls only change
-    the delay.
+    A second SIGTERM ends the draining phase at once. Call this before the master forks its workers; later calls only
+    change the delay.
 
     :param arbiter: gunicorn's `Arbiter`; its main loop calls `handle_term`.
     :param drain_seconds: length of the draining phase; 0 for none.

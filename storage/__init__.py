@@ -1,4 +1,4 @@
-"""All access to Cassandra. No module here imports Flask."""
+"""Access to Cassandra. No module here imports Flask."""
 
-# The versions of cassandra-driver whose private API was checked; see storage/cql/driver.py.
+# The versions of cassandra-driver whose private API was checked; storage/cql/driver.py says how to add one.
 DRIVER_VERSIONS = ("3.30.1",)

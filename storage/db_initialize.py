@@ -75,7 +75,7 @@ def initialize(settings: Settings, samples: bool = True, say: Callable[[str], No
             session.set_keyspace(keyspace)
             migrate(session, say)
             if samples and (missing := _missing_samples(session, say)):
-                with _cluster_at_timestamp_1(settings) as oldest, session_context(oldest, settings, keyspace) as writer:
+                with _cluster_at_timestamp_1(settings) as old, session_context(old, settings, keyspace) as writer:
                     for table in missing:
                         insert_samples(writer, table, say)
                         _record(session, _SAMPLES + table, "")

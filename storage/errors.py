@@ -1,4 +1,4 @@
-"""Exceptions that storage raises. `web/errors.py` turns each into an HTTP response.
+"""Exceptions that storage raises during a request. `web/errors.py` turns each into an HTTP response.
 
 If an error comes from Cassandra, its cause (`__cause__`) is the exception of the driver.
 """
@@ -13,7 +13,7 @@ class StorageError(Exception):
 class StorageUnavailable(StorageError):
     """Cassandra can't process the request now.
 
-    :ivar safe_to_retry: the statement was not sent, or sending it again has the same effect.
+    :ivar safe_to_retry: the statement was not sent, was rejected before it wrote, or has the same effect if sent again.
     """
 
     def __init__(self, message: str, safe_to_retry: bool = True) -> None:

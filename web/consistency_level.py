@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from flask import request
 
 from schemas.base import InvalidInput
+from settings import ConsistencyLevel
 
-CONSISTENCY_LEVELS = ("ONE", "TWO", "THREE", "QUORUM", "ALL", "LOCAL_QUORUM", "EACH_QUORUM", "LOCAL_ONE")
+CONSISTENCY_LEVELS: tuple[str, ...] = get_args(ConsistencyLevel)
 WRITE_LEVELS = (*CONSISTENCY_LEVELS, "ANY")
 
 

@@ -7,10 +7,8 @@ import re
 from flask import g, request
 
 from schemas.base import InvalidInput
+from settings import MAX_REQUEST_TIMEOUT
 from web.route_options import RouteOptions
-
-# Seconds.
-MAX_TIMEOUT = 60.0
 
 # A JSON number. float() would also accept nan, inf and 1_000.
 _SECONDS = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
@@ -24,7 +22,7 @@ def find(default: float, route: RouteOptions) -> float | None:
     """
     seconds = request.headers.get("X-Request-Timeout")
     if seconds is not None:
-        if not _SECONDS.fullmatch(seconds) or not 0 < float(seconds) <= MAX_TIMEOUT:
+        if not _SECONDS.fullmatch(seconds) or not 0 < float(seconds) <= MAX_REQUEST_TIMEOUT:
             raise InvalidInput.at(
                 "header", "X-Request-Timeout", "Input should be a number of seconds above 0 and at most 60"
             )

@@ -5,7 +5,7 @@ Before the view:
 1. `request_id.assign`: the client's `X-Request-ID`, or a new one, for the response and the log.
 2. If no route matches, Flask raises 404 or 405, and steps 3 to 7 do not run. They do not run for OPTIONS either.
 3. `operators.require_operator`: on routes for operators, 401 or 403 for other clients.
-4. `concurrency_limit`: on routes that use Cassandra, 503 if too many requests are in flight.
+4. `concurrency_limit`: on routes with `RouteOptions.session`, 503 if too many requests are in flight.
 5. `deadline.find` and `consistency_level.find`: `X-Request-Timeout` and `X-Consistency-Level`, as `g.options`.
 6. `content_negotiation.negotiate`: `Accept`, as `g.media_type`.
 7. The Cassandra session, as `g.session`.

@@ -14,9 +14,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from schemas.base import Problem
-from settings import Settings
+from settings import MAX_REQUEST_TIMEOUT, Settings
 from web.consistency_level import CONSISTENCY_LEVELS, WRITE_LEVELS
-from web.deadline import MAX_TIMEOUT
 from web.errors import PROBLEM_TYPE
 from web.media_types import CSV, HTML, JSON, NDJSON
 from web.route_options import RouteOptions, options_of
@@ -27,7 +26,7 @@ _ERRORS = {
     304: "The client already has this version",
     400: "Invalid JSON, an invalid UUID, or a page_state that was not issued for this query",
     401: "No operator token, or a wrong one",
-    403: "The client is not an operator",
+    403: "The service has no OPERATOR_TOKEN, so no client can call this route",
     404: "Not found",
     406: "The client accepts none of the available media types",
     408: "The client stopped sending the body",
@@ -62,7 +61,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "X-Request-Timeout": {
         "description": "Deadline of the whole request, in seconds.",
-        "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT},
+        "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_REQUEST_TIMEOUT},
     },
     "X-Consistency-Level": {
         "description": "Consistency level of this request.",

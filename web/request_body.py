@@ -59,13 +59,14 @@ class FieldbookRequest(Request):
             raise
         except Exception as error:
             # gunicorn raises exceptions of its own when the chunks of the body are malformed.
-            raise BadRequest("The body could not be read.") from error
+            raise BadRequest("The body could not be read: its chunks are malformed.") from error
         if is_past_deadline() and len(data) < (self.content_length or 0):
             discard_connection(self.environ)
             raise GatewayTimeout("The body was not complete at the deadline.")
         # Werkzeug reads a body without Content-Length up to the limit, and ignores the rest.
         if self.max_content_length is not None and len(data) >= self.max_content_length:
-            raise RequestEntityTooLarge("The body is too large.")
+            limit = self.max_content_length - 1
+            raise RequestEntityTooLarge(f"The body is larger than {limit} bytes (MAX_BODY_BYTES).")
         try:
             return orjson.loads(data)
         except orjson.JSONDecodeError as error:

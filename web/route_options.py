@@ -17,8 +17,8 @@ class RouteOptions:
     """Options of a view.
 
     :ivar produces: media types that the view can return, the default first; empty for no content negotiation.
-    :ivar session: the view needs Cassandra, and counts against the concurrency limit. Routes without it (health,
-        metrics) stay available under overload.
+    :ivar session: the hooks set `g.session`, and the request counts against the concurrency limit. Routes without it
+        (health, metrics, shutdown, docs) stay available under overload.
     :ivar stream: the request has no deadline of its own, only a timeout for each page.
     :ivar timeout: seconds until the deadline if the client sends none; None for the setting REQUEST_TIMEOUT.
     :ivar operators: in which environments only operators may call the route: all (`everywhere`), only production, or

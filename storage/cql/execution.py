@@ -1,4 +1,4 @@
-"""Runs statements and waits for one page, within the deadline of the request."""
+"""Execution of statements, one page at a time, within the deadline of the request."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from storage.errors import StorageTimeout
 
 
 @dataclass(slots=True)
-class Clock:
+class WaitTime:
     """Seconds spent waiting for Cassandra."""
 
     seconds: float = 0.0
@@ -29,7 +29,7 @@ class QueryOptions:
     deadline: float | None = None
     timeout: float = 10.0
     consistency_level: str | None = None
-    database: Clock = field(default_factory=Clock)
+    database: WaitTime = field(default_factory=WaitTime)
 
     def remaining(self) -> float:
         """Seconds that the next query may take.

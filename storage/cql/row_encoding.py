@@ -1,6 +1,6 @@
 """Rows as JSON strings, which Cassandra itself encodes (`SELECT JSON`).
 
-Statements with `json_rows` use it. Forwarding the string costs a third of building JSON from values
+Statements with `json_rows` use it. Forwarding the string costs a third as much as building JSON from values
 (docs/performance.md). Only timestamps need a change: `SELECT JSON` writes them with a space in the middle, but a cast
 to text writes RFC 3339.
 """

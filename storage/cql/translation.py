@@ -1,4 +1,4 @@
-"""Translates the driver's exceptions into storage errors."""
+"""Translation of the driver's exceptions into storage errors."""
 
 from __future__ import annotations
 

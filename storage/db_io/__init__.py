@@ -1,6 +1,6 @@
-"""All CQL of the service: one module per table, with statements and their functions.
+"""The tables: one module each, with its CQL statements and the functions that run them.
 
-Each function takes the session first and the query options last.
+A function that runs a statement takes the session first and the query options last.
 """
 
 from storage.cql import prepared_cache

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from cassandra.cluster import Session
 
+from settings import MAX_REQUEST_TIMEOUT
 from storage.cql import QueryOptions, Statement, execute
 from storage.cql.consistency import serial_level
 from storage.errors import KeyBusy, KeyReused
@@ -21,7 +22,7 @@ from storage.errors import KeyBusy, KeyReused
 # Seconds for which a retry gets the first response.
 LIFETIME = 24 * 3600
 # Seconds. No request lasts longer. The TTL of a mark is shorter by this time, so that no mark outlives its claim.
-_LONGEST_REQUEST = 60
+_LONGEST_REQUEST = int(MAX_REQUEST_TIMEOUT)
 
 
 class _ClaimRow(NamedTuple):

@@ -115,7 +115,8 @@ def create_users_once(
         try:
             create_users(session, claimed, options)
         except StorageError as error:
-            # Only the first request may delete its claim: no other request writes before the first one gives up.
+            # Only the request that made the claim may delete it. For a retry, an earlier request with an unknown
+            # outcome may have stored the users already.
             give_up = forget_key if isinstance(error, BatchTooLarge) and not claim.is_retry else release_key
             with suppress(StorageError):
                 give_up(session, key, claim, options)
@@ -257,7 +258,7 @@ def _transact(
                     raise unknown_outcome
                 return None
             if versions is not None and user.version not in versions:
-                raise VersionConflict("The user has changed since.")
+                raise VersionConflict("The user has changed since the given version. Read the user again, then retry.")
             try:
                 if execute(session, statement, values(user), options).rows[0][0]:
                     return user

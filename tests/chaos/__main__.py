@@ -43,7 +43,7 @@ SHORT_SCENARIOS = (
 SCENARIOS = (
     *SHORT_SCENARIOS,
     ("SIGSTOP all nodes for 10 s", faults.pause_all),
-    ("SIGHUP: restart of the service", faults.restart_service),
+    ("SIGHUP: restart of the service", faults.reload_service),
     ("nodes discard prepared statements", faults.discard_statements),
     ("ALTER TABLE users ADD", faults.add_column),
 )

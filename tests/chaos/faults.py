@@ -122,7 +122,7 @@ def kill_worker(target: Target) -> Fault:
     return fault
 
 
-def restart_service(target: Target) -> Fault:
+def reload_service(target: Target) -> Fault:
     """Send SIGHUP to the gunicorn master: it starts new workers and shuts the old workers down."""
     old = set(target.service.workers())
     fault = Fault(time.monotonic())

@@ -74,7 +74,7 @@ def assert_no_write_is_lost(writes: Load, session: Session, keyspace: str) -> No
     assert {user: stored.get(user) for user in writes.acknowledged} == writes.acknowledged
 
 
-def test_rolling_restart_loses_no_request(start: Callable[..., Service], session: Session, keyspace: str) -> None:
+def test_reload_loses_no_request(start: Callable[..., Service], session: Session, keyspace: str) -> None:
     """During two SIGHUPs, all requests get responses and all acknowledged writes are stored."""
     running = start({"CASSANDRA_KEYSPACE": keyspace})
     with load(running) as writes:

@@ -88,7 +88,7 @@ def class_path(cache: Path) -> list[Path]:
         jars = [Path(line) for line in done.read_text().splitlines()]
         if all(jar.exists() for jar in jars):
             return jars
-    print(f"Downloading Cassandra ({CASSANDRA}; 70 MB the first time, kept in ~/.m2) ...", flush=True)
+    print(f"Preparing {CASSANDRA}. The first time this downloads 70 MB into ~/.m2 ...", flush=True)
     progress = _DownloadProgress()
     try:
         environment = jgo.build(CASSANDRA, cache_dir=cache, resolver=_Resolver(progress_callback=progress))

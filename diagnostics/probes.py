@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import replace
@@ -254,12 +254,7 @@ def nest_contexts(session: Session, options: QueryOptions) -> Findings:
         context = copy_context()  # for the request id in its log lines
         arguments = (findings, current_settings(), run_id, replace(options, database=WaitTime()))
         threading.Thread(target=context.run, args=(_nest_in_thread, *arguments), daemon=True).start()
-        started = time.monotonic()
-        try:
-            if not wait([findings], timeout=options.remaining()).done:
-                raise StorageTimeout("Cassandra did not answer before the deadline.")
-        finally:
-            options.database.seconds += time.monotonic() - started
+        options.wait_for(findings)
         unaffected = _is_unchanged(session) and _is_open(session) and _version(session, options) is not None
         return {**findings.result(), "main_session_unaffected": unaffected}
 

@@ -18,21 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cassandra.cluster import Session
 
+from dev.local_cassandra.jars import NodeError
+from dev.local_cassandra.node import STATE, Node, free_port
+from settings import Settings, get_settings
+from storage import db_connect, db_initialize
 from tests.support import PROJECT, Service, TcpProxy, clean_environment, service
 
 _given = {name: os.environ.get(name) for name in ("TEST_CASSANDRA_HOSTS", "TEST_CASSANDRA_PORT")}
 _environment = clean_environment()
 os.environ.clear()
 os.environ.update(_environment)
-
-# Imported after the environment is clean: settings.py reads the environment at import.
-from cassandra.cluster import Session  # noqa: E402
-
-from dev.local_cassandra.jars import NodeError  # noqa: E402
-from dev.local_cassandra.node import STATE, Node, free_port  # noqa: E402
-from settings import Settings, get_settings  # noqa: E402
-from storage import db_connect, db_initialize  # noqa: E402
 
 UNIT_TESTS = PROJECT / "tests" / "unit"
 

@@ -19,7 +19,7 @@ class RouteOptions:
     :ivar produces: media types that the view can return, the default first; empty for no content negotiation.
     :ivar session: the hooks set `g.session`, and the request counts against the concurrency limit. Routes without it
         (health, metrics, shutdown, docs) stay available under overload.
-    :ivar stream: the request has no deadline of its own, only a timeout for each page.
+    :ivar stream: the request has a timeout for each page instead of a deadline, unless the client sends a deadline.
     :ivar timeout: seconds until the deadline if the client sends none; None for the setting REQUEST_TIMEOUT.
     :ivar operators: in which environments only operators may call the route: all (`everywhere`), only production, or
         none (None).

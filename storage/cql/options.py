@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from typing import Any
 
 from storage.errors import StorageTimeout
 
@@ -19,7 +21,7 @@ class WaitTime:
 class QueryOptions:
     """Deadline, consistency level and time measurement of one request's queries.
 
-    :ivar deadline: a value of `time.monotonic()`; None for streams, which have `timeout` for each page instead.
+    :ivar deadline: a value of `time.monotonic()`; None if only each query has a limit, as in most streams.
     :ivar timeout: seconds for one query when there is no deadline.
     :ivar consistency_level: a name such as `QUORUM`; None for the session's default. For a lightweight transaction
         it is the commit level.
@@ -42,3 +44,15 @@ class QueryOptions:
         if left <= 0:
             raise StorageTimeout("The deadline has passed.")
         return left
+
+    def wait_for(self, future: Future[Any]) -> None:
+        """Wait until a future is done, and count the time as spent on queries.
+
+        :raises StorageTimeout: the deadline passed first; the work behind the future continues.
+        """
+        started = time.monotonic()
+        try:
+            if not wait([future], timeout=self.remaining()).done:
+                raise StorageTimeout("Cassandra did not answer before the deadline.")
+        finally:
+            self.database.seconds += time.monotonic() - started

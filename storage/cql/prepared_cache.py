@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextvars import copy_context
 from weakref import WeakKeyDictionary
 
@@ -15,7 +14,6 @@ from cassandra.query import PreparedStatement
 from storage.cql.options import QueryOptions
 from storage.cql.statement import Statement, cql_text
 from storage.cql.translation import translating
-from storage.errors import StorageTimeout
 
 
 class PreparedCache:
@@ -51,14 +49,9 @@ class PreparedCache:
                 # The driver's prepare() takes no timeout, so it runs in a thread of its own.
                 context = copy_context()  # for the request id in its log lines
                 threading.Thread(target=context.run, args=(self._prepare, session, key, future), daemon=True).start()
-        started = time.monotonic()
-        try:
-            if not wait([future], timeout=options.remaining()).done:
-                raise StorageTimeout("Cassandra did not answer before the deadline.")
-            with translating():
-                return future.result()
-        finally:
-            options.database.seconds += time.monotonic() - started
+        options.wait_for(future)
+        with translating():
+            return future.result()
 
     def _prepare(self, session: Session, key: tuple[Statement, str], future: Future[PreparedStatement]) -> None:
         try:

@@ -38,7 +38,8 @@ def import_settings() -> Settings:
     """Import the project's modules again and read the settings.
 
     If the settings are wrong, the first start ends with exit status 2 and the explanation on standard error. Later the
-    explanation is logged, and the previous modules, with the previous settings, stay in use.
+    explanation is logged, and the previous modules, with the previous settings, stay in use. An unsupported version of
+    a package ends the start, and also a reload, with exit status 2.
     """
     before = _drop_project_modules()
     import settings
@@ -48,6 +49,10 @@ def import_settings() -> Settings:
         settings.require_version("gunicorn", GUNICORN_VERSIONS, used_by="server/__init__.py")
         settings.require_version("cassandra-driver", DRIVER_VERSIONS, used_by="storage/cql/driver.py")
         return settings.get_settings()
+    except settings.UnsupportedVersion as error:
+        # Not recoverable: new workers import the package from disk.
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2) from None
     except settings.SettingsError as error:
         if "settings" not in before:
             sys.stderr.write(f"{error}\n")
@@ -61,7 +66,8 @@ def import_settings() -> Settings:
 def prepare_worker(worker: Any) -> None:
     """With `--reload`, make a new worker import the project's modules again."""
     if worker.cfg.reload:
-        # The import of the application raises the same error again, and Worker.load_wsgi handles it.
+        # import_settings() handles wrong settings itself. Any other error is raised again when the application is
+        # imported; see Worker.load_wsgi.
         with suppress(Exception):
             import_settings()
         worker.app.callable = None

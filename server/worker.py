@@ -17,7 +17,8 @@ segment for the response headers.
 | `Request.headers`, `Request.must_close` | a parsed request; `must_close` adds "Connection: close" to the response |
 | `wsgi.Response` (`.sock`, `.headers_sent`, `.write`) | overridden: sends the headers with the body |
 | `util.close_graceful` | the lingering close of a connection |
-| `Worker.load_wsgi`, `.reloader.add_extra_file`, `util.make_fail_app` | overridden: import errors under `--reload` |
+| `Worker.load_wsgi`, `.wsgi`, `.app.wsgi` | overridden: import errors under `--reload` |
+| `Worker.reloader.add_extra_file`, `util.make_fail_app` | the same |
 | `glogging.Logger.access` | overridden: no access log |
 """
 
@@ -120,7 +121,8 @@ class Worker(ThreadWorker):
         this for a SyntaxError only; another error would end the whole instance.
         """
         try:
-            super().load_wsgi()
+            # Not super().load_wsgi(): it hides a SyntaxError, and post_worker_init would import the module again.
+            self.wsgi = self.app.wsgi()
             # Imported after the fork, so that a reloaded worker does not use the master's copies.
             from observability.logs import request_id
             from settings import get_settings

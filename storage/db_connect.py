@@ -180,10 +180,17 @@ class _Connector:
     def get(self, timeout: float | None, settings: Settings | None) -> Session:
         with self._changed:
             self._start(settings)
+            self.require(settings)
             self._changed.wait_for(lambda: self.session or self._error or self._stopped, timeout)
             if self.session is not None:
                 return self.session
             raise StorageUnavailable("There is no connection to Cassandra yet.") from self._error
+
+    def require(self, settings: Settings | None) -> None:
+        """Raise RuntimeError if the session has, or will have, other settings."""
+        known = self.settings
+        if settings is not None and known is not None and settings is not known and settings != known:
+            raise RuntimeError("This process has a session with other settings; pass a session to create_app().")
 
     def start(self) -> None:
         with self._changed:
@@ -258,13 +265,9 @@ def get_session(timeout: float | None = None, settings: Settings | None = None) 
     :raises StorageUnavailable: there is no session yet.
     :raises RuntimeError: the process has a session with other settings.
     """
-    known = _connector.settings
-    if settings is not None and known is not None and settings is not known and settings != known:
-        raise RuntimeError("This process already has a session with other settings; pass a session to create_app().")
-    session = _connector.session
-    if session is not None:
-        return session
-    return _connector.get(timeout, settings)
+    connector = _connector
+    connector.require(settings)
+    return connector.session or connector.get(timeout, settings)
 
 
 def session_if_open() -> Session | None:

@@ -5,6 +5,7 @@ flask-openapi3 derives it from the views; this module adds the parameters, heade
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
@@ -207,8 +208,9 @@ def _complete(operation: dict[str, Any], method: str, route: RouteOptions, setti
 
 
 def _view(app: OpenAPI, path: str, method: str) -> Any:
-    rule = path.replace("{", "<").replace("}", ">")
     for candidate in app.url_map.iter_rules():
-        if candidate.rule == rule and method.upper() in (candidate.methods or ()):
+        # The form of flask-openapi3: "/x/<int:id>" becomes "/x/{id}".
+        documented = re.sub(r"<([^<:]+:)?", "{", candidate.rule).replace(">", "}")
+        if documented == path and method.upper() in (candidate.methods or ()):
             return app.view_functions[candidate.endpoint]
     raise LookupError(f"{method} {path} is in the document but has no view")

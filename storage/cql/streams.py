@@ -41,7 +41,7 @@ class Stream(Iterator[list[Any]]):
         return next(self._pages)
 
     def close(self) -> None:
-        """Stop fetching. At most one page, which was already requested, still arrives."""
+        """Stop fetching. Pages that were already requested still arrive: at most one, or two of a token scan."""
         self.closed = True
         self._pages.close()
 

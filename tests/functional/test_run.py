@@ -289,16 +289,21 @@ def test_reload_uses_a_changed_route_module(reloading: Run, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "mistake"),
     [
-        ("routes", "def broken(:\n"),
-        ("routes", "import no_such_module\n"),
-        ("settings", "def broken(:\n"),
+        ("routes/health.py", "def broken(:\n"),
+        ("routes/health.py", "import no_such_module\n"),
+        ("settings.py", "def broken(:\n"),
+        ("storage/cql/streams.py", "def broken(:\n"),
     ],
-    ids=["syntax error in a route module", "import error in a route module", "syntax error in settings.py"],
+    ids=[
+        "syntax error in a route module",
+        "import error in a route module",
+        "syntax error in settings.py",
+        "syntax error in a storage module",
+    ],
 )
 def test_reload_survives_a_broken_module(reloading: Run, tmp_path: Path, name: str, mistake: str) -> None:
     """After a mistake in a module, the service returns 500 until a change corrects the mistake."""
-    route, _ = route_module(tmp_path / "copy")
-    module = route if name == "routes" else tmp_path / "copy" / "settings.py"
+    module = tmp_path / "copy" / name
     text = module.read_text()
     module.write_text(text + mistake)
     reloading.wait_for_responses(lambda response: response.status_code == 500)

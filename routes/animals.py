@@ -27,7 +27,8 @@ def list_animals(path: AnimalGenusPath) -> Response:
 @blueprint.get("/animal/<genus>/<species>", responses=responses(200, Animal, 404))
 def get_animal(path: AnimalPath) -> ResponseValue:
     """One animal."""
-    return animals.retrieve_animal(g.session, path.genus, path.species, g.options)._asdict()
+    animal = animals.retrieve_animal(g.session, path.genus, path.species, g.options)
+    return animals.TABLE.document(animal)
 
 
 @blueprint.post("/animal", responses=responses(201, Inserted, headers=("Location",)))

@@ -32,7 +32,8 @@ def list_plants(path: PlantGenusPath) -> Response:
 @blueprint.get("/plant/<genus>/<species>", responses=responses(200, Plant, 404))
 def get_plant(path: PlantPath) -> ResponseValue:
     """One plant."""
-    return plants.retrieve_plant(g.session, path.genus, path.species, g.options)._asdict()
+    plant = plants.retrieve_plant(g.session, path.genus, path.species, g.options)
+    return plants.TABLE.document(plant)
 
 
 @blueprint.post("/plant", responses=responses(201, Inserted, headers=("Location",)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Response, g
 
 from routes.blueprint import Blueprint
+from routes.resource import Resource
 from schemas.base import Inserted
 from schemas.plants import Plant, PlantGenusPath, PlantPath
 from storage.db_io import plants
@@ -14,12 +15,15 @@ from web.responses import ResponseValue, location
 from web.route_options import route_options
 from web.streaming import stream_response
 
-blueprint = Blueprint(
-    "plants",
-    __name__,
+RESOURCE = Resource(
+    plants.TABLE,
+    schema=Plant,
+    path="/plant",
+    operations=("create", "read", "list", "delete"),
     sample_path="/plant/Quercus",
     example="-s {url}/plant/Hieracium -H 'Accept: application/x-ndjson' | head -3",
 )
+blueprint = Blueprint("plants", __name__, resource=RESOURCE)
 
 
 @blueprint.get("/plant/<genus>", responses=responses(200, Plant, many=True, stream=True))

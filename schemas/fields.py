@@ -224,12 +224,13 @@ class _TextKeys:
         entries: Any = schema
         while entries["type"] != "dict":
             entries = entries["schema"]
-        keys = handler(entries["keys_schema"])
-        # pydantic writes the pattern of keys as patternProperties, which allows all other keys.
-        document.pop("patternProperties", None)
+        # In a tuple, because handler() ignores the JSON Schema of the annotations of the type itself.
+        pair = handler(core_schema.tuple_schema([entries["keys_schema"], entries["values_schema"]]))
+        keys, document["additionalProperties"] = pair["prefixItems"]
         # The schema of a parameter describes its value. A key is the value's text.
         document["propertyNames"] = _KEYS.get(keys.get("type", ""), keys)
-        document["additionalProperties"] = handler(entries["values_schema"])
+        # pydantic writes the pattern of keys as patternProperties, which allows all other keys.
+        document.pop("patternProperties", None)
         return document
 
 

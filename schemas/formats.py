@@ -177,9 +177,9 @@ def number(value: object) -> float:
         except OverflowError:
             result = float("inf")
         if abs(result) == float("inf") or result != result:
-            raise ValueError("A number must be finite and from -1.7976931348623157e308 to 1.7976931348623157e308")
+            raise ValueError("A number must be from -1.7976931348623157e308 to 1.7976931348623157e308")
         if result != value:
-            raise ValueError("A whole number this large must be one that a double holds exactly")
+            raise ValueError("The whole number has more digits than a double holds")
         return result
     raise ValueError("Input should be a valid number")
 
@@ -192,10 +192,10 @@ def single(value: object) -> float:
     """
     result = number(value)
     try:
-        packed = struct.pack("f", result)
+        packed = struct.pack(">f", result)
     except OverflowError:
         raise ValueError("A float must be from -3.4028235e38 to 3.4028235e38") from None
-    (stored,) = struct.unpack("f", packed)
+    (stored,) = struct.unpack(">f", packed)
     for precision in range(1, 10):
         shortest = float(f"{stored:.{precision}g}")
         if _same_single(shortest, packed):
@@ -207,7 +207,7 @@ def single(value: object) -> float:
 
 def _same_single(value: float, packed: bytes) -> bool:
     try:
-        return struct.pack("f", value) == packed
+        return struct.pack(">f", value) == packed
     except OverflowError:
         # Rounding up the greatest float to fewer digits.
         return False

@@ -2,7 +2,8 @@
 
 Each function returns the Python value of a text. It raises ValueError with the rule for everything else, and the
 message never contains the client's value. Patterns bound the length of the text before it is converted, because some
-conversions take more than linear time. The JSON Schema of a type uses the same pattern.
+conversions take more than linear time. The JSON Schema of a type uses the same pattern, so that the patterns are in the
+syntax that Python and ECMAScript share.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from uuid import UUID
 
-# Bytes. Larger values belong into files: Cassandra reads a cell as a whole.
+# Bytes. Store larger values in files, because Cassandra reads a cell as a whole.
 MAX_BLOB = 64 * 1024
 # Digits of a varint, and of a decimal without its leading zeros.
 MAX_DIGITS = 1000

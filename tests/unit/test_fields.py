@@ -304,6 +304,7 @@ def test_lone_surrogates_are_refused() -> None:
         (fields.Blob, "A" * 100_000, "at most 65536 bytes"),
         (SetOf[fields.Decimal], ["1.0", "1.00"], "must not repeat"),
         (MapOf[parameters.Int, fields.Int], {"1": 1, "01": 1}, "must not repeat"),
+        (MapOf[parameters.Int, fields.Int], {f"{each}x": "x" for each in range(1001)}, "at most 1000 items, not 1001"),
         (MapOf[parameters.Int, fields.Int], [], "Input should be an object"),
         (ListOf[fields.Int], {}, "Input should be an array"),
         (FEW_FLOATS, [1], "Array should have at least 2 items, not 1"),
@@ -312,7 +313,8 @@ def test_lone_surrogates_are_refused() -> None:
 def test_messages_name_the_rule(kind: Any, value: Any, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         body_of(kind).model_validate({"value": value})
-    assert message in caught.value.errors[0]["msg"]
+    (error,) = caught.value.errors
+    assert message in error["msg"]
 
 
 def test_absent_collections_are_empty_and_not_shared() -> None:

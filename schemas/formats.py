@@ -136,7 +136,8 @@ def decimal(value: object) -> Decimal:
     if len(text) <= MAX_DECIMAL_TEXT and DECIMAL.fullmatch(text):
         result = Decimal(text)
         if len(result.as_tuple().digits) <= MAX_DIGITS and abs(result.adjusted()) <= MAX_EXPONENT:
-            return result
+            # Cassandra has no negative zero.
+            return result if result else result.copy_abs()
     raise ValueError(
         f"A decimal must have the form 21.350 or -1E+5, at most {MAX_DIGITS} digits, and in scientific notation an "
         f"exponent from -{MAX_EXPONENT} to {MAX_EXPONENT}"

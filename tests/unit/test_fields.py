@@ -317,6 +317,13 @@ def test_messages_name_the_rule(kind: Any, value: Any, message: str) -> None:
     assert message in error["msg"]
 
 
+@pytest.mark.parametrize(("kind", "value"), [(fields.Boolean, "true"), (fields.Int, "5"), (fields.Text, b"a")])
+def test_types_are_strict_in_every_model(kind: Any, value: Any) -> None:
+    """A type needs no Body around it, for example in a model that is part of a body."""
+    with pytest.raises(ValueError, match="Input should be a valid"):
+        TypeAdapter(kind).validate_python(value)
+
+
 def test_absent_collections_are_empty_and_not_shared() -> None:
     model = create_model("Example", __base__=Body, tags=(SetOf[fields.Text], []), note=(fields.Text | None, None))
     first, second = model.model_validate({}), model.model_validate({})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Response, g
 
 from routes.blueprint import Blueprint
+from routes.resource import Resource
 from schemas.animals import Animal, AnimalGenusPath, AnimalPath
 from schemas.base import Inserted
 from storage.db_io import animals
@@ -14,7 +15,15 @@ from web.responses import ResponseValue, location
 from web.route_options import route_options
 from web.streaming import stream_response
 
-blueprint = Blueprint("animals", __name__, sample_path="/animal/Vulpes", example="{url}/animal/Vulpes")
+RESOURCE = Resource(
+    animals.TABLE,
+    schema=Animal,
+    path="/animal",
+    operations=("create", "read", "list", "delete"),
+    sample_path="/animal/Vulpes",
+    example="{url}/animal/Vulpes",
+)
+blueprint = Blueprint("animals", __name__, resource=RESOURCE)
 
 
 @blueprint.get("/animal/<genus>", responses=responses(200, Animal, many=True, stream=True))
@@ -27,7 +36,8 @@ def list_animals(path: AnimalGenusPath) -> Response:
 @blueprint.get("/animal/<genus>/<species>", responses=responses(200, Animal, 404))
 def get_animal(path: AnimalPath) -> ResponseValue:
     """One animal."""
-    return animals.retrieve_animal(g.session, path.genus, path.species, g.options)._asdict()
+    animal = animals.retrieve_animal(g.session, path.genus, path.species, g.options)
+    return animals.TABLE.document(animal)
 
 
 @blueprint.post("/animal", responses=responses(201, Inserted, headers=("Location",)))

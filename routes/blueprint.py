@@ -1,4 +1,4 @@
-"""A blueprint with the facts that the home page and the start-up banner show."""
+"""A blueprint with the resource that its routes serve."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from flask_openapi3 import APIBlueprint, Tag
 
+from routes.resource import Resource
 from settings import Settings
 
 
@@ -16,9 +17,7 @@ def _always(settings: Settings) -> bool:
 class Blueprint(APIBlueprint):
     """The routes of one module.
 
-    :ivar sample_path: path of sample rows, to which the home page links; None for no link.
-    :ivar example: arguments of a curl command for the start-up banner, with `{url}` for the service's URL; None for no
-        command.
+    :ivar resource: the resource that the routes serve; None for routes of the service itself.
     :ivar is_enabled: whether the routes are available in a service with these settings.
     """
 
@@ -28,8 +27,7 @@ class Blueprint(APIBlueprint):
         import_name: str,
         *,
         tag: str | None = None,
-        sample_path: str | None = None,
-        example: str | None = None,
+        resource: Resource | None = None,
         is_enabled: Callable[[Settings], bool] = _always,
     ) -> None:
         """Create a blueprint.
@@ -37,6 +35,5 @@ class Blueprint(APIBlueprint):
         :param tag: heading of the routes in the OpenAPI document; None for the name of the blueprint.
         """
         super().__init__(name, import_name, abp_tags=[Tag(name=tag or name)])
-        self.sample_path = sample_path
-        self.example = example
+        self.resource = resource
         self.is_enabled = is_enabled

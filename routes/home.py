@@ -26,9 +26,9 @@ def home() -> ResponseValue:
         "health": url_for("health.health"),
         "metrics": url_for("metrics.get_metrics"),
         "resources": {
-            each.name: f"{request.script_root}{each.sample_path}"
+            each.resource.name: f"{request.script_root}{each.resource.sample_path}"
             for each in current_app.blueprints.values()
-            if isinstance(each, Blueprint) and each.sample_path
+            if isinstance(each, Blueprint) and each.resource and each.resource.sample_path
         },
     }
     if g.media_type == HTML:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Response, g
 
 from routes.blueprint import Blueprint
+from routes.resource import Resource
 from schemas.base import Inserted
 from schemas.plants import Plant, PlantGenusPath, PlantPath
 from storage.db_io import plants
@@ -14,12 +15,15 @@ from web.responses import ResponseValue, location
 from web.route_options import route_options
 from web.streaming import stream_response
 
-blueprint = Blueprint(
-    "plants",
-    __name__,
+RESOURCE = Resource(
+    plants.TABLE,
+    schema=Plant,
+    path="/plant",
+    operations=("create", "read", "list", "delete"),
     sample_path="/plant/Quercus",
     example="-s {url}/plant/Hieracium -H 'Accept: application/x-ndjson' | head -3",
 )
+blueprint = Blueprint("plants", __name__, resource=RESOURCE)
 
 
 @blueprint.get("/plant/<genus>", responses=responses(200, Plant, many=True, stream=True))
@@ -32,7 +36,8 @@ def list_plants(path: PlantGenusPath) -> Response:
 @blueprint.get("/plant/<genus>/<species>", responses=responses(200, Plant, 404))
 def get_plant(path: PlantPath) -> ResponseValue:
     """One plant."""
-    return plants.retrieve_plant(g.session, path.genus, path.species, g.options)._asdict()
+    plant = plants.retrieve_plant(g.session, path.genus, path.species, g.options)
+    return plants.TABLE.document(plant)
 
 
 @blueprint.post("/plant", responses=responses(201, Inserted, headers=("Location",)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import binascii
 import re
+import socket
 import struct
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -221,11 +222,12 @@ def number_of_text(value: object) -> int | float:
 
 
 def inet(value: object) -> str:
-    """An IPv4 or IPv6 address in its canonical form."""
+    """An IPv4 or IPv6 address in the form that `inet_ntop` writes, as when it is read."""
     # An IPv6 address has at most 45 characters, and "%" begins a zone.
     if isinstance(value, str) and len(value) <= 45 and "%" not in value:
         try:
-            return str(ip_address(value))
+            address = ip_address(value)
+            return socket.inet_ntop(socket.AF_INET6 if address.version == 6 else socket.AF_INET, address.packed)
         except ValueError:
             pass
     raise ValueError("An inet must be an IPv4 or IPv6 address, without zone and prefix length")

@@ -28,7 +28,7 @@ from cassandra.query import tuple_factory
 
 from observability import metrics
 from settings import Settings, get_settings
-from storage.cql.driver import begin_with_protocol_v4
+from storage.cql.driver import RowProtocolHandler, begin_with_protocol_v4
 from storage.errors import StorageUnavailable
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ def connect(cluster: Cluster, settings: Settings, keyspace: str | None) -> Sessi
     """
     try:
         session = cluster.connect()
+        session.client_protocol_handler = RowProtocolHandler
         if keyspace is not None:
             # Checked first, because the driver reports a missing keyspace as a node that is down.
             if keyspace not in cluster.metadata.keyspaces:

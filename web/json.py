@@ -9,7 +9,7 @@ import orjson
 from flask import Response
 from flask.json.provider import JSONProvider
 
-from storage.cql.row_encoding import rfc3339
+from storage.cql.json_values import rfc3339
 from web.media_types import JSON
 
 

@@ -18,6 +18,7 @@ from schemas.base import Problem
 from settings import MAX_REQUEST_TIMEOUT, Settings
 from web.consistency_level import CONSISTENCY_LEVELS, WRITE_LEVELS
 from web.errors import PROBLEM_TYPE
+from web.idempotency import KEY_PATTERN
 from web.media_types import CSV, HTML, JSON, NDJSON
 from web.route_options import RouteOptions, options_of
 
@@ -75,7 +76,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "Idempotency-Key": {
         "description": "A key that the client chooses. A retry with it within 24 hours gets the first response.",
-        "schema": {"type": "string", "pattern": r"^[\x21-\x2b\x2d-\x7e]{1,255}$"},
+        "schema": {"type": "string", "pattern": f"^{KEY_PATTERN}$"},
     },
     "If-Match": {
         "description": "Change the resource only if it is at this version (an `ETag`).",

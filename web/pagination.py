@@ -1,15 +1,20 @@
-"""`page_state`: Cassandra's paging state, signed for one query, valid for 24 hours."""
+"""Pages of a list. `page_state` is Cassandra's paging state, signed for one query, valid for 24 hours."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from typing import Any
 
+from flask import Response, g, request, url_for
 from itsdangerous import BadSignature, SignatureExpired, TimestampSigner
 from itsdangerous.encoding import base64_decode, base64_encode
 from werkzeug.exceptions import BadRequest
 
+from storage.cql import KeyRange, Page, Stream
+from storage.db_io.cluster import paging_scope
 from web.dependencies import current_settings
+from web.streaming import whole_response
 
 # Seconds.
 LIFETIME = 24 * 3600
@@ -19,6 +24,39 @@ LIFETIME = 24 * 3600
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{64}")
 
 _INVALID = "Invalid page_state: it was not issued for this query"
+
+
+def key_range(query: Any) -> KeyRange:
+    """The range and order that the query parameters `from`, `to` and `order` of a list ask for."""
+    return KeyRange(query.from_, query.to, None if query.order is None else query.order == "desc")
+
+
+def requested_paging_state() -> bytes | None:
+    """The paging state in the request's `page_state`; None without one.
+
+    :raises BadRequest: the token was changed, has expired, or was issued for another query.
+    """
+    return verify(request.args.get("page_state"), _scope())
+
+
+def page_response(page: Page, columns: tuple[str, ...]) -> Response:
+    """One page of rows, in the format that the client accepts, with a `Link` header to the next page.
+
+    :param page: rows as JSON.
+    :param columns: names of the columns of the rows.
+    """
+    response = whole_response(Stream((rows for rows in [page.rows] if rows), columns))
+    token = sign(page.paging_state, _scope())
+    if token is not None:
+        parameters = {**request.args, **(request.view_args or {}), "page_state": token}
+        response.headers["Link"] = f'<{url_for(request.endpoint or "", **parameters)}>; rel="next"'
+    return response
+
+
+def _scope() -> str:
+    """The query that a token is valid for: path and parameters, without those that may differ from page to page."""
+    parameters = sorted(pair for pair in request.args.items(multi=True) if pair[0] not in ("limit", "page_state"))
+    return f"{request.path} {parameters} {paging_scope(g.session)}"
 
 
 def sign(paging_state: bytes | None, query: str) -> str | None:

@@ -68,8 +68,20 @@ def stream_response(pages: Stream) -> Response:
     media_type = g.media_type
     chunks = format_streaming_response(pages, media_type)
     body = _body(next(chunks, b""), chunks, request.environ, str(request.url_rule))
-    content_type = f"{media_type}; charset=utf-8" if media_type == CSV else media_type
-    return Response(body, content_type=content_type, direct_passthrough=True)
+    return Response(body, content_type=_content_type(media_type), direct_passthrough=True)
+
+
+def whole_response(pages: Stream) -> Response:
+    """The rows as a response that is built in memory, in the format that the client accepts.
+
+    :param pages: few pages of rows as JSON.
+    """
+    body = b"".join(format_streaming_response(pages, g.media_type))
+    return Response(body, content_type=_content_type(g.media_type))
+
+
+def _content_type(media_type: str) -> str:
+    return f"{media_type}; charset=utf-8" if media_type == CSV else media_type
 
 
 def _body(first: bytes, chunks: Generator[bytes], environ: dict[str, Any], rule: str) -> Generator[bytes]:
@@ -133,9 +145,21 @@ def _csv_rows(columns: Columns, texts: Page) -> bytes:
 
 
 def _csv_lines(rows: Sequence[Sequence[Any]]) -> bytes:
+    """CSV as PostgreSQL writes it: null is an empty field, and empty text is `""`."""
+    if any("" in row for row in rows):
+        # csv.writer writes null and empty text alike.
+        return "".join(",".join(map(_csv_field, row)) + "\r\n" for row in rows).encode()
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     return text.getvalue().encode()
+
+
+def _csv_field(value: Any) -> str:
+    if value is None or value == "":
+        return "" if value is None else '""'
+    text = io.StringIO()
+    csv.writer(text).writerow([value])
+    return text.getvalue().removesuffix("\r\n")
 
 
 def _cell(value: Any) -> Any:

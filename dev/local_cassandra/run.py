@@ -95,13 +95,13 @@ def _print_if_possible(line: str) -> None:
 def _banner(settings: Settings, stops_cassandra: bool, reloads: bool) -> str:
     """Return the text for a service that is ready: URL, documentation and example requests."""
     # Import the routes only now: they need valid settings, and an invalid setting must not print a traceback.
-    from routes import BLUEPRINTS
+    from routes import RESOURCES
 
     url = f"http://{settings.host}:{settings.port}"
     lines = ["", f"Fieldbook is ready at {url}", f"API documentation: {url}/docs", ""]
     # The examples read sample rows, which production does not have. They may contain JSON, so str.format() fails.
     if settings.app_env == "development":
-        examples = [blueprint.example.replace("{url}", url) for blueprint in BLUEPRINTS if blueprint.example]
+        examples = [resource.example.replace("{url}", url) for resource in RESOURCES if resource.example]
         lines += [f"  curl {example}" for example in examples]
         lines += [""] if examples else []
     if reloads:

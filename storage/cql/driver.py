@@ -2,8 +2,9 @@
 
 | private API | used for |
 |---|---|
-| `PreparedStatement.result_metadata` | names and types of the columns that a SELECT returns |
-| `cassandra.cqltypes.DateType` | the type of a `timestamp` column in that metadata |
+| `PreparedStatement.result_metadata` | types of the columns that a SELECT returns |
+| `typename`, `subtypes`, `fieldnames`, `vector_size` of the type classes in it | those types as a `CqlType` |
+| `ResultMessage.recv_results_rows`, `.recv_results_metadata`, `.column_metadata`, `.parsed_rows` | own decoding |
 | `ResultSet.current_rows`, emptied in place | rows are freed although the driver keeps the future |
 | `ReplicationStrategy.dc_replication_factors_info`, `.replication_factor_info` | number of replicas of a keyspace |
 | `Metadata.partitioner`, `Murmur3Token.from_key` | the token of a partition key |
@@ -17,20 +18,77 @@ add the version to `DRIVER_VERSIONS` in `storage/__init__.py`.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from io import BytesIO
 from typing import Any
 
 from cassandra import ProtocolVersion
 from cassandra.cluster import Cluster, ResultSet, Session
 from cassandra.connection import ConnectionBusy
-from cassandra.cqltypes import DateType
+from cassandra.cqltypes import FrozenType, ReversedType, UserType, VectorType
 from cassandra.metadata import Murmur3Token
 from cassandra.pool import NoConnectionsAvailable
+from cassandra.protocol import ProtocolHandler, ResultMessage
 from cassandra.query import PreparedStatement
 
+from storage.cql.decoding import Decoder, decode_rows, decoder
+from storage.cql.types import CqlType
 
-def timestamp_columns(prepared: PreparedStatement) -> tuple[str, ...]:
-    """Names of the `timestamp` columns that a prepared SELECT returns."""
-    return tuple(column[2] for column in prepared.result_metadata if issubclass(column[3], DateType))
+# Types that the driver decodes as `storage.cql.decoding` does, but faster, in C.
+_DECODED_BY_DRIVER = frozenset(
+    {"ascii", "text", "blob", "tinyint", "smallint", "int", "bigint", "double", "uuid", "timeuuid"}
+)
+
+
+def result_types(prepared: PreparedStatement) -> list[CqlType]:
+    """Types of the columns that a prepared SELECT returns."""
+    return [_cql_type(column[3]) for column in prepared.result_metadata]
+
+
+def _cql_type(driver_type: Any) -> CqlType:
+    """The type that a class of `cassandra.cqltypes` stands for."""
+    if issubclass(driver_type, VectorType):
+        return CqlType("vector", (_cql_type(driver_type.subtype),), driver_type.vector_size)
+    arguments = tuple(map(_cql_type, driver_type.subtypes))
+    if issubclass(driver_type, (FrozenType, ReversedType)):
+        return arguments[0]
+    if issubclass(driver_type, UserType):
+        return CqlType("udt", arguments, field_names=tuple(driver_type.fieldnames))
+    return CqlType("text" if driver_type.typename == "varchar" else driver_type.typename, arguments)
+
+
+class _Rows(ProtocolHandler.message_types_by_opcode[ResultMessage.opcode]):
+    """A result whose rows are decoded by `storage.cql.decoding`, unless the driver decodes all their types alike."""
+
+    def recv_results_rows(
+        self, f: BytesIO, protocol_version: int, user_type_map: Any, result_metadata: Any, encryption_policy: Any
+    ) -> None:
+        start = f.tell()
+        self.recv_results_metadata(f, user_type_map)
+        metadata = self.column_metadata or result_metadata
+        decoders = _decoders(tuple(column[3] for column in metadata))
+        if decoders is None:
+            f.seek(start)
+            super().recv_results_rows(f, protocol_version, user_type_map, result_metadata, encryption_policy)
+            return
+        self.column_names = [column[2] for column in metadata]
+        self.column_types = [column[3] for column in metadata]
+        self.parsed_rows = decode_rows(f.read(), decoders)
+
+
+class RowProtocolHandler(ProtocolHandler):
+    """The driver's protocol, with rows whose values are those that docs/types.md lists."""
+
+    message_types_by_opcode = ProtocolHandler.message_types_by_opcode | {ResultMessage.opcode: _Rows}
+
+
+@lru_cache(maxsize=1000)
+def _decoders(driver_types: tuple[Any, ...]) -> tuple[Decoder, ...] | None:
+    """The decoders of a row's columns; None if the driver decodes all of these types alike."""
+    types = [_cql_type(driver_type) for driver_type in driver_types]
+    if all(each.name in _DECODED_BY_DRIVER for each in types):
+        return None
+    return tuple(map(decoder, types))
 
 
 def take_rows(result: ResultSet) -> list[Any]:

@@ -17,7 +17,7 @@ from storage.cql.consistency import set_level
 from storage.cql.driver import take_rows
 from storage.cql.options import QueryOptions
 from storage.cql.prepared_cache import prepared_cache
-from storage.cql.row_encoding import json_select
+from storage.cql.row_encoding import row_format
 from storage.cql.statement import Kind, Statement, cql_text
 from storage.cql.translation import translating
 from storage.errors import StorageError
@@ -72,14 +72,12 @@ def execute(
         `[applied]`.
     :raises StorageError: the subclass says what happened.
     """
-    select = json_select(session, statement, options) if statement.json_rows else None
-    if select is not None:
-        statement = select.statement
-    bound = bind(session, statement, values, options)
+    form = row_format(session, statement, options)
+    bound = bind(session, form.statement, values, options)
     if fetch_size is not None:
         bound.fetch_size = fetch_size
     page = execute_bound(session, bound, options, statement.name, statement.kind, paging_state)
-    return page._replace(rows=select.decode(page.rows)) if select is not None else page
+    return Page(form.decode(page.rows), page.paging_state)
 
 
 def execute_batch(

@@ -1,89 +1,142 @@
-"""Rows as JSON strings, which Cassandra itself encodes (`SELECT JSON`).
+"""Rows as tuples or as JSON strings. Only this module chooses who writes the JSON: Cassandra or this service.
 
-Statements with `json_rows` use it. Forwarding the string costs a third as much as building JSON from values
-(docs/performance.md). Only timestamps need a change: `SELECT JSON` writes them with a space in the middle, but a cast
-to text writes RFC 3339.
+Forwarding the string that `SELECT JSON` returns costs a third as much as building JSON from values
+(docs/performance.md). It is used for a statement with `json_rows` if Cassandra's JSON has the same values as ours for
+every type that the statement returns. All other rows are encoded by `json_values`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 from cassandra.cluster import Session
 
-from storage.cql.driver import timestamp_columns
+from storage.cql.driver import result_types
+from storage.cql.json_values import encoder, rfc3339
 from storage.cql.options import QueryOptions
 from storage.cql.prepared_cache import prepared_cache
 from storage.cql.statement import Statement
+from storage.cql.types import CqlType
 
-_RFC3339 = r'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"'
+# Types for which SELECT JSON returns the same values. Not boolean: Cassandra fails to read a row with a boolean of zero
+# bytes. Not float: Cassandra does not always write the shortest form. docs/types.md gives the reasons for the others.
+_TEXTS = frozenset({"ascii", "text"})
+_PROVEN = _TEXTS | {"tinyint", "smallint", "int", "double", "uuid", "timeuuid", "timestamp"}
 
-
-def rfc3339(moment: datetime) -> str:
-    """The time in RFC 3339, for example `2026-11-21T06:50:04.610Z`.
-
-    :param moment: a time without a zone is in UTC, as the driver returns it.
-    """
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(UTC).replace(tzinfo=None)
-    return moment.isoformat(timespec="milliseconds") + "Z"
+# What a cast of a timestamp to text returns. Years outside 0000 to 9999 have a sign.
+_RFC3339 = r'"(\d{4}|[+-]\d{4,})-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"'
 
 
-class JsonSelect:
-    """The `SELECT JSON` form of a statement.
+class RowFormat(Protocol):
+    """How the rows of a statement become tuples or JSON objects.
 
     :ivar statement: the statement to execute instead of the original one.
     """
 
-    def __init__(self, statement: Statement, timestamps: tuple[str, ...]) -> None:
-        """Derive the form.
+    @property
+    def statement(self) -> Statement: ...
 
-        :param statement: the original statement.
-        :param timestamps: names of the columns of type `timestamp`.
-        """
-        self.statement, self._timestamps = _with_json(statement, timestamps), timestamps
-
-    def decode(self, rows: Sequence[Sequence[Any]]) -> list[str]:
-        """The rows as JSON objects, with timestamps in RFC 3339.
+    def decode(self, rows: list[Any]) -> list[Any]:
+        """The rows in their form.
 
         :param rows: rows that :attr:`statement` returned.
         """
-        texts = [row[0] for row in rows]
-        if not texts or all(re.search(rf'"{name}": {_RFC3339}', texts[0]) for name in self._timestamps):
-            return texts
-        # Either the server casts timestamps to another format, or a null in the first row does not show the format.
-        return [self._rewrite(text) for text in texts]
-
-    def _rewrite(self, text: str) -> str:
-        document = orjson.loads(text)
-        for name in self._timestamps:
-            if document[name] is not None:
-                document[name] = rfc3339(datetime.fromisoformat(document[name]))
-        return orjson.dumps(document).decode()
 
 
-def json_select(session: Session, statement: Statement, options: QueryOptions) -> JsonSelect:
-    """The `SELECT JSON` form of a statement with `json_rows`.
+def row_format(session: Session, statement: Statement, options: QueryOptions) -> RowFormat:
+    """The form of a statement's rows: JSON strings for a statement with `json_rows`, otherwise tuples.
 
     :raises StorageError: the statement can't be prepared.
     """
+    if not statement.json_rows:
+        return _Tuples(statement)
     plain = statement._replace(json_rows=False)
-    return _json_select(statement, timestamp_columns(prepared_cache.get(session, plain, options)))
+    return _json_format(plain, tuple(result_types(prepared_cache.get(session, plain, options))))
 
 
 @cache
-def _json_select(statement: Statement, timestamps: tuple[str, ...]) -> JsonSelect:
-    return JsonSelect(statement, timestamps)
+def _json_format(statement: Statement, types: tuple[CqlType, ...]) -> RowFormat:
+    columns = dict(zip(statement.columns, types, strict=True))
+    is_proven = all(each.name in _PROVEN or _is_list_of_text(each) for each in types)
+    return _CassandraJson(statement, columns) if is_proven else _ServiceJson(statement, columns)
 
 
-def _with_json(statement: Statement, timestamps: tuple[str, ...]) -> Statement:
-    if "{columns}" not in statement.cql:
-        raise ValueError(f"{statement.name}: a statement with json_rows must select {{columns}}")
-    selected = [f"CAST({name} AS text) AS {name}" if name in timestamps else name for name in statement.columns]
-    cql = statement.cql.replace("{columns}", "JSON {columns}", 1)
-    return statement._replace(cql=cql, columns=tuple(selected), json_rows=False)
+def _is_list_of_text(cql_type: CqlType) -> bool:
+    return cql_type.name == "list" and cql_type.arguments[0].name in _TEXTS
+
+
+class _Tuples(NamedTuple):
+    """Rows as the driver returns them."""
+
+    statement: Statement
+
+    def decode(self, rows: list[Any]) -> list[Any]:
+        return rows
+
+
+class _ServiceJson:
+    """Rows that this service encodes."""
+
+    def __init__(self, statement: Statement, columns: Mapping[str, CqlType]) -> None:
+        self.statement = statement
+        self._columns = [(column, encoder(cql_type)) for column, cql_type in columns.items()]
+
+    def decode(self, rows: list[Any]) -> list[Any]:
+        columns = self._columns
+        return [
+            orjson.dumps({name: encode(value) for (name, encode), value in zip(columns, row, strict=True)}).decode()
+            for row in rows
+        ]
+
+
+class _CassandraJson:
+    """Rows that Cassandra encodes (`SELECT JSON`), with corrections of what it writes differently.
+
+    Cassandra writes timestamps with a space in the middle, but a cast to text writes RFC 3339.
+    """
+
+    def __init__(self, statement: Statement, columns: Mapping[str, CqlType]) -> None:
+        if "{columns}" not in statement.cql:
+            raise ValueError(f"{statement.name}: a statement with json_rows must select {{columns}}")
+        self._timestamps = [column for column, cql_type in columns.items() if cql_type.name == "timestamp"]
+        selected = [
+            f"CAST({column} AS text) AS {column}" if column in self._timestamps else column for column in columns
+        ]
+        cql = statement.cql.replace("{columns}", "JSON {columns}", 1)
+        self.statement = statement._replace(cql=cql, columns=tuple(selected))
+        # Cassandra writes a value of zero bytes as "", and a list that is null as null. The service reads null and [].
+        self._not_text = [column for column, cql_type in columns.items() if cql_type.name not in _TEXTS]
+        self._lists = [column for column, cql_type in columns.items() if cql_type.name == "list"]
+
+    def decode(self, rows: list[Any]) -> list[Any]:
+        texts = [row[0] for row in rows]
+        if not texts:
+            return texts
+        if not all(re.search(rf'"{name}": {_RFC3339}', texts[0]) for name in self._timestamps):
+            # Either the server casts timestamps to another format, or a null in the first row does not show the format.
+            return [self._corrected(text) for text in texts]
+        # Nearly all pages end here, after two searches.
+        page = "\n".join(texts)
+        suspects = [f'"{column}": ""' for column in self._not_text] if ': ""' in page else []
+        suspects += [f'"{column}": null' for column in self._lists] if ": null" in page else []
+        if not suspects:
+            return texts
+        return [self._corrected(text) if any(each in text for each in suspects) else text for text in texts]
+
+    def _corrected(self, text: str) -> str:
+        document = orjson.loads(text)
+        for name in self._not_text:
+            if document[name] == "":
+                document[name] = None
+        for name in self._lists:
+            if document[name] is None:
+                document[name] = []
+        for name in self._timestamps:
+            if document[name] is not None and not re.fullmatch(_RFC3339, f'"{document[name]}"'):
+                document[name] = rfc3339(datetime.fromisoformat(document[name]))
+        return orjson.dumps(document).decode()

@@ -15,7 +15,7 @@ from cassandra.query import BoundStatement
 
 from storage.cql.execution import bind, execute_bound, receive, send
 from storage.cql.options import QueryOptions
-from storage.cql.row_encoding import json_select
+from storage.cql.row_encoding import row_format
 from storage.cql.statement import Statement
 
 
@@ -80,12 +80,11 @@ def _pages(
     limit: int | None,
     fetch_size: int,
 ) -> Generator[list[Any]]:
-    select = json_select(session, statement, options) if statement.json_rows else None
-    selected = select.statement if select is not None else statement
-    bound = bind(session, selected, values, options)
+    form = row_format(session, statement, options)
+    bound = bind(session, form.statement, values, options)
     with closing(pages_of(session, bound, options, statement.name, limit, fetch_size)) as pages:
         for page in pages:
-            yield select.decode(page) if select is not None else page
+            yield form.decode(page)
 
 
 def pages_of(

@@ -18,7 +18,7 @@ from cassandra.query import BoundStatement
 from storage.cql.driver import uses_murmur3
 from storage.cql.execution import bind, execute_bound, receive, send
 from storage.cql.options import QueryOptions
-from storage.cql.row_encoding import JsonSelect, json_select
+from storage.cql.row_encoding import RowFormat, row_format
 from storage.cql.statement import Statement
 from storage.cql.streams import Stream, pages_of
 
@@ -69,30 +69,30 @@ def _scan(
     limit: int,
     fetch_size: int,
 ) -> Generator[list[str]]:
-    select = json_select(session, statement, options)
-    select_all = select.statement
+    form = row_format(session, statement, options)
+    select_all = form.statement
     bound = bind(session, select_all, (), options)
     bound.fetch_size = fetch_size
     first = execute_bound(session, bound, options, select_all.name, "read")
     if first.paging_state is None or len(first.rows) >= limit:
         if first.rows[:limit]:
-            yield select.decode(first.rows[:limit])
+            yield form.decode(first.rows[:limit])
         return
     if not first.rows:
         # The page holds only tombstones, so the density of the rows is not known.
         for page in pages_of(session, bound, options, select_all.name, limit, fetch_size):
-            yield select.decode(page)
+            yield form.decode(page)
         return
     # The page may end between two partition keys with the same token. Rows with the last token are dropped here, and
     # the first range, which begins with this token, reads them again.
     rows = first.rows
-    last = token(rows[-1][0])
-    while rows and token(rows[-1][0]) == last:
+    last = token(form.decode(rows[-1:])[0])
+    while rows and token(form.decode(rows[-1:])[0]) == last:
         rows.pop()
     condition = f" WHERE token({partition_key}) > ? AND token({partition_key}) <= ?"
     select_range = select_all._replace(name=f"{select_all.name}_by_token", cql=select_all.cql + condition)
     yielded = 0
-    for page in _by_range(session, select_range, select, options, fetch_size, rows, last - 1, limit):
+    for page in _by_range(session, select_range, form, options, fetch_size, rows, last - 1, limit):
         yield page[: limit - yielded]
         yielded += len(page)
         if yielded >= limit:
@@ -102,7 +102,7 @@ def _scan(
 def _by_range(
     session: Session,
     select_range: Statement,
-    select: JsonSelect,
+    form: RowFormat,
     options: QueryOptions,
     fetch_size: int,
     rows: list[Any],
@@ -132,7 +132,7 @@ def _by_range(
             requested_to = upper
         if rows:
             # Decoded only now, so that Cassandra reads the next ranges at the same time.
-            yield select.decode(rows)
+            yield form.decode(rows)
         if not in_flight:
             return
         read_to, bound, future = in_flight.popleft()
@@ -142,7 +142,7 @@ def _by_range(
             # The range holds more rows than expected.
             future = send(session, bound, options, select_range.name, page.paging_state)
             if page.rows:
-                yield select.decode(page.rows)
+                yield form.decode(page.rows)
             page = receive(future)
             found += len(page.rows)
         rows = page.rows

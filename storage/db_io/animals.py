@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from cassandra.cluster import Session
 
-from storage.cql import QueryOptions, Statement, Stream, execute, stream
+from storage.cql import QueryOptions, Statement, Stream, Table, execute, stream
 from storage.errors import RowNotFound
 
 
 class Animal(NamedTuple):
     """A row of `animals`."""
 
-    genus: str
-    species: str
-    image_url: str | None
-    size_cm: float | None
-    sightings: int
-    taxonomy: list[str]
+    genus: Annotated[str, "text"]
+    species: Annotated[str, "text"]
+    image_url: Annotated[str | None, "text"]
+    size_cm: Annotated[float | None, "double"]
+    sightings: Annotated[int, "int"]
+    taxonomy: Annotated[list[str], "frozen<list<text>>"]
 
+
+TABLE = Table("animals", Animal, partition_key=("genus",), clustering_key={"species": "asc"})
 
 INSERT_ANIMAL = Statement(
     "insert_animal",

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from cassandra.cluster import Session
 
-from storage.cql import QueryOptions, Statement, Stream, execute, stream
+from storage.cql import QueryOptions, Statement, Stream, Table, execute, stream
 from storage.errors import RowNotFound
 
 
 class Plant(NamedTuple):
     """A row of `plants`."""
 
-    genus: str
-    species: str
-    sightings: int
+    genus: Annotated[str, "text"]
+    species: Annotated[str, "text"]
+    sightings: Annotated[int, "int"]
 
+
+TABLE = Table("plants", Plant, partition_key=("genus",), clustering_key={"species": "asc"})
 
 INSERT_PLANT = Statement(
     "insert_plant",

@@ -7,8 +7,11 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import UUID
 
 import httpx
 import orjson
@@ -16,8 +19,9 @@ import pytest
 from cassandra.cluster import Session
 
 from settings import Settings
-from storage.cql import QueryOptions
+from storage.cql import QueryOptions, Statement
 from storage.db_io import idempotency, users
+from storage.db_io.versioned import VersionedTable
 from storage.errors import StorageTimeout
 from tests.support import Service, TcpProxy, wait_for
 
@@ -132,7 +136,7 @@ def crash(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[..., us
         idempotency_key = idempotency.IdempotencyKey("anonymous POST /users", key, fingerprint)
         user = users.new_user(body)
         options = QueryOptions(deadline=time.monotonic() + 2.0)
-        create_users = users.create_users
+        create_users = users.USERS.create
 
         def create_and_crash(session: Session, new: Sequence[users.User], options: QueryOptions) -> None:
             if stored:
@@ -140,7 +144,7 @@ def crash(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[..., us
             raise Crash
 
         with monkeypatch.context() as patch, pytest.raises(Crash):
-            patch.setattr(users, "create_users", create_and_crash)
+            patch.setattr(users.USERS, "create", create_and_crash)
             users.create_users_once(session, idempotency_key, [user], options)
         return user
 
@@ -256,7 +260,70 @@ def test_no_user_is_created_if_it_is_unknown_whether_the_key_is_stored(
         raise StorageTimeout("response lost", may_have_applied=True)
 
     monkeypatch.setattr(idempotency, "execute", lose_response)
-    monkeypatch.setattr(users, "create_users", lambda *arguments: pytest.fail("a user was created"))
+    monkeypatch.setattr(users.USERS, "create", lambda *arguments: pytest.fail("a user was created"))
     key = idempotency.IdempotencyKey("anonymous POST /users", uuid.uuid4().hex, b"")
     with pytest.raises(StorageTimeout):
         users.create_users_once(session, key, [users.new_user(new_body())], QueryOptions())
+
+
+class Everything(NamedTuple):
+    """A row with a column of each kind of value."""
+
+    id: UUID
+    amount: Decimal
+    big: int
+    ratio: float
+    content: bytes
+    day: date
+    moments: list[datetime]
+    by_number: dict[int, Decimal]
+    by_content: dict[bytes, list[str]]
+    note: str | None
+    created_at: datetime
+    updated_at: datetime
+    version: UUID
+
+
+def test_stored_response_keeps_values_of_every_type(session: Session, settings: Settings) -> None:
+    """A retry returns rows equal to those of the first request, also for values that JSON has no type for."""
+    insert = Statement(
+        "insert_everything",
+        "INSERT INTO {keyspace}.everything ({columns}) VALUES ({values}) USING TIMESTAMP 1",
+        Everything._fields,
+        kind="write",
+        idempotent=False,
+    )
+    session.execute(
+        f"CREATE TABLE IF NOT EXISTS {settings.cassandra_keyspace}.everything (id uuid PRIMARY KEY, amount decimal, "
+        "big varint, ratio double, content blob, day date, moments list<timestamp>, by_number map<int, decimal>, "
+        "by_content map<blob, frozen<set<text>>>, note text, created_at timestamp, updated_at timestamp, version uuid)",
+        timeout=60,
+    )
+    table = VersionedTable(
+        "everything",
+        Everything,
+        noun="row",
+        insert=insert,
+        select=insert,
+        update=insert,
+        delete=insert,
+        delete_at_version=insert,
+    )
+    fields = {
+        "amount": Decimal("1.10E+40"),
+        "big": 2**100,
+        "ratio": 0.1,
+        "content": b"\xff\x00\n",
+        "day": date(1, 1, 1),
+        "moments": [datetime(2026, 1, 1, 12, tzinfo=UTC)],
+        "by_number": {-1: Decimal("0.50")},
+        "by_content": {b"\xfe": ["a, b", '"\u2028\n']},
+        "note": None,
+    }
+    rows = [table.new(fields), table.new(fields)]
+    key = idempotency.IdempotencyKey("anonymous POST /everything", uuid.uuid4().hex, b"")
+    first = table.create_once(session, key, rows, QueryOptions())
+    retry = table.create_once(session, key, [table.new(fields)], QueryOptions())
+    for created in (first, retry):
+        assert created == rows
+        assert str(created[0].amount) == "1.10E+40"

@@ -17,7 +17,7 @@ import pytest
 
 from dev.local_cassandra import node
 from dev.local_cassandra.node import free_port, port_is_free, speaks_cql
-from routes import BLUEPRINTS
+from routes import RESOURCES
 from tests.support import PROJECT, clean_environment, copy_project, wait_for
 
 
@@ -92,7 +92,7 @@ def test_run_uses_the_cassandra_in_cassandra_hosts(
     lines = [line for line in running.text().splitlines() if line.startswith("  curl ")]
     assert len(lines) == 3
     assert all(f"http://127.0.0.1:{running.port}" in line for line in lines)
-    examples = [blueprint.example for blueprint in BLUEPRINTS if blueprint.example]
+    examples = [resource.example for resource in RESOURCES if resource.example]
     assert lines == [f"  curl {example}".replace("{url}", f"http://127.0.0.1:{running.port}") for example in examples]
     assert f"http://127.0.0.1:{running.port}/docs" in running.text()
     assert running.get("/animal/Vulpes").json()

@@ -22,7 +22,6 @@ from settings import Settings
 from storage import db_connect, db_initialize
 from storage.cql import QueryOptions
 from storage.cql.execution import cql_text
-from storage.cql.row_encoding import JsonSelect
 from storage.db_io import users
 from storage.db_io.users import SELECT_USERS_BY_AGE
 from tests.support import Service, TcpProxy, raw_request, wait_for
@@ -125,18 +124,6 @@ def test_every_route_and_format_encodes_a_user_identically(live: Service) -> Non
         list_rows += listed.json()
     for rows_found in (pages, csv_rows, ndjson_rows, json.loads(streamed("application/json")), list_rows):
         assert user in rows_found
-
-
-@pytest.mark.parametrize(
-    "moment", ["2026-11-21 06:50:04.610Z", "2026-11-21T06:50:04.610+0000", "2026-11-21T06:50:04.61"]
-)
-def test_timestamp_formats_of_all_cassandra_versions_are_converted(moment: str) -> None:
-    """The timestamp format is detected even if the first row has no timestamp."""
-    select = JsonSelect(SELECT_USERS_BY_AGE, ("created_at",))
-    rows = [(json.dumps({"id": number, "created_at": at}),) for number, at in enumerate([None, moment])]
-    for subset in (rows, rows[1:]):
-        rows_found = [json.loads(text) for text in select.decode(subset)]
-        assert rows_found[-1] == {"id": 1, "created_at": "2026-11-21T06:50:04.610Z"}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from cassandra.cluster import Session
 from settings import Settings
 from storage import db_connect
 from storage.cql import QueryOptions
-from storage.db_io import users
+from storage.db_io import users, versioned
 from storage.errors import RowNotFound, StorageTimeout, StorageUnavailable, VersionConflict
 from tests.support import USER, Service, TcpProxy
 
@@ -258,7 +258,7 @@ def test_repeated_lost_responses_are_not_reported_as_a_conflict(
     options = QueryOptions()
     user = users.new_user(USER)
     users.create_users(session, [user], options)
-    execute = users.execute
+    execute = versioned.execute
     lost_attempts: list[Any] = []
 
     def lose_response(session: Session, statement: Any, values: Any, options: QueryOptions, *rest: Any) -> Any:
@@ -267,13 +267,13 @@ def test_repeated_lost_responses_are_not_reported_as_a_conflict(
         if not lost_attempts:
             lost_attempts.append(values)
             raise StorageTimeout("response lost", may_have_applied=True)
-        monkeypatch.setattr(users, "execute", execute)
+        monkeypatch.setattr(versioned, "execute", execute)
         assert execute(session, statement, lost_attempts[0], options).rows[0][0]
         users.update_user(session, user.id, {"age": 77}, None, options)
         return execute(session, statement, values, options)
 
     for versions in (None, {user.version}):
-        monkeypatch.setattr(users, "execute", lose_response)
+        monkeypatch.setattr(versioned, "execute", lose_response)
         lost_attempts.clear()
         accepted = versions if versions is None else {stored_version(session, user.id)}
         with pytest.raises(StorageTimeout) as failure:

@@ -6,7 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from api import create_app
-from routes import BLUEPRINTS
+from routes import RESOURCES
 from settings import Settings
 from storage.errors import StorageUnavailable
 
@@ -93,7 +93,7 @@ def test_request_errors_are_returned_without_cassandra(
 def test_home_page_links_every_resource_under_the_proxy_prefix() -> None:
     client = client_with(trusted_proxies=1)
     links = client.get("/", headers={"X-Forwarded-Prefix": "/field"}).get_json()
-    expected = {each.name: f"/field{each.sample_path}" for each in BLUEPRINTS if each.sample_path}
+    expected = {each.name: f"/field{each.sample_path}" for each in RESOURCES if each.sample_path}
     assert links["resources"] == expected
     assert links["resources"]["plants"] == "/field/plant/Quercus"
     assert "/animal/Vulpes" in client.get("/", headers={"Accept": "text/html"}).get_data(as_text=True)

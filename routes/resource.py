@@ -1,0 +1,38 @@
+"""The registry object of a resource: facts, not behavior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from storage.cql import Table
+
+Operation = Literal["create", "read", "list", "stream", "batch", "replace", "change", "delete"]
+
+
+@dataclass(frozen=True)
+class Resource:
+    """What the home page, the start-up banner, the OpenAPI document and the tests know about a resource.
+
+    :ivar table: its table: name, partition key, clustering columns, and columns with their CQL types.
+    :ivar schema: a row as clients receive it. Where clients choose all of its fields, it is also the request body.
+    :ivar path: the URL under which all of its routes are.
+    :ivar operations: those that its routes offer.
+    :ivar sample_path: path of rows, to which the home page links; None for no link.
+    :ivar example: arguments of a curl command for the start-up banner, with `{url}` for the service's URL; None for no
+        command.
+    """
+
+    table: Table[Any]
+    schema: type[BaseModel]
+    path: str
+    operations: tuple[Operation, ...]
+    sample_path: str | None = None
+    example: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the table, of the blueprint and of the modules."""
+        return self.table.name

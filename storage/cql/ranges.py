@@ -1,0 +1,45 @@
+"""Ranges of rows within a partition, by the first clustering column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from storage.cql.statement import Statement
+from storage.cql.table import Table
+
+
+class KeyRange(NamedTuple):
+    """A range over the first clustering column, and the order of its rows.
+
+    :ivar lower: the least value, which is part of the range; None for no limit.
+    :ivar upper: the value at which the range ends, which is not part of it; None for no limit.
+    :ivar descending: the order of the rows; None for the order of the table.
+    """
+
+    lower: Any = None
+    upper: Any = None
+    descending: bool | None = None
+
+
+def in_range(
+    table: Table[Any], statement: Statement, values: Sequence[Any], key_range: KeyRange
+) -> tuple[Statement, Sequence[Any]]:
+    """Restrict a SELECT of one partition to a range, and order its rows.
+
+    The result is one of at most eight statements, so each is prepared once.
+
+    :param statement: ends with the conditions on the whole partition key.
+    :param values: one for each `?` of the statement.
+    """
+    cql = statement.cql
+    values = list(values)
+    column, own_order = next(iter(table.clustering_key.items()))
+    for operator, bound in ((">=", key_range.lower), ("<", key_range.upper)):
+        if bound is not None:
+            cql += f" AND {column} {operator} ?"
+            values.append(bound)
+    if key_range.descending is not None and key_range.descending != (own_order == "desc"):
+        # Cassandra can only read the clustering columns in their order, or all of them reversed.
+        cql += f" ORDER BY {column} {'DESC' if key_range.descending else 'ASC'}"
+    return statement._replace(cql=cql), values

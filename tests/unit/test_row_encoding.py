@@ -1,0 +1,50 @@
+"""Rows as JSON: who encodes them, and what is corrected in Cassandra's JSON. Needs no node."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from storage.cql import Statement
+from storage.cql.row_encoding import _CassandraJson, _json_format, _ServiceJson
+from storage.cql.types import parse_type
+
+SELECT = Statement("select_rows", "SELECT {columns} FROM {keyspace}.rows", ("id", "value"))
+
+
+@pytest.mark.parametrize("proven", ["text", "int", "uuid", "double", "timestamp", "list<text>"])
+def test_cassandra_encodes_types_whose_json_is_proven_identical(proven: str) -> None:
+    assert isinstance(_json_format(SELECT, (parse_type("int"), parse_type(proven))), _CassandraJson)
+
+
+@pytest.mark.parametrize("other", ["bigint", "decimal", "float", "boolean", "list<timestamp>", "set<text>", "blob"])
+def test_service_encodes_rows_with_any_other_type(other: str) -> None:
+    assert isinstance(_json_format(SELECT, (parse_type("int"), parse_type(other))), _ServiceJson)
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [
+        ("2026-11-21 06:50:04.610Z", "2026-11-21T06:50:04.610Z"),
+        ("2026-11-21T06:50:04.610+0000", "2026-11-21T06:50:04.610Z"),
+        ("2026-11-21T06:50:04.61", "2026-11-21T06:50:04.610Z"),
+        ("+10000-01-01T00:00:00.000Z", "+10000-01-01T00:00:00.000Z"),
+    ],
+)
+def test_timestamp_formats_of_all_servers_are_converted(moment: str, expected: str) -> None:
+    """The timestamp format is detected even if the first row has no timestamp."""
+    form = _CassandraJson(SELECT, {"id": parse_type("int"), "value": parse_type("timestamp")})
+    rows = [(json.dumps({"id": number, "value": at}),) for number, at in enumerate([None, moment])]
+    for subset in (rows, rows[1:]):
+        assert json.loads(form.decode(subset)[-1]) == {"id": 1, "value": expected}
+
+
+@pytest.mark.parametrize(
+    ("cql_type", "written", "expected"),
+    [("int", "", None), ("list<text>", None, []), ("text", "", ""), ("text", None, None), ("int", 0, 0)],
+)
+def test_empty_values_and_null_lists_are_corrected(cql_type: str, written: object, expected: object) -> None:
+    form = _CassandraJson(SELECT, {"id": parse_type("int"), "value": parse_type(cql_type)})
+    rows = [(json.dumps({"id": number, "value": value}),) for number, value in enumerate([written, written])]
+    assert [json.loads(text)["value"] for text in form.decode(rows)] == [expected, expected]

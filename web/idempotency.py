@@ -1,0 +1,67 @@
+"""`Idempotency-Key`: a key with which a client can send a request again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+from flask import g, request
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from schemas.base import InvalidInput
+from storage.db_io.idempotency import IdempotencyKey
+from storage.db_io.versioned import VersionedTable
+
+# Without a comma, because servers join two headers of the same name with a comma.
+KEY_PATTERN = r"[\x21-\x2b\x2d-\x7e]{1,255}"
+
+# Scope of idempotency keys: without sign-in all clients are one caller.
+_CALLER = "anonymous"
+
+
+def create_rows(table: VersionedTable[Any], bodies: Sequence[BaseModel]) -> Sequence[Any]:
+    """Store a row for each body: all or none. With an `Idempotency-Key`, only once.
+
+    :param bodies: at least one validated body.
+    :returns: the rows; for a retry, those of the first request.
+    :raises InvalidInput: the `Idempotency-Key` is not a valid key.
+    """
+    rows = [table.new(dict(body)) for body in bodies]
+    key = requested_key(bodies)
+    if key is not None:
+        return table.create_once(g.session, key, rows, g.options)
+    table.create(g.session, rows, g.options)
+    return rows
+
+
+def requested_key(bodies: Sequence[BaseModel]) -> IdempotencyKey | None:
+    """The `Idempotency-Key` of the request, for this caller and route; None if the request does not have the header.
+
+    Sets `g.idempotency_key`, so that an error response can say that a retry is safe.
+
+    :param bodies: the validated body, one model for each row to create.
+    :raises InvalidInput: the header is not a valid key.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not re.fullmatch(KEY_PATTERN, key):
+        raise InvalidInput.at(
+            "header", "Idempotency-Key", "Input should be 1 to 255 visible ASCII characters without a comma"
+        )
+    scope = f"{_CALLER} {request.method} {request.url_rule}"
+    g.idempotency_key = IdempotencyKey(scope, key, fingerprint(bodies))
+    return g.idempotency_key
+
+
+def fingerprint(bodies: Sequence[BaseModel]) -> bytes:
+    """Digest of the validated values, so that white space and the order of fields make no difference."""
+    values = [body.model_dump() for body in bodies]
+    # Python's own JSON encoder, because orjson rejects integers of more than 64 bits.
+    document = to_jsonable_python(values, bytes_mode="base64", inf_nan_mode="constants")
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return sha256(text.encode()).digest()

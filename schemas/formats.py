@@ -190,8 +190,7 @@ def number(value: object) -> float:
 def single(value: object) -> float:
     """A finite number that 32 bits hold, so that it reads as it was written.
 
-    0.1 is valid, because the shortest text that identifies the nearest float is 0.1. 0.123456789 would read as
-    0.12345679.
+    0.1 is valid, because the float nearest to it reads as 0.1. 0.123456789 would read as 0.12345679.
     """
     result = number(value)
     try:
@@ -199,8 +198,9 @@ def single(value: object) -> float:
     except OverflowError:
         raise ValueError("A float must be from -3.4028235e38 to 3.4028235e38") from None
     (stored,) = struct.unpack(">f", packed)
-    for precision in range(1, 10):
-        shortest = float(f"{stored:.{precision}g}")
+    # A float reads as the number with the fewest digits that identifies it: 6 to 9 digits without trailing zeros.
+    for digits in range(6, 10):
+        shortest = float(f"{stored:.{digits}g}")
         if _same_single(shortest, packed):
             break
     if shortest != result:

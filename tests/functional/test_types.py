@@ -273,11 +273,11 @@ PROVEN_ROWS = nullable(
     list_ascii=st.lists(ASCII, max_size=3),
 )
 GENERATED = hypothesis_settings(
-    max_examples=600,
+    max_examples=150,
     report_multiple_bugs=False,
     phases=[Phase.generate],
     deadline=None,
-    derandomize=False,
+    derandomize=True,
     suppress_health_check=list(HealthCheck),
     database=None,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from storage.cql import QueryOptions, Statement, Table, execute, stream
+from storage.cql.types import SCALARS, parse_type
+from tests.support import PROJECT
 from web.media_types import CSV, JSON, NDJSON
 from web.streaming import format_streaming_response
 
@@ -27,18 +30,19 @@ pytestmark = pytest.mark.timeout(300)
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-def read(session: Session, table: Table[Any], run: int) -> dict[str, list[Any]]:
+def read(session: Session, table: Table[Any], partition: int) -> dict[str, list[Any]]:
     """Return the rows of a partition as JSON values in each form; as CSV, each row as a list of cells."""
     options = QueryOptions()
-    cql = f"SELECT {{columns}} FROM {{keyspace}}.{table.name} WHERE run = ?"
+    cql = f"SELECT {{columns}} FROM {{keyspace}}.{table.name} WHERE {table.partition_key[0]} = ?"
     select = Statement(f"select_{table.name}", cql, tuple(table.columns))
-    rows = execute(session, select, (run,), options).rows
+    json_rows = select._replace(json_rows=True)
+    rows = execute(session, select, (partition,), options).rows
     found: dict[str, list[Any]] = {
         "single": [orjson.loads(orjson.dumps(table.document(row))) for row in rows],
-        "page": [json.loads(text) for text in execute(session, select._replace(json_rows=True), (run,), options).rows],
+        "page": [json.loads(text) for text in execute(session, json_rows, (partition,), options).rows],
     }
     for media_type in (JSON, NDJSON, CSV):
-        pages = stream(session, select._replace(json_rows=True), (run,), options, fetch_size=10)
+        pages = stream(session, json_rows, (partition,), options, fetch_size=10)
         text = b"".join(format_streaming_response(pages, media_type)).decode()
         match media_type:
             case "application/json":
@@ -188,6 +192,45 @@ def insert(session: Session, table: Table[Any], rows: list[dict[str, Any]]) -> i
         values = {"run": run, "id": number, **row}
         execute(session, statement, [values[name] for name in table.columns], QueryOptions())
     return run
+
+
+# --- the examples of docs/types.md --------------------------------------------------------------------------
+
+EXAMPLES = re.findall(
+    r"^\| `([a-z]+(?:<[^`]*>)?)`(?:, `varchar`)? \| `(.*)` \| `(.*)` \|$",
+    (PROJECT / "docs" / "types.md").read_text(),
+    re.MULTILINE,
+)
+
+
+def test_types_page_has_an_example_of_every_type() -> None:
+    named = {parse_type(cql_type).name for cql_type, _, _ in EXAMPLES}
+    assert named == SCALARS - {"counter"} | {"list", "set", "map", "tuple", "vector"}
+
+
+@pytest.fixture(scope="module")
+def examples(session: Session) -> Iterator[dict[str, list[Any]]]:
+    """The examples of the page, stored in one row and read in every form."""
+    types = ["int", *(cql_type for cql_type, _, _ in EXAMPLES)]
+    fields = [(f"c{number}", Annotated[Any, cql_type]) for number, cql_type in enumerate(types)]
+    # mypy knows named tuples with a literal list of fields only.
+    row = NamedTuple("Example", fields)  # type: ignore[misc]
+    definitions = ", ".join(f"c{number} {cql_type}" for number, cql_type in enumerate(types))
+    values = ", ".join(["1", *(value for _, value, _ in EXAMPLES)])
+    session.execute(f"CREATE TABLE examples ({definitions}, PRIMARY KEY (c0))", timeout=60)
+    session.execute(f"INSERT INTO examples ({', '.join(row._fields)}) VALUES ({values})")
+    yield read(session, Table("examples", row, partition_key=("c0",)), 1)
+    session.execute("DROP TABLE examples", timeout=60)
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)), ids=[" ".join(each[:2]) for each in EXAMPLES])
+def test_examples_on_the_types_page_read_as_the_page_says(examples: dict[str, list[Any]], number: int) -> None:
+    expected = json.loads(EXAMPLES[number][2])
+    for form, (row,) in examples.items():
+        found = row[number + 1] if form == CSV else row[f"c{number + 1}"]
+        if form == CSV and not isinstance(expected, str | None):
+            found = json.loads(found)
+        assert found == expected
 
 
 # --- generated values --------------------------------------------------------------------------------------

@@ -1,0 +1,138 @@
+"""The files of this project that belong to a resource or list it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from dev.resource.names import Refused
+from dev.resource.spec import Spec
+
+PROJECT = Path(__file__).resolve().parents[2]
+MIGRATIONS = PROJECT / "storage" / "migrations"
+REGISTRY = PROJECT / "routes" / "__init__.py"
+API_PAGE = PROJECT / "docs" / "api.md"
+
+_DIAGNOSTICS = '    "diagnostics.routes",\n'
+_ROUTE_ROW = re.compile(r"^\| `[A-Z]+ (/[^`]*)` \| .*\n", re.MULTILINE)
+
+
+def modules_of(plural: str) -> dict[str, Path]:
+    """The modules of a resource, each with the name of its template."""
+    return {
+        "schema": PROJECT / "schemas" / f"{plural}.py",
+        "table": PROJECT / "storage" / "db_io" / f"{plural}.py",
+        "routes": PROJECT / "routes" / f"{plural}.py",
+        "samples": PROJECT / "storage" / "sample_data" / f"{plural}.py",
+        "test": PROJECT / "tests" / "functional" / f"test_{plural}.py",
+    }
+
+
+def next_migration(name: str) -> Path:
+    """The path of a new migration."""
+    numbers = [int(path.name.split("_")[0]) for path in MIGRATIONS.glob("[0-9]*_*.cql")]
+    return MIGRATIONS / f"{max(numbers, default=0) + 1:04}_{name}.cql"
+
+
+def tables() -> set[str]:
+    """The tables that exist after all migrations, and the one that records them."""
+    found = {"schema_migrations"}
+    for path in sorted(MIGRATIONS.glob("[0-9]*.cql")):
+        for create, table in re.findall(r"^(CREATE|DROP) TABLE IF (?:NOT )?EXISTS (\w+)", path.read_text(), re.MULTILINE):
+            if create == "CREATE":
+                found.add(table)
+            else:
+                found.discard(table)
+    return found
+
+
+def with_module(registry: str, plural: str) -> str:
+    """The text of routes/__init__.py with the line of a resource, before that of the diagnostics."""
+    line = f'    "routes.{plural}",\n'
+    if _DIAGNOSTICS in registry:
+        return registry.replace(_DIAGNOSTICS, line + _DIAGNOSTICS)
+    return re.sub(r"(?ms)^(MODULES = \(.*?)^\)", lambda found: f"{found[1]}{line})", registry, count=1)
+
+
+def without_module(registry: str, plural: str) -> str:
+    """The text of routes/__init__.py without the line of a resource."""
+    return registry.replace(f'    "routes.{plural}",\n', "")
+
+
+def with_routes(page: str, rows: list[str]) -> str:
+    """The text of docs/api.md with rows in its table of routes, before those of the diagnostics."""
+    found = list(_ROUTE_ROW.finditer(page))
+    position = next((row.start() for row in found if row[1].startswith("/performance/")), found[-1].end())
+    return page[:position] + "".join(f"{row}\n" for row in rows) + page[position:]
+
+
+def without_routes(page: str, path: str) -> str:
+    """The text of docs/api.md without the routes below a path in its table of routes."""
+    return _ROUTE_ROW.sub(lambda row: "" if f"{row[1]}/".startswith(f"{path}/") else row[0], page)
+
+
+def check_is_free(spec: Spec) -> None:
+    """Check that the project has nothing of a resource's names yet.
+
+    :raises Refused: it has.
+    """
+    for path in modules_of(spec.plural).values():
+        if path.exists():
+            raise Refused(f"{path.relative_to(PROJECT)} exists already")
+    taken = _names_of_the_service()
+    for name in (spec.singular, spec.plural):
+        if name in taken:
+            raise Refused(f"{name} is the name of {taken[name]}")
+    for name in (spec.cls, spec.clss):
+        if path := _classes().get(name):
+            raise Refused(f"{path.relative_to(PROJECT)} has a class {name} already")
+
+
+def _names_of_the_service() -> dict[str, str]:
+    """Names that the project uses, each with what has it."""
+    # Imported here: the application imports all routes.
+    from api import create_app
+
+    taken = {path.stem: "a module or folder of this project" for path in [*PROJECT.glob("*.py"), *packages()]}
+    for folder in ("routes", "schemas", "storage/db_io"):
+        taken |= {path.stem: f"a module in {folder}/" for path in (PROJECT / folder).glob("*.py")}
+    taken |= {table: "a table" for table in tables()}
+    application = create_app()
+    taken |= {name: "a group of routes" for name in application.blueprints}
+    taken |= {rule.rule.split("/")[1]: f"the route {rule.rule}" for rule in application.url_map.iter_rules()}
+    return taken
+
+
+def _classes() -> dict[str, Path]:
+    """The names of all models, which the OpenAPI document uses, each with its file."""
+    return {
+        node.name: path
+        for path in [*PROJECT.glob("schemas/*.py"), *PROJECT.glob("*/schemas.py")]
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def packages() -> list[Path]:
+    """The folders of the project."""
+    return sorted(path for path in PROJECT.glob("[a-z]*") if path.is_dir())
+
+
+def python_files() -> list[Path]:
+    """All Python files of the project."""
+    found = [path for path in PROJECT.glob("*.py")]
+    for folder in packages():
+        found += sorted(folder.rglob("*.py"))
+    return found
+
+
+def imports_of(path: Path) -> set[str]:
+    """The full names of the modules, and of the names in them, that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names

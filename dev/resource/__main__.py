@@ -11,9 +11,9 @@ import shlex
 from pathlib import Path
 
 from dev.resource.generate import add, spec_of
-from dev.resource.names import Refused
+from dev.resource.names import Refused, in_prose
 from dev.resource.project import PROJECT
-from dev.resource.spec import Spec
+from dev.resource.remove import SAMPLES, find, find_samples, remove
 
 _COLUMNS = """\
 columns are written as name:type
@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     adding.add_argument(
         "--column", metavar="NAME:TYPE[?]", action="append", default=[], help="another column; may be repeated"
     )
-    adding.add_argument("--ttl", metavar="SECONDS", type=_seconds, help="delete each row this long after its last write")
+    adding.add_argument(
+        "--ttl", metavar="SECONDS", type=_seconds, help="delete each row this long after its last write"
+    )
     adding.add_argument("--no-delete", action="store_true", help="no DELETE route")
     adding.add_argument(
         "--uuid-key",
@@ -82,6 +84,17 @@ def _parser() -> argparse.ArgumentParser:
         "for users; instead of --partition and --clustering",
     )
     adding.set_defaults(run=_add)
+    removing = commands.add_parser(
+        "remove",
+        help="remove a resource: its files and its table",
+        description="Delete the files of a resource, unregister it, and write the migration that drops its table. Run\n"
+        "`git diff` to check the result.",
+        formatter_class=raw,
+    )
+    which = removing.add_mutually_exclusive_group(required=True)
+    which.add_argument("name", metavar="NAME", nargs="?", help="singular or plural")
+    which.add_argument("--samples", action="store_true", help=f"all that are left of {in_prose(SAMPLES)}")
+    removing.set_defaults(run=_remove)
     return parser
 
 
@@ -106,14 +119,24 @@ def _add(arguments: argparse.Namespace) -> None:
     created, changed = add(spec)
     _list("Wrote", created)
     _list("Changed", changed)
-    tests = f".venv/bin/python -m pytest tests/unit tests/functional/test_{spec.plural}.py"
-    print("\nNext:")
-    print(f"  {tests}")
-    print("  make run")
     body = json.dumps(spec.document(spec.test_partition), ensure_ascii=False)
-    print(f"  curl -i http://127.0.0.1:8000{spec.path} -H 'Content-Type: application/json' \\\n      -d {shlex.quote(body)}")
-    if not spec.uuid_key:
-        print(f"  curl http://127.0.0.1:8000{spec.list_path(spec.test_partition)}")
+    url = f"http://127.0.0.1:8000{spec.path}"
+    print("\nNext:")
+    print(f"  .venv/bin/python -m pytest tests/unit tests/functional/test_{spec.plural}.py")
+    print("  make run")
+    print(f"  curl -i {url} -H 'Content-Type: application/json' \\\n      -d {shlex.quote(body)}")
+    print(f"  curl http://127.0.0.1:8000{spec.list_path(spec.test_partition)}")
+
+
+def _remove(arguments: argparse.Namespace) -> None:
+    resources = find_samples() if arguments.samples else [find(arguments.name)]
+    removed = remove(resources, "drop_samples" if arguments.samples else f"drop_{resources[0].name}")
+    _list("Deleted", removed.deleted)
+    _list("Changed", removed.changed)
+    _list("Wrote", [removed.migration])
+    if removed.pages:
+        _list("These pages still mention it", removed.pages)
+    print("\nThe next `make run` drops the data. Before that, you can undo all this with git.")
 
 
 def _list(title: str, paths: list[Path]) -> None:

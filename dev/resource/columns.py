@@ -158,9 +158,11 @@ def parse_column(text: str, role: Role) -> Column:
         raise Refused(f"column {name}: {error}") from None
     column = Column(name, cql_type, role, nullable, descending)
     if nullable and column.is_key:
-        raise Refused(f"column {name}: a column of the primary key is never null, so leave out the '?'")
+        raise Refused(f"column {name}: a column of the primary key is never null, so leave out '?'")
     if nullable and column.is_collection:
-        raise Refused(f"column {name}: a collection may always be omitted and then reads as empty, so leave out the '?'")
+        raise Refused(
+            f"column {name}: a collection may always be omitted and then reads as empty, so leave out the '?'"
+        )
     if column.is_key and (cql_type.name not in _SCALARS or cql_type.name == "duration"):
         raise Refused(f"column {name}: a {cql_type.name} can't be in the primary key")
     return column

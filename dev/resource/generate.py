@@ -5,12 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import pprint
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -31,13 +30,17 @@ _templates.filters.update(
     python=lambda value: pprint.pformat(value, width=1000, sort_dicts=False),
     multiline=lambda value: "{" + "".join(f"{name!r}: {each!r},\n" for name, each in value.items()) + "}",
     sequence=lambda items: ", ".join(items) + ("," if len(items) == 1 else ""),
+    code=lambda names: [f"`{name}`" for name in names],
+    prose=names.in_prose,
     snake=lambda text: text.replace(" ", "_"),
     quoted=lambda text: f'"{text}"',
-    json=lambda value: json.dumps(value, ensure_ascii=False),
-    article=names.with_article,
     capital=lambda text: text[0].upper() + text[1:],
 )
-_templates.globals.update(json_value=values.json_value, wrong_value=values.wrong_value)
+_templates.globals.update(
+    python_value=values.python_value,
+    # The same in each project, so that the sample rows are stable.
+    uuid_of=lambda name, number: uuid5(NAMESPACE_URL, f"{name} {number}"),
+)
 
 # The columns that the server makes with --uuid-key.
 _SERVER_COLUMNS = ("id", "created_at", "updated_at", "version")
@@ -108,7 +111,7 @@ def add(spec: Spec) -> tuple[list[Path], list[Path]]:
         project.REGISTRY: project.with_module(project.REGISTRY.read_text(), spec.plural),
         project.API_PAGE: project.with_routes(project.API_PAGE.read_text(), rows),
     }
-    _write(created, changed)
+    project.write(created, changed)
     return list(created), list(changed)
 
 
@@ -169,23 +172,3 @@ def _bound_by(node: ast.stmt) -> list[str]:
             return [node.name]
         case _:
             return []
-
-
-def _write(created: dict[Path, str], changed: dict[Path, str]) -> None:
-    """Write all files, or none."""
-    before = {path: path.read_text() for path in changed}
-    written = []
-    try:
-        for path, text in created.items():
-            with path.open("x") as file:
-                written.append(path)
-                file.write(text)
-        for path, text in changed.items():
-            path.write_text(text)
-    except BaseException:
-        for path in written:
-            with suppress(OSError):
-                path.unlink()
-        for path, text in before.items():
-            path.write_text(text)
-        raise

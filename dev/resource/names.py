@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import keyword
 import re
+from collections.abc import Sequence
 
 from schemas.base import Body
 
@@ -90,6 +91,12 @@ def with_article(noun: str) -> str:
 def camel_case(name: str) -> str:
     """The class name of a snake_case name."""
     return "".join(part.capitalize() for part in name.split("_"))
+
+
+def in_prose(words: Sequence[str]) -> str:
+    """The words as an enumeration: `a, b and c`."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def check_resource_name(name: str) -> None:

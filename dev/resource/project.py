@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+from contextlib import suppress
 from pathlib import Path
 
+from api import create_app
 from dev.resource.names import Refused
 from dev.resource.spec import Spec
 
@@ -29,6 +31,14 @@ def modules_of(plural: str) -> dict[str, Path]:
     }
 
 
+def files_of(plural: str) -> list[Path]:
+    """The files that belong to a resource only, except its migrations."""
+    return [
+        *(path for path in modules_of(plural).values() if path.exists()),
+        *sorted((PROJECT / "tests" / "unit").glob(f"test_{plural}.py")),
+    ]
+
+
 def next_migration(name: str) -> Path:
     """The path of a new migration."""
     numbers = [int(path.name.split("_")[0]) for path in MIGRATIONS.glob("[0-9]*_*.cql")]
@@ -39,11 +49,9 @@ def tables() -> set[str]:
     """The tables that exist after all migrations, and the one that records them."""
     found = {"schema_migrations"}
     for path in sorted(MIGRATIONS.glob("[0-9]*.cql")):
-        for create, table in re.findall(r"^(CREATE|DROP) TABLE IF (?:NOT )?EXISTS (\w+)", path.read_text(), re.MULTILINE):
-            if create == "CREATE":
-                found.add(table)
-            else:
-                found.discard(table)
+        text = path.read_text()
+        found |= set(re.findall(r"^CREATE TABLE IF NOT EXISTS (\w+)", text, re.MULTILINE))
+        found -= set(re.findall(r"^DROP TABLE IF EXISTS (\w+)", text, re.MULTILINE))
     return found
 
 
@@ -84,22 +92,20 @@ def check_is_free(spec: Spec) -> None:
     for name in (spec.singular, spec.plural):
         if name in taken:
             raise Refused(f"{name} is the name of {taken[name]}")
+    classes = _classes()
     for name in (spec.cls, spec.clss):
-        if path := _classes().get(name):
-            raise Refused(f"{path.relative_to(PROJECT)} has a class {name} already")
+        if file := classes.get(name):
+            raise Refused(f"{file.relative_to(PROJECT)} has a class {name} already")
 
 
 def _names_of_the_service() -> dict[str, str]:
     """Names that the project uses, each with what has it."""
-    # Imported here: the application imports all routes.
-    from api import create_app
-
     taken = {path.stem: "a module or folder of this project" for path in [*PROJECT.glob("*.py"), *packages()]}
     for folder in ("routes", "schemas", "storage/db_io"):
         taken |= {path.stem: f"a module in {folder}/" for path in (PROJECT / folder).glob("*.py")}
-    taken |= {table: "a table" for table in tables()}
+    taken |= dict.fromkeys(tables(), "a table")
     application = create_app()
-    taken |= {name: "a group of routes" for name in application.blueprints}
+    taken |= dict.fromkeys(application.blueprints, "a group of routes")
     taken |= {rule.rule.split("/")[1]: f"the route {rule.rule}" for rule in application.url_map.iter_rules()}
     return taken
 
@@ -121,7 +127,7 @@ def packages() -> list[Path]:
 
 def python_files() -> list[Path]:
     """All Python files of the project."""
-    found = [path for path in PROJECT.glob("*.py")]
+    found = list(PROJECT.glob("*.py"))
     for folder in packages():
         found += sorted(folder.rglob("*.py"))
     return found
@@ -136,3 +142,26 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
+
+
+def write(created: dict[Path, str], changed: dict[Path, str]) -> None:
+    """Create and change files: all, or none.
+
+    :param created: files that do not exist yet, each with its text, as is `changed`.
+    """
+    before = {path: path.read_text() for path in changed}
+    written = []
+    try:
+        for path, text in created.items():
+            with path.open("x") as file:
+                written.append(path)
+                file.write(text)
+        for path, text in changed.items():
+            path.write_text(text)
+    except BaseException:
+        for path in written:
+            with suppress(OSError):
+                path.unlink()
+        for path, text in before.items():
+            path.write_text(text)
+        raise

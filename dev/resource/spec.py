@@ -77,14 +77,12 @@ class Spec:
         partition = " and ".join(self.names(self.partition))
         if not self.clustering:
             return f"one row per {partition}"
-        order = ", then ".join(f"{column.name}{' descending' if column.descending else ''}" for column in self.clustering)
+        order = ", then ".join(
+            column.name + (" descending" if column.descending else "") for column in self.clustering
+        )
+            f"{column.name}{' descending' if column.descending else ''}" for column in self.clustering
+        )
         return f"one partition per {partition}, its rows by {order}"
-
-    @property
-    def key_in_prose(self) -> str:
-        """The columns of the primary key: `sensor and recorded_at`."""
-        *most, last = self.names(self.key)
-        return f"{', '.join(most)} and {last}" if most else last
 
     # --- paths ---------------------------------------------------------------------------------------------
 
@@ -112,10 +110,17 @@ class Spec:
 
     def python(self, column: Column) -> str:
         """The Python type of a column in the row class."""
+        return re.sub(r"\b(datetime|date)\b", r"dt.\1", column.python) if self._hides_a_class else column.python
+
+    @property
+    def datetime(self) -> str:
+        """The class of timestamps in the row class."""
+        return "dt.datetime" if self._hides_a_class else "datetime"
+
+    @property
+    def _hides_a_class(self) -> bool:
         # A field `date` hides the class `date` in the annotations after it.
-        if {"date", "datetime"} & {column.name for column in self.columns}:
-            return re.sub(r"\b(datetime|date)\b", r"dt.\1", column.python)
-        return column.python
+        return not {"date", "datetime"}.isdisjoint(self.names(self.columns))
 
     def parameters(self, columns: Sequence[Column]) -> str:
         """The columns as parameters of a function."""
@@ -185,6 +190,11 @@ class Spec:
         return 2 if self.clustering[0].type.name == "boolean" else 3
 
     @property
+    def changes(self) -> dict[str, Any]:
+        """Another value of one column, as JSON."""
+        return {self.plain[0].name: values.json_value(self.plain[0], 1)}
+
+    @property
     def optional(self) -> list[Column]:
         return [column for column in self.columns if column.is_optional]
 
@@ -205,8 +215,7 @@ class Spec:
         rows = [(number, row) for number in range(self.test_partition) for row in range(3 if self.clustering else 1)]
         return [
             ", ".join(
-                values.python_value(column, number if column.role == "partition" else row)
-                for column in self.columns
+                values.python_value(column, number if column.role == "partition" else row) for column in self.columns
             )
             for number, row in rows
         ]

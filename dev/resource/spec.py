@@ -77,11 +77,7 @@ class Spec:
         partition = " and ".join(self.names(self.partition))
         if not self.clustering:
             return f"one row per {partition}"
-        order = ", then ".join(
-            column.name + (" descending" if column.descending else "") for column in self.clustering
-        )
-            f"{column.name}{' descending' if column.descending else ''}" for column in self.clustering
-        )
+        order = ", then ".join(column.name + (" descending" if column.descending else "") for column in self.clustering)
         return f"one partition per {partition}, its rows by {order}"
 
     # --- paths ---------------------------------------------------------------------------------------------

@@ -56,17 +56,17 @@ Findings = dict[str, Any]
 
 
 def query_concurrently(session: Session, requests: int, options: QueryOptions) -> Findings:
-    """Read `requests` users by random ids, all at once. Times are in seconds.
+    """Read `requests` random idempotency keys, all at once. Times are in seconds.
 
     :raises StorageError: the deadline has passed, or every read failed.
     """
     started = time.monotonic()
-    results = table.retrieve_users_concurrently(session, [uuid4() for _ in range(requests)], options)
+    results = table.read_keys_concurrently(session, [uuid4() for _ in range(requests)], options)
     return _performance(started, requests, [result for result in results if isinstance(result, StorageError)])
 
 
 def query_serially(session: Session, requests: int, options: QueryOptions) -> Findings:
-    """Read `requests` users by random ids, one after the other. Times are in seconds.
+    """Read `requests` random idempotency keys, one after the other. Times are in seconds.
 
     :raises StorageError: the deadline has passed, or every read failed.
     """
@@ -74,7 +74,7 @@ def query_serially(session: Session, requests: int, options: QueryOptions) -> Fi
     errors = []
     for _ in range(requests):
         try:
-            table.user_exists(session, uuid4(), options)
+            table.read_key(session, uuid4(), options)
         except StorageError as error:
             errors.append(error)
             # Past the deadline the whole request fails.
@@ -104,7 +104,7 @@ def query_for(session: Session, seconds: float, options: QueryOptions) -> Findin
     started = time.monotonic()
     queries = 0
     while True:
-        table.user_exists(session, uuid4(), options)
+        table.read_key(session, uuid4(), options)
         queries += 1
         elapsed = time.monotonic() - started
         if elapsed >= seconds:

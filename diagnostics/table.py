@@ -26,12 +26,15 @@ from storage.cql import (
     stream,
 )
 from storage.cql.execution import execute_bound, execute_unprepared
-from storage.db_io.users import SELECT_USER
+from storage.db_io.idempotency import SELECT_KEY
 from storage.errors import StorageError
 
 log = logging.getLogger(__name__)
 
 MISSING_TABLE = "non_existent_table_xyz"
+
+# Scope of the idempotency keys that the probes read. No request has it, so no key exists.
+_SCOPE = "diagnostics"
 
 
 class DiagnosticRow(NamedTuple):
@@ -116,20 +119,18 @@ def stream_diagnostics_failing(session: Session, run_id: UUID, fetch_size: int, 
     return stream(session, SELECT_DIAGNOSTICS_FAILING, (run_id,), options, fetch_size=fetch_size)
 
 
-def retrieve_users_concurrently(
-    session: Session, user_ids: Sequence[UUID], options: QueryOptions
-) -> list[Page | StorageError]:
-    """Read users by id, all at once.
+def read_keys_concurrently(session: Session, keys: Sequence[UUID], options: QueryOptions) -> list[Page | StorageError]:
+    """Read idempotency keys, which every deployment has a table of, all at once.
 
-    :returns: for each id the page with its user, if it exists, or the error.
+    :returns: for each key the page with its row, if it exists, or the error.
     :raises StorageTimeout: the deadline has passed.
     """
-    return execute_concurrently(session, SELECT_USER, [(user_id,) for user_id in user_ids], options)
+    return execute_concurrently(session, SELECT_KEY, [(_SCOPE, str(key)) for key in keys], options)
 
 
-def user_exists(session: Session, user_id: UUID, options: QueryOptions) -> bool:
-    """Whether there is a user with this id."""
-    return bool(execute(session, SELECT_USER, (user_id,), options).rows)
+def read_key(session: Session, key: UUID, options: QueryOptions) -> None:
+    """Read one idempotency key."""
+    execute(session, SELECT_KEY, (_SCOPE, str(key)), options)
 
 
 def query_missing_table(session: Session, options: QueryOptions) -> None:

@@ -5,14 +5,13 @@ docs/transactions.md explains how users are written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlencode
 
 import orjson
-from flask import Response, g, request
+from flask import Response, g
 
 from routes.blueprint import Blueprint
+from routes.resource import Resource
 from schemas.users import (
     NewUser,
     User,
@@ -27,7 +26,8 @@ from schemas.users import (
 )
 from storage.db_io import users
 from storage.db_io.cluster import paging_scope
-from web import idempotency, pagination, versions
+from web import pagination, versions
+from web.idempotency import create_rows
 from web.media_types import STREAM_TYPES
 from web.openapi import responses
 from web.responses import ResponseValue, location
@@ -35,34 +35,31 @@ from web.route_options import route_options
 from web.streaming import stream_response
 from web.uuids import parse_uuid
 
-blueprint = Blueprint(
-    "users",
-    __name__,
+RESOURCE = Resource(
+    users.TABLE,
+    schema=User,
+    path="/users",
+    operations=("create", "read", "list", "stream", "batch", "replace", "change", "delete"),
     sample_path="/users",
     example="{url}/users -H 'Content-Type: application/json' "
     """-d '{"name": "Ada", "email": "ada@example.org", "age": 36}'""",
 )
+blueprint = Blueprint("users", __name__, resource=RESOURCE)
 
 
 @blueprint.post("/users", responses=responses(201, User, 409, headers=("Location", "ETag")))
 def post_user(body: NewUser) -> ResponseValue:
     """Create a user. With an `Idempotency-Key`, retries within 24 hours create no second user."""
-    (user,) = _create([body])
-    return _document(user), 201, {**location("users.get_user", id=str(user.id)), **versions.etag(user.version)}
+    (user,) = create_rows(users.TABLE, [body])
+    return users.TABLE.document(user), 201, location("users.get_user", id=user.id) | versions.etag(user.version)
 
 
 @blueprint.get("/users", responses=responses(200, User, 400, many=True, headers=("Link",)))
-def list_users(query: UserListQuery) -> ResponseValue:
+def list_users(query: UserListQuery) -> Response:
     """One page of users, in token order. The `Link` header has the next page."""
-    scope = f"users {paging_scope(g.session)}"
-    state = pagination.verify(query.page_state, scope)
+    state = pagination.requested_paging_state()
     page = users.retrieve_users_page(g.session, query.limit, None, state, g.options)
-    next_state = pagination.sign(page.paging_state, scope)
-    headers = {}
-    if next_state is not None:
-        parameters = urlencode({"limit": query.limit, "page_state": next_state})
-        headers["Link"] = f'<{request.script_root}{request.path}?{parameters}>; rel="next"'
-    return list(map(orjson.Fragment, page.rows)), 200, headers
+    return pagination.page_response(page, users.TABLE.public_columns)
 
 
 @blueprint.get("/users/stream", responses=responses(200, User, many=True, stream=True))
@@ -91,54 +88,38 @@ def post_users(body: UserBatch) -> ResponseValue:
 
     Not isolated: a reader may see some of the users before the others.
     """
-    created = _create(body.root)
-    return {"created": len(created), "users": [_document(user) for user in created]}, 201
+    created = create_rows(users.TABLE, body.root)
+    return {"created": len(created), "users": list(map(users.TABLE.document, created))}, 201
 
 
 @blueprint.get("/users/<id>", responses=responses(200, User, 304, 400, 404, headers=("ETag",)))
 def get_user(path: UserPath) -> ResponseValue:
     """One user."""
-    user = users.retrieve_user(g.session, parse_uuid(path.id), g.options)
+    user = users.TABLE.retrieve(g.session, parse_uuid(path.id), g.options)
     if versions.is_known(user.version):
         return "", 304, versions.etag(user.version)
-    return _document(user), 200, versions.etag(user.version)
+    return users.TABLE.document(user), 200, versions.etag(user.version)
 
 
 @blueprint.put("/users/<id>", responses=responses(200, User, 404, 412, headers=("ETag",)))
 def put_user(path: UserPath, body: NewUser) -> ResponseValue:
     """Replace name, email and age of a user."""
-    return _update(path.id, body.model_dump())
+    return _update(path.id, dict(body))
 
 
 @blueprint.patch("/users/<id>", responses=responses(200, User, 404, 412, headers=("ETag",)))
 def patch_user(path: UserPath, body: UserChanges) -> ResponseValue:
     """Change some or all of name, email and age. A deleted user stays deleted."""
-    return _update(path.id, body.model_dump(exclude_unset=True))
+    return _update(path.id, {name: getattr(body, name) for name in body.model_fields_set})
 
 
 @blueprint.delete("/users/<id>", responses=responses(204, None, 400, 412))
 def delete_user(path: UserPath) -> ResponseValue:
     """Delete a user, if it exists; with `If-Match`, only if it is at that version."""
-    users.delete_user(g.session, parse_uuid(path.id), versions.accepted(), g.options)
+    users.TABLE.delete(g.session, parse_uuid(path.id), versions.accepted(), g.options)
     return "", 204
 
 
-def _create(bodies: list[NewUser]) -> Sequence[users.User]:
-    new_users = [users.new_user(body.model_dump()) for body in bodies]
-    key = idempotency.requested_key(bodies)
-    if key is not None:
-        return users.create_users_once(g.session, key, new_users, g.options)
-    users.create_users(g.session, new_users, g.options)
-    return new_users
-
-
 def _update(user_id: str, changes: dict[str, Any]) -> ResponseValue:
-    user = users.update_user(g.session, parse_uuid(user_id), changes, versions.accepted(), g.options)
-    return _document(user), 200, versions.etag(user.version)
-
-
-def _document(user: users.User) -> dict[str, Any]:
-    document = user._asdict()
-    # The client receives the version as the ETag.
-    del document["version"]
-    return document
+    user = users.TABLE.update(g.session, parse_uuid(user_id), changes, versions.accepted(), g.options)
+    return users.TABLE.document(user), 200, versions.etag(user.version)

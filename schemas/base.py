@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 
-from schemas.fields import optional
+from schemas.fields import Number, optional
 
 # JSON terms instead of pydantic's messages that name Python types.
 _MESSAGES = {
     "model_type": "Input should be an object",
     "list_type": "Input should be an array",
+    "dict_type": "Input should be an object",
     "extra_forbidden": "There is no such field",
 }
 
@@ -31,10 +33,9 @@ class InvalidInput(Exception):
     def at(cls, where: str, name: str, message: str) -> InvalidInput:
         """The exception with one error.
 
-        :param where: `header`, `query` or `body`.
+        :param where: `header`, `path`, `query` or `body`.
         :param name: of the header, parameter or field.
         :param message: the rule.
-        :param kind: the error type of pydantic that fits.
         """
         return cls([{"loc": [where, name], "msg": message, "type": "value_error"}])
 
@@ -42,7 +43,7 @@ class InvalidInput(Exception):
     def of(cls, where: str, error: ValidationError) -> InvalidInput:
         """The exception with all errors that pydantic found, without the client's values.
 
-        :param where: `query` or `body`.
+        :param where: `path`, `query` or `body`.
         """
         found = error.errors(include_url=False, include_context=False, include_input=False)
         return cls(
@@ -60,24 +61,63 @@ class InvalidInput(Exception):
 def _message(where: str, kind: str, message: str) -> str:
     if kind == "extra_forbidden" and where == "query":
         return "There is no such parameter"
+    if kind in ("too_short", "too_long"):
+        # "List should have at most 3 items after validation, not 4"
+        message = message.replace("List", "Array").replace("Dictionary", "Object").replace(" after validation", "")
     return _MESSAGES.get(kind, message).removeprefix("Value error, ")
 
 
-class Body(BaseModel):
-    """Base of request bodies: JSON types are not converted, and unknown fields are rejected."""
+class _JsonSchema(GenerateJsonSchema):
+    """JSON Schema with the keywords that pydantic leaves out for types with a validator of their own."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    _KEYWORDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
+
+    def generate_inner(self, schema: Any) -> dict[str, Any]:
+        # pydantic writes Field(ge=0) as {"ge": 0} there. The caller needs the same object back.
+        document = super().generate_inner(schema)
+        for name, keyword in self._KEYWORDS.items():
+            if name in document:
+                document[keyword] = document.pop(name)
+        return document
+
+
+class _TextJsonSchema(_JsonSchema):
+    """JSON Schema of a path or query string. A parameter may be absent, but is never null."""
+
+    def nullable_schema(self, schema: Any) -> dict[str, Any]:
+        return self.generate_inner(schema["schema"])
+
+
+class _Input(BaseModel):
+    """Base of what a client sends: validation raises InvalidInput."""
+
+    # First element of `loc` in errors.
+    _part: ClassVar[str]
+    _schema_generator: ClassVar[type[GenerateJsonSchema]] = _JsonSchema
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """Validate a body.
+        """Validate the input.
 
-        :raises InvalidInput: names each field and its rule.
+        :raises InvalidInput: names each field or parameter and its rule.
         """
         try:
             return super().model_validate(obj, **options)
         except ValidationError as error:
-            raise InvalidInput.of("body", error) from None
+            raise InvalidInput.of(cls._part, error) from None
+
+    @classmethod
+    @cache
+    def model_json_schema(cls, *arguments: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The JSON Schema; cached, because flask-openapi3 calls this on every request with a query string."""
+        return super().model_json_schema(*arguments, **{"schema_generator": cls._schema_generator, **options})
+
+
+class Body(_Input):
+    """Base of request bodies: JSON types are not converted, and unknown fields are rejected."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    _part = "body"
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
@@ -88,27 +128,29 @@ class Body(BaseModel):
         return cls.model_validate(json_data)
 
 
-class Query(BaseModel):
-    """Base of query strings: text is converted to numbers, and unknown parameters are rejected."""
+class Path(_Input):
+    """Base of paths. The types of the fields are those of `schemas.parameters`."""
+
+    _part = "path"
+    _schema_generator = _TextJsonSchema
+
+
+class Query(_Input):
+    """Base of query strings: unknown parameters are rejected. The types are those of `schemas.parameters`."""
 
     model_config = ConfigDict(extra="forbid")
+    _part = "query"
+    _schema_generator = _TextJsonSchema
 
-    @classmethod
-    def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """Validate a query string.
 
-        :raises InvalidInput: names each parameter and its rule.
-        """
-        try:
-            return super().model_validate(obj, **options)
-        except ValidationError as error:
-            raise InvalidInput.of("query", error) from None
+class ListQuery(Query):
+    """Query parameters of a list of rows. A range over the first clustering column adds `from` and `to`."""
 
-    @classmethod
-    @cache
-    def model_json_schema(cls, *arguments: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The JSON Schema; cached, because flask-openapi3 calls this on every request."""
-        return super().model_json_schema(*arguments, **options)
+    order: Literal["asc", "desc"] | None = optional(description="Order of the rows; by default that of the table.")
+    limit: Annotated[Number, Field(ge=1, le=1000)] | None = optional(
+        description="Number of rows in this response, whose `Link` header has the next page. By default all rows."
+    )
+    page_state: str | None = optional(description="From the `Link` header of the previous response.")
 
 
 class Inserted(BaseModel):

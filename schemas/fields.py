@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import decimal
 import re
+from collections.abc import Callable
+from datetime import date, datetime
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 from email_validator import EmailNotValidError, validate_email
-from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, StringConstraints, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    HttpUrl,
+    PlainValidator,
+    StringConstraints,
+    TypeAdapter,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from schemas import formats
+from schemas.formats import DurationValue as DurationValue
 
 # The greatest value of a CQL int.
 MAX_INT = 2**31 - 1
@@ -96,15 +115,136 @@ Url = Annotated[
 ]
 
 
-def _digits(value: object) -> object:
-    # pydantic also accepts 1_0, 5.0, +5 and surrounding spaces.
-    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,20}", value):
-        raise ValueError("Input should be a whole number")
+# A whole number in a query string.
+Number = Annotated[int, BeforeValidator(formats.whole_number)]
+
+
+# --- CQL types ---------------------------------------------------------------------------------------------
+#
+# A type accepts one form of JSON, and responses have the same form.
+
+
+def _string(pattern: re.Pattern[str], **keywords: Any) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern.pattern})$", **keywords})
+
+
+def _without_surrogates(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("Text must not contain lone surrogates") from None
     return value
 
 
-# A whole number in a query string.
-Number = Annotated[int, BeforeValidator(_digits)]
+def _ascii(value: str) -> str:
+    if not value.isascii():
+        raise ValueError("Text must contain only ASCII characters")
+    return value
+
+
+_CqlText = StringConstraints(strict=True, max_length=10_000)
+
+Text = Annotated[str, _CqlText, AfterValidator(_without_surrogates)]
+Ascii = Annotated[str, _CqlText, AfterValidator(_ascii), Field(json_schema_extra={"pattern": r"^[\x00-\x7f]*$"})]
+
+Boolean = Annotated[bool, Field(strict=True)]
+TinyInt = Annotated[int, Field(strict=True, ge=-(2**7), lt=2**7)]
+SmallInt = Annotated[int, Field(strict=True, ge=-(2**15), lt=2**15)]
+Int = Annotated[int, Field(strict=True, ge=-(2**31), le=MAX_INT)]
+# Strings, because many JSON parsers read numbers as doubles, which hold 53 bits.
+BigInt = Annotated[int, PlainValidator(formats.bigint), _string(formats.BIGINT)]
+VarInt = Annotated[int, PlainValidator(formats.varint), _string(formats.VARINT)]
+Decimal = Annotated[
+    decimal.Decimal, PlainValidator(formats.decimal), _string(formats.DECIMAL, maxLength=formats.MAX_DECIMAL_TEXT)
+]
+Float = Annotated[float, BeforeValidator(formats.single)]
+Double = Annotated[float, BeforeValidator(formats.number)]
+
+Timestamp = Annotated[datetime, PlainValidator(formats.timestamp), _string(formats.TIMESTAMP, format="date-time")]
+Date = Annotated[date, PlainValidator(formats.calendar_date), _string(formats.DATE, format="date")]
+Time = Annotated[str, PlainValidator(formats.time_of_day), _string(formats.TIME)]
+Duration = Annotated[DurationValue, PlainValidator(formats.duration), _string(formats.DURATION)]
+
+Inet = Annotated[
+    str,
+    PlainValidator(formats.inet),
+    WithJsonSchema({"type": "string", "maxLength": 45, "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}),
+]
+Blob = Annotated[
+    bytes,
+    PlainValidator(formats.blob),
+    _string(formats.BASE64, contentEncoding="base64", maxLength=formats.base64_length(formats.MAX_BLOB)),
+]
+Uuid = Annotated[UUID, PlainValidator(formats.uuid), _string(formats.UUID_TEXT, format="uuid")]
+TimeUuid = Annotated[UUID, PlainValidator(formats.timeuuid), _string(formats.TIMEUUID, format="uuid")]
+
+# --- Collections -------------------------------------------------------------------------------------------
+#
+# Elements and values are never null, because CQL collections hold no nulls.
+
+T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
+
+_Size = Field(max_length=1000)
+
+
+def _comparable(value: Any) -> Any:
+    """The value of an element in a form that has a hash and an order."""
+    if isinstance(value, list):
+        return tuple(map(_comparable, value))
+    if isinstance(value, dict):
+        return tuple(sorted((key, _comparable(each)) for key, each in value.items()))
+    return value
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    by_value = {_comparable(value): value for value in values}
+    if len(by_value) != len(values):
+        raise ValueError("Elements of a set must not repeat: two of them are the same value")
+    # Sorted, so that equal sets are equal lists when they are elements of another set.
+    return [by_value[key] for key in sorted(by_value)]
+
+
+class _TextKeys:
+    """Rules for the keys of a JSON object whose keys are text forms of CQL values."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._validate, handler(source))
+
+    @staticmethod
+    def _validate(value: Any, handler: Callable[[Any], dict[Any, Any]]) -> dict[Any, Any]:
+        result = handler(value)
+        if len(result) != len(value):
+            raise ValueError("Keys of a map must not repeat: two of them are the same value")
+        return result
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        document = handler(schema)
+        entries: Any = schema
+        while entries["type"] != "dict":
+            entries = entries["schema"]
+        # In a tuple, because handler() ignores the JSON Schema of the annotations of the type itself.
+        pair = handler(core_schema.tuple_schema([entries["keys_schema"], entries["values_schema"]]))
+        keys, document["additionalProperties"] = pair["prefixItems"]
+        # The schema of a parameter describes its value. A key is the value's text.
+        document["propertyNames"] = _KEYS.get(keys.get("type", ""), keys)
+        # pydantic writes the pattern of keys as patternProperties, which allows all other keys.
+        document.pop("patternProperties", None)
+        return document
+
+
+_KEYS: dict[str, dict[str, Any]] = {
+    "boolean": {"enum": ["false", "true"]},
+    "integer": {"pattern": f"^{formats.WHOLE_NUMBER.pattern}$"},
+    "number": {"pattern": f"^{formats.NUMBER.pattern}$"},
+}
+
+ListOf = Annotated[list[T], _Size]
+# The value is a list without duplicates, in the order of its elements.
+SetOf = Annotated[list[T], _Size, AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})]
+# A JSON object. The type of its keys comes from `schemas.parameters`.
+MapOf = Annotated[dict[K, V], _Size, _TextKeys()]
 
 
 def optional(**arguments: Any) -> Any:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from hashlib import sha256
+from typing import Any
 
 from flask import g, request
 from pydantic import BaseModel
@@ -13,12 +14,28 @@ from pydantic_core import to_jsonable_python
 
 from schemas.base import InvalidInput
 from storage.db_io.idempotency import IdempotencyKey
+from storage.db_io.versioned import VersionedTable
 
 # Without a comma, because servers join two headers of the same name with a comma.
 KEY_PATTERN = r"[\x21-\x2b\x2d-\x7e]{1,255}"
 
 # Scope of idempotency keys: without sign-in all clients are one caller.
 _CALLER = "anonymous"
+
+
+def create_rows(table: VersionedTable[Any], bodies: Sequence[BaseModel]) -> Sequence[Any]:
+    """Store a row for each body: all or none. With an `Idempotency-Key`, only once.
+
+    :param bodies: at least one validated body.
+    :returns: the rows; for a retry, those of the first request.
+    :raises InvalidInput: the `Idempotency-Key` is not a valid key.
+    """
+    rows = [table.new(dict(body)) for body in bodies]
+    key = requested_key(bodies)
+    if key is not None:
+        return table.create_once(g.session, key, rows, g.options)
+    table.create(g.session, rows, g.options)
+    return rows
 
 
 def requested_key(bodies: Sequence[BaseModel]) -> IdempotencyKey | None:

@@ -5,28 +5,26 @@ docs/transactions.md explains why.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 from uuid import UUID
 
 from cassandra.cluster import Session
 
 from storage.cql import Page, QueryOptions, Statement, Stream, execute, stream
-from storage.db_io.idempotency import IdempotencyKey
 from storage.db_io.versioned import VersionedTable, stream_by_id
 
 
 class User(NamedTuple):
     """A row of `users`. Every write gives it a new `version`."""
 
-    id: UUID
-    name: str
-    email: str
-    age: int
-    created_at: datetime
-    updated_at: datetime
-    version: UUID
+    id: Annotated[UUID, "uuid"]
+    name: Annotated[str, "text"]
+    email: Annotated[str, "text"]
+    age: Annotated[int, "int"]
+    created_at: Annotated[datetime, "timestamp"]
+    updated_at: Annotated[datetime, "timestamp"]
+    version: Annotated[UUID, "uuid"]
 
 
 # The client receives the version as the ETag, not as a field.
@@ -67,7 +65,7 @@ DELETE_USER_AT_VERSION = Statement(
     idempotent=False,
 )
 
-USERS = VersionedTable(
+TABLE = VersionedTable(
     "users",
     User,
     noun="user",
@@ -77,42 +75,6 @@ USERS = VersionedTable(
     delete=DELETE_USER,
     delete_at_version=DELETE_USER_AT_VERSION,
 )
-
-
-def new_user(fields: Mapping[str, Any]) -> User:
-    """A user that is not stored yet.
-
-    :param fields: `name`, `email` and `age`.
-    """
-    return USERS.new(fields)
-
-
-def create_users(session: Session, users: Sequence[User], options: QueryOptions) -> None:
-    """Store users with new ids: all or none.
-
-    :raises BatchTooLarge: the users exceed the server's limit; nothing is stored.
-    """
-    USERS.create(session, users, options)
-
-
-def create_users_once(
-    session: Session, key: IdempotencyKey, users: Sequence[User], options: QueryOptions
-) -> Sequence[User]:
-    """Store users under an idempotency key.
-
-    :returns: the users, or those of the first request with this key.
-    :raises KeyBusy: the first request is still being processed.
-    :raises KeyReused: the first request had another body.
-    """
-    return USERS.create_once(session, key, users, options)
-
-
-def retrieve_user(session: Session, user_id: UUID, options: QueryOptions) -> User:
-    """Read one user.
-
-    :raises RowNotFound: the user does not exist.
-    """
-    return USERS.retrieve(session, user_id, options)
 
 
 def retrieve_users_page(
@@ -136,25 +98,3 @@ def stream_users(session: Session, limit: int, fetch_size: int, min_age: int | N
     if min_age is None:
         return stream_by_id(session, SELECT_USERS, limit, fetch_size, options)
     return stream(session, SELECT_USERS_BY_AGE, (min_age,), options, limit=limit, fetch_size=fetch_size)
-
-
-def update_user(
-    session: Session, user_id: UUID, changes: Mapping[str, Any], versions: Container[UUID] | None, options: QueryOptions
-) -> User:
-    """Change some or all of `name`, `email` and `age`. A deleted user stays deleted.
-
-    :param versions: the versions that the caller accepts to change; None for any.
-    :returns: the user as this call wrote it.
-    :raises RowNotFound: the user does not exist.
-    :raises VersionConflict: the user is at another version.
-    """
-    return USERS.update(session, user_id, changes, versions, options)
-
-
-def delete_user(session: Session, user_id: UUID, versions: Container[UUID] | None, options: QueryOptions) -> None:
-    """Delete a user, if it exists.
-
-    :param versions: the versions that the caller accepts to delete; None for any.
-    :raises VersionConflict: `versions` was given, and the user is at another version or does not exist.
-    """
-    USERS.delete(session, user_id, versions, options)

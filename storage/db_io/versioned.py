@@ -8,19 +8,19 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import orjson
 from cassandra.cluster import Session
-from pydantic import ConfigDict, TypeAdapter
 
 from observability import metrics
-from storage.cql import QueryOptions, Statement, Stream, bind, execute, execute_batch, stream
+from storage.cql import QueryOptions, Statement, Stream, Table, bind, execute, execute_batch, stream
 from storage.cql.consistency import default_level, serial_level
 from storage.cql.driver import murmur3_token
 from storage.cql.token_scan import is_worth_scanning, scan
@@ -30,12 +30,9 @@ from storage.errors import BatchTooLarge, RowNotFound, StorageError, StorageTime
 # A NamedTuple with the fields `id`, `created_at`, `updated_at` and `version`, among others.
 Row = TypeVar("Row", bound=Any)
 
-# Nothing is lost between a row and its JSON.
-_LOSSLESS = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="constants")
 
-
-class VersionedTable(Generic[Row]):
-    """Creates, reads, changes and deletes the rows of one table. Every write gives a row a new `version`."""
+class VersionedTable(Table[Row]):
+    """A table whose partition key is `id`. Every write gives a row a new `version`, which clients do not receive."""
 
     def __init__(
         self,
@@ -49,7 +46,7 @@ class VersionedTable(Generic[Row]):
         delete: Statement,
         delete_at_version: Statement,
     ) -> None:
-        """Describe the table.
+        """State the facts about the table.
 
         :param name: of the table, for example `users`.
         :param row: the row class, with the fields `id`, `created_at`, `updated_at` and `version`.
@@ -60,15 +57,13 @@ class VersionedTable(Generic[Row]):
         :param delete: deletes a row `IF EXISTS`; its value is the id.
         :param delete_at_version: its values are the id and the version.
         """
-        self._name = name
-        self._row = row
+        super().__init__(name, row, partition_key=("id",), private=("version",))
         self._noun = noun
         self._insert = insert
         self._select = select
         self._update = update
         self._delete = delete
         self._delete_at_version = delete_at_version
-        self._rows_as_json = TypeAdapter(list[row], config=_LOSSLESS)  # type: ignore[valid-type]
 
     def new(self, fields: Mapping[str, Any]) -> Row:
         """A row that is not stored yet.
@@ -76,7 +71,7 @@ class VersionedTable(Generic[Row]):
         :param fields: all fields except `id`, `created_at`, `updated_at` and `version`.
         """
         now = _now()
-        return self._row(id=uuid4(), created_at=now, updated_at=now, version=uuid4(), **fields)
+        return self.row(id=uuid4(), created_at=now, updated_at=now, version=uuid4(), **fields)
 
     def create(self, session: Session, rows: Sequence[Row], options: QueryOptions) -> None:
         """Store rows with new ids: all or none.
@@ -86,7 +81,7 @@ class VersionedTable(Generic[Row]):
         if len(rows) == 1:
             execute(session, self._insert, rows[0], options)
         else:
-            execute_batch(session, self._insert, rows, options, name=f"insert_{self._name}")
+            execute_batch(session, self._insert, rows, options, name=f"insert_{self.name}")
 
     def create_once(
         self, session: Session, key: IdempotencyKey, rows: Sequence[Row], options: QueryOptions
@@ -101,9 +96,9 @@ class VersionedTable(Generic[Row]):
         :raises KeyReused: the first request had another body.
         """
         # Binding fails if the client's consistency level can't be reached. The key must not be claimed then.
-        bind(session, self._insert, rows[0], options)
-        claim = claim_key(session, key, self._to_json(rows), options)
-        claimed = self._from_json(claim.answer)
+        bound = [bind(session, self._insert, row, options).values for row in rows]
+        claim = claim_key(session, key, _to_text(bound), options)
+        claimed = [self.decode(values) for values in _from_text(claim.answer)]
         if not claim.finished:
             try:
                 self.create(session, claimed, options)
@@ -119,12 +114,6 @@ class VersionedTable(Generic[Row]):
         if claim.is_retry:
             metrics.IDEMPOTENT_REPEATS.inc()
         return claimed
-
-    def _to_json(self, rows: Sequence[Row]) -> str:
-        return self._rows_as_json.dump_json(list(rows)).decode()
-
-    def _from_json(self, text: str) -> list[Row]:
-        return self._rows_as_json.validate_json(text)
 
     def retrieve(self, session: Session, row_id: UUID, options: QueryOptions) -> Row:
         """Read one row.
@@ -253,7 +242,7 @@ class VersionedTable(Generic[Row]):
 
     def _read(self, session: Session, row_id: UUID, options: QueryOptions) -> Row | None:
         rows = execute(session, self._select, (row_id,), options).rows
-        return self._row._make(rows[0]) if rows else None
+        return self.row._make(rows[0]) if rows else None
 
     def _read_serially(self, session: Session, row_id: UUID, options: QueryOptions) -> Row | None:
         """Read the row after all transactions so far.
@@ -274,6 +263,15 @@ def stream_by_id(session: Session, statement: Statement, limit: int, fetch_size:
     if not is_worth_scanning(session, limit, fetch_size):
         return stream(session, statement, (), options, limit=limit, fetch_size=fetch_size)
     return scan(session, statement, options, partition_key="id", token=_token, limit=limit, fetch_size=fetch_size)
+
+
+def _to_text(rows: Sequence[Sequence[bytes | None]]) -> str:
+    """Rows of bound values as JSON with base64, in which every CQL type keeps its values."""
+    return orjson.dumps([[None if data is None else b64encode(data).decode() for data in row] for row in rows]).decode()
+
+
+def _from_text(text: str) -> list[list[bytes | None]]:
+    return [[None if data is None else b64decode(data) for data in row] for row in orjson.loads(text)]
 
 
 def _token(row: str) -> int:

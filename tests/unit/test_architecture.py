@@ -14,13 +14,14 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
 from api import create_app
-from routes import BLUEPRINTS, MODULES
+from routes import MODULES, RESOURCES
+from routes.resource import Resource
 from storage import DRIVER_VERSIONS, sample_data
 from storage.cql import Statement
 from storage.cql.statement import cql_text
+from storage.cql.types import CqlType, parse_type
 from tests.support import PROJECT, copy_project
 
 # The packages and root modules of the service, each with those that it may import.
@@ -159,7 +160,19 @@ def test_modules_have_at_most_400_lines() -> None:
 
 # --- resources ---------------------------------------------------------------------------------------------
 
-RESOURCES = [blueprint.name for blueprint in BLUEPRINTS if blueprint.sample_path]
+EACH_RESOURCE = pytest.mark.parametrize("resource", RESOURCES, ids=lambda resource: resource.name)
+
+# Operation: the method, and the end of the path after the resource's own path. `*` stands for the parts of a key.
+OPERATIONS = {
+    "create": ("POST", ""),
+    "read": ("GET", "/*"),
+    "list": ("GET", "/*"),
+    "stream": ("GET", "/stream"),
+    "batch": ("POST", "/batch"),
+    "replace": ("PUT", "/*"),
+    "change": ("PATCH", "/*"),
+    "delete": ("DELETE", "/*"),
+}
 
 
 def test_every_route_module_is_registered() -> None:
@@ -169,46 +182,80 @@ def test_every_route_module_is_registered() -> None:
     assert found == set(MODULES)
 
 
-@pytest.mark.parametrize("resource", RESOURCES)
-def test_modules_of_a_resource_are_imported_only_by_each_other(resource: str) -> None:
+def test_resources_have_different_names_and_paths() -> None:
+    assert len({each.name for each in RESOURCES}) == len({each.path for each in RESOURCES}) == len(RESOURCES)
+
+
+@EACH_RESOURCE
+def test_modules_of_a_resource_are_imported_only_by_each_other(resource: Resource) -> None:
     """Removing a resource means deleting its modules and one line of routes/__init__.py."""
-    own_modules = {f"{package}.{resource}" for package in ("routes", "schemas", "storage.db_io", "storage.sample_data")}
+    packages = ("routes", "schemas", "storage.db_io", "storage.sample_data")
+    own_modules = {f"{package}.{resource.name}" for package in packages}
     importers = {name for name, path in MODULES_OF_SERVICE.items() if imports(path) & own_modules} - own_modules
-    # The probes of the diagnostics read users.
-    assert importers <= {"diagnostics.table"}
+    assert not importers
 
 
-@pytest.mark.parametrize("resource", RESOURCES)
-def test_schema_table_and_migration_have_the_same_columns(resource: str) -> None:
-    table = import_module(f"storage.db_io.{resource}")
-    row = next(
-        each
-        for each in vars(table).values()
-        if isinstance(each, type) and issubclass(each, tuple) and each.__module__ == table.__name__
-    )
-    schema = getattr(import_module(f"schemas.{resource}"), row.__name__)
-    assert issubclass(schema, BaseModel)
-    # The API returns a user's version as its ETag, not as a field.
-    assert [name for name in row._fields if name != "version"] == list(schema.model_fields)
-    assert set(row._fields) == migrated_columns(resource)
+@EACH_RESOURCE
+def test_schema_has_the_columns_that_clients_receive(resource: Resource) -> None:
+    assert list(resource.schema.model_fields) == list(resource.table.public_columns)
 
 
-def migrated_columns(table: str) -> set[str]:
-    """Return the columns of a table after all migrations."""
+@EACH_RESOURCE
+def test_table_module_and_migrations_have_the_same_columns_and_keys(resource: Resource) -> None:
+    table = resource.table
+    columns, primary_key, orders = migrated_table(table.name)
+    assert table.columns == columns
+    keys = [f"({', '.join(table.partition_key)})", *table.clustering_key]
+    assert primary_key in (", ".join(keys), table.partition_key[0])
+    assert table.clustering_key == {column: orders.get(column, "asc") for column in table.clustering_key}
+
+
+def migrated_table(table: str) -> tuple[dict[str, CqlType], str, dict[str, str]]:
+    """Return columns with types, primary key, and clustering columns with orders of a table after all migrations."""
     text = "\n".join(path.read_text() for path in sorted((PROJECT / "storage" / "migrations").glob("*.cql")))
     text = re.sub(r"--.*", "", text)
-    created = re.search(rf"CREATE TABLE IF NOT EXISTS {table} \((.*?)\n\)", text, re.DOTALL)
+    created = re.search(rf"CREATE TABLE IF NOT EXISTS {table} \((.*?)\n\)(.*?);", text, re.DOTALL)
     assert created is not None
-    lines = [line.strip() for line in created[1].splitlines() if line.strip()]
-    columns = {line.split()[0] for line in lines if not line.startswith("PRIMARY KEY")}
-    return columns | set(re.findall(rf"ALTER TABLE {table} ADD (?:IF NOT EXISTS )?(\w+)", text))
+    lines = [line.strip().rstrip(",") for line in created[1].splitlines() if line.strip()]
+    definitions = [line for line in lines if not line.startswith("PRIMARY KEY")]
+    definitions += re.findall(rf"ALTER TABLE {table} ADD (?:IF NOT EXISTS )?(.+?);", text)
+    columns = {}
+    primary_key = ""
+    for definition in definitions:
+        name, cql_type = definition.split(maxsplit=1)
+        if cql_type.endswith(" PRIMARY KEY"):
+            primary_key = name
+        columns[name] = parse_type(cql_type.removesuffix(" PRIMARY KEY"))
+    for line in lines:
+        if line.startswith("PRIMARY KEY"):
+            primary_key = line.removeprefix("PRIMARY KEY (").removesuffix(")")
+    ordered = re.search(r"CLUSTERING ORDER BY \((.*?)\)", created[2])
+    orders = dict(part.split() for part in ordered[1].lower().split(",")) if ordered else {}
+    return columns, primary_key, orders
 
 
-@pytest.mark.parametrize("resource", RESOURCES)
-def test_statements_take_their_columns_from_the_row_class(resource: str) -> None:
-    """A statement names columns in its WHERE clause only."""
-    table = import_module(f"storage.db_io.{resource}")
-    statements = [each for each in vars(table).values() if isinstance(each, Statement) and each.columns]
+@EACH_RESOURCE
+def test_routes_offer_the_operations_in_the_registry(resource: Resource) -> None:
+    """The routes under the path of a resource are those of its operations, plus any of its own."""
+    routes = {
+        (method, re.sub(r"(/<[^>]*>)+", "/*", rule.rule).removeprefix(resource.path))
+        for rule in create_app().url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if f"{rule.rule}/".startswith(f"{resource.path}/")
+    }
+    offered = {OPERATIONS[operation] for operation in resource.operations}
+    if "stream" in resource.operations:
+        # A list of all rows has no key in its path.
+        offered.add(("GET", ""))
+    assert offered <= routes
+    assert {route for route in OPERATIONS.values() if route in routes} <= offered
+
+
+@EACH_RESOURCE
+def test_statements_take_their_columns_from_the_row_class(resource: Resource) -> None:
+    """A SELECT or INSERT names columns in its WHERE clause only."""
+    module = import_module(f"storage.db_io.{resource.name}")
+    statements = [each for each in vars(module).values() if isinstance(each, Statement) and each.columns]
     assert statements
     for statement in statements:
         before_where = statement.cql.partition("WHERE")[0]

@@ -22,7 +22,7 @@ from diagnostics.table import DiagnosticRow, diagnostic_rows
 from settings import Settings
 from storage import db_connect
 from storage.cql import QueryOptions, Statement, execution
-from storage.db_io.users import SELECT_USER
+from storage.db_io.idempotency import SELECT_KEY
 from storage.errors import StorageTimeout
 from tests.functional.problems import assert_problem
 from tests.support import Service, TcpProxy, rows_left, wait_for
@@ -168,18 +168,18 @@ class AlternatingSession:
 def test_concurrent_queries_time_out_at_the_deadline(app_session: Session, settings: Settings, proxy: TcpProxy) -> None:
     """The deadline applies even if half of the concurrent queries completed in time."""
     options = QueryOptions(deadline=time.monotonic() + 10)
-    values = [(uuid4(),) for _ in range(20)]
+    values = [("diagnostics", str(uuid4())) for _ in range(20)]
     proxied_settings = settings.model_copy(update={"cassandra_port": proxy.port})
     with (
         db_connect.cluster_context(proxied_settings) as cluster,
         db_connect.session_context(cluster, proxied_settings, None) as proxied_session,
     ):
         alternating = AlternatingSession(app_session, proxied_session)
-        assert len(execution.execute_concurrently(alternating, SELECT_USER, values, options)) == 20
+        assert len(execution.execute_concurrently(alternating, SELECT_KEY, values, options)) == 20
         proxy.pause()
         options.deadline = time.monotonic() + 0.5
         with pytest.raises(StorageTimeout, match="deadline has passed"):
-            execution.execute_concurrently(alternating, SELECT_USER, values, options)
+            execution.execute_concurrently(alternating, SELECT_KEY, values, options)
         proxy.resume()
 
 

@@ -1,0 +1,83 @@
+"""Types of path parts, query parameters and keys of maps."""
+
+from __future__ import annotations
+
+import base64
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, create_model
+
+from schemas import fields, parameters
+from schemas.base import InvalidInput, Path
+from tests.unit.test_fields import PYTHON_TERMS, TEXTS, cases
+
+# Text that parameter types accept, with its Python value, and text that they refuse.
+PARAMETERS: dict[str, tuple[Any, list[tuple[str, Any]], list[str]]] = {
+    "Boolean": (parameters.Boolean, [("true", True), ("false", False)], ["True", "1", "0", "", "yes"]),
+    "TinyInt": (parameters.TinyInt, [("-128", -128), ("127", 127)], ["128", "-129"]),
+    "SmallInt": (parameters.SmallInt, [("-32768", -32768), ("32767", 32767)], ["32768", "-32769"]),
+    "Int": (
+        parameters.Int,
+        [("-2147483648", -(2**31)), ("2147483647", 2**31 - 1), ("-0", 0)],
+        ["2147483648", "+1", "1_0", " 1", "1 ", "1\n", "1.0", "٣", "", "-", "1" * 100_000],
+    ),
+    "Float": (parameters.Float, [("21.35", 21.35), ("1e-3", 0.001), ("5", 5.0)], ["0.123456789", "1e39", "NaN"]),
+    "Double": (
+        parameters.Double,
+        [("21.35", 21.35), ("-1.5E+300", -1.5e300), ("9007199254740992", 2.0**53), ("-0", 0.0)],
+        ["9007199254740993", "1e309", "NaN", "Infinity", "inf", "1_0", " 1", ".5", "5.", "01", "+1", "", "1" * 100_000],
+    ),
+    "Blob": (
+        parameters.Blob,
+        [("-_8", b"\xfb\xff"), ("", b""), ("QQ", b"A")],
+        ["+/8", "-_8=", "QR", "Q", "A" * 1_000_000],
+    ),
+    "Decimal": (parameters.Decimal, [("21.350", Decimal("21.350"))], ["1E+6145", "NaN"]),
+    "BigInt": (parameters.BigInt, [("9", 9)], ["9223372036854775808"]),
+}
+
+
+@pytest.mark.parametrize(("name", "kind", "case"), cases(PARAMETERS, 1))
+def test_accepted_parameters(name: str, kind: Any, case: tuple[str, Any]) -> None:
+    text, expected = case
+    value = TypeAdapter(kind).validate_python(text)
+    assert (type(value), value) == (type(expected), expected)
+
+
+@pytest.mark.parametrize(("name", "kind", "text"), cases(PARAMETERS, 2))
+def test_refused_parameters(name: str, kind: Any, text: str) -> None:
+    model = create_model("Example", __base__=Path, value=(kind, ...))
+    with pytest.raises(InvalidInput) as caught:
+        model.model_validate({"value": text})
+    (error,) = caught.value.errors
+    assert error["loc"] == ["path", "value"]
+    assert not PYTHON_TERMS.search(error["msg"])
+
+
+PATH_TYPES = [
+    create_model(name, __base__=Path, value=(getattr(parameters, name), ...)) for name in sorted(parameters.__all__)
+]
+
+
+@given(text=TEXTS)
+@settings(derandomize=True, deadline=None, max_examples=400)
+def test_any_text_is_accepted_or_refused(text: str) -> None:
+    """No text raises another exception in a parameter type."""
+    for model in PATH_TYPES:
+        try:
+            model.model_validate({"value": text})
+        except InvalidInput as error:
+            (each,) = error.errors
+            assert each["loc"] == ["path", "value"]
+
+
+@given(data=st.binary(max_size=100))
+@settings(derandomize=True, deadline=None)
+def test_blobs_have_one_text(data: bytes) -> None:
+    assert TypeAdapter(fields.Blob).validate_python(base64.b64encode(data).decode()) == data
+    text = base64.urlsafe_b64encode(data).decode().rstrip("=")
+    assert TypeAdapter(parameters.Blob).validate_python(text) == data

@@ -31,6 +31,8 @@ _SCALARS = {
     "uuid": ("Uuid", "UUID"),
     "varint": ("VarInt", "int"),
 }
+# Types that a URL can't hold in full, each with its field type for a column of the primary key.
+_SEGMENTS = {"ascii": "AsciiSegment", "blob": "BlobSegment", "text": "Segment"}
 _COLLECTIONS = frozenset(["list", "set", "map"])
 _NOT_SUPPORTED = {
     "counter": "counters need tables of their own, which the generator does not write",
@@ -86,14 +88,14 @@ class Column:
     @property
     def field(self) -> str:
         """The field type in the schema."""
-        if self.is_key and self.type.name == "text":
-            return "Segment"
+        if self.is_key:
+            return _SEGMENTS.get(self.type.name) or _field(self.type)
         return _field(self.type)
 
     @property
     def parameter(self) -> str:
-        """The type of the path part or query parameter."""
-        return f"parameters.{_SCALARS[self.type.name][0]}"
+        """The type of the path part or query parameter of a column of the primary key."""
+        return f"parameters.{self.field}"
 
     @property
     def default(self) -> str:

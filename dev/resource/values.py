@@ -135,7 +135,7 @@ def _json(cql_type: CqlType, number: int, text_of: Callable[[int], str] | None =
             key_json = _json(key, number)
             return {key_json if isinstance(key_json, str) else json.dumps(key_json): _json(value, number)}
         case "list" | "set":
-            return _two_elements(lambda each: _json(cql_type.arguments[0], each), number)
+            return _elements(cql_type, number, _json)
         case "vector":
             return [number + index % 4 / 4 for index in range(cql_type.dimension)]
         case "text" if text_of is not None:
@@ -151,15 +151,16 @@ def _python(cql_type: CqlType, number: int, text_of: Callable[[int], str] | None
             key, value = cql_type.arguments
             return f"{{{_python(key, number)}: {_python(value, number)}}}"
         case "list" | "set":
-            elements = _two_elements(lambda each: _python(cql_type.arguments[0], each), number)
-            return f"[{', '.join(elements)}]"
+            return f"[{', '.join(_elements(cql_type, number, _python))}]"
         case "vector" | "text":
             return repr(_json(cql_type, number, text_of))
         case name:
             return _SCALARS[name].python(_json(cql_type, number))
 
 
-def _two_elements(element: Callable[[int], Any], number: int) -> list[Any]:
-    """Two of the three examples, in order; one if they are equal, because a set has no duplicates."""
-    first, second = (element(each) for each in sorted((number % 3, (number + 1) % 3)))
+def _elements(cql_type: CqlType, number: int, value: Callable[[CqlType, int], Any]) -> list[Any]:
+    """Two examples of the elements of a list or set, in order; one if they are equal."""
+    (element,) = cql_type.arguments
+    count = 2 if element.name == "boolean" else 3
+    first, second = (value(element, each) for each in sorted((number % count, (number + 1) % count)))
     return [first] if first == second else [first, second]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from dev.resource.generate import add, spec_of
@@ -32,9 +33,13 @@ examples
 """
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    :param given: arguments of the command; None for those of the process.
+    """
     parser = _parser()
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     try:
         arguments.run(arguments)
     except Refused as error:
@@ -58,10 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     adding.add_argument(
         "--partition",
         metavar="NAME:TYPE",
-        action="extend",
-        nargs="+",
+        action="append",
         default=[],
-        help="the columns of the partition key, in order: the columns that every query names",
+        help="a column of the partition key, which every query names; may be repeated",
     )
     adding.add_argument(
         "--clustering",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import pprint
 import subprocess
@@ -13,7 +12,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from dev.resource import names, project, values
+from dev.resource import clashes, names, project, values
 from dev.resource.columns import Column, parse_column
 from dev.resource.names import Refused
 from dev.resource.spec import Spec
@@ -100,11 +99,10 @@ def add(spec: Spec) -> tuple[list[Path], list[Path]]:
     :returns: the files that were created, and those that were changed.
     :raises Refused: the project has something of this name already; nothing was written.
     """
-    project.check_is_free(spec)
-    created = {
-        path: _formatted(path, _render(spec, template)) for template, path in project.modules_of(spec.plural).items()
-    }
-    _check_names_in(created, spec)
+    clashes.check_is_free(spec)
+    modules = {path: _render(spec, template) for template, path in project.modules_of(spec.plural).items()}
+    clashes.check_modules(modules)
+    created = {path: _formatted(path, text) for path, text in modules.items()}
     created[project.next_migration(spec.plural)] = _render(spec, "migration")
     rows = [row for row in _render(spec, "api").splitlines() if row]
     changed = {
@@ -148,27 +146,3 @@ def _formatted(path: Path, text: str) -> str:
             raise Refused(f"ruff can't format {name}: {run.stderr.strip()}")
         text = run.stdout
     return text
-
-
-def _check_names_in(modules: dict[Path, str], spec: Spec) -> None:
-    """Check that no module binds a name twice, for example a class and an import.
-
-    :raises Refused: it does, so the resource needs another name.
-    """
-    for path, text in modules.items():
-        bound: set[str] = set()
-        for node in ast.parse(text).body:
-            for name in _bound_by(node):
-                if name in bound:
-                    raise Refused(f"{spec.singular} is not possible: {path.name} would use {name} for two things")
-                bound.add(name)
-
-
-def _bound_by(node: ast.stmt) -> list[str]:
-    match node:
-        case ast.Import() | ast.ImportFrom():
-            return [alias.asname or alias.name for alias in node.names]
-        case ast.ClassDef() | ast.FunctionDef():
-            return [node.name]
-        case _:
-            return []

@@ -34,9 +34,7 @@ _SERVICE = frozenset(
     "auth batch docs export exports health import imports jobs metrics openapi shutdown static stream ui uploads v1 "
     "job upload".split()
 )
-# The generated code gives a function these parameters next to the key columns or the row.
-_PARAMETERS = frozenset(["endpoint", "key_range", "limit", "options", "paging_state", "session"])
-# The generated code uses these names in the classes whose fields are the columns.
+# Used in the classes whose fields are the columns.
 _TYPES = frozenset(["bool", "bytes", "dict", "float", "int", "list", "parameters", "str"])
 
 _IRREGULAR = {
@@ -109,14 +107,14 @@ def check_resource_name(name: str) -> None:
         raise Refused(f"{name} is a reserved word of CQL")
     if keyword.iskeyword(name) or hasattr(builtins, name):
         raise Refused(f"{name} is a keyword or a builtin of Python")
-    if name in _SERVICE or name in _PARAMETERS:
+    if name in _SERVICE:
         raise Refused(f"{name} is a name that the service itself uses")
 
 
 def check_column_name(name: str, is_key: bool) -> None:
     """Check the name of a column, apart from the other columns.
 
-    :param is_key: the column belongs to the primary key, so it is also a parameter of functions.
+    :param is_key: the column belongs to the primary key.
     :raises Refused: the name is not legal, reserved, or already used in the generated code.
     """
     _check_form(name, "column")
@@ -128,7 +126,8 @@ def check_column_name(name: str, is_key: bool) -> None:
         raise Refused(f"column {name}: every row already has a method of that name, because a row is a tuple")
     if hasattr(Body, name) or name.startswith("model_"):
         raise Refused(f"column {name}: pydantic uses that name in every model")
-    if name in _TYPES or (is_key and name in _PARAMETERS):
+    # A column of the primary key is a keyword argument of `location`.
+    if name in _TYPES or (is_key and name == "endpoint"):
         raise Refused(f"column {name}: the generated code uses that name for something else")
 
 

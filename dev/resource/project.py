@@ -7,10 +7,6 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from api import create_app
-from dev.resource.names import Refused
-from dev.resource.spec import Spec
-
 PROJECT = Path(__file__).resolve().parents[2]
 MIGRATIONS = PROJECT / "storage" / "migrations"
 REGISTRY = PROJECT / "routes" / "__init__.py"
@@ -78,46 +74,6 @@ def with_routes(page: str, rows: list[str]) -> str:
 def without_routes(page: str, path: str) -> str:
     """The text of docs/api.md without the routes below a path in its table of routes."""
     return _ROUTE_ROW.sub(lambda row: "" if f"{row[1]}/".startswith(f"{path}/") else row[0], page)
-
-
-def check_is_free(spec: Spec) -> None:
-    """Check that the project has nothing of a resource's names yet.
-
-    :raises Refused: it has.
-    """
-    for path in modules_of(spec.plural).values():
-        if path.exists():
-            raise Refused(f"{path.relative_to(PROJECT)} exists already")
-    taken = _names_of_the_service()
-    for name in (spec.singular, spec.plural):
-        if name in taken:
-            raise Refused(f"{name} is the name of {taken[name]}")
-    classes = _classes()
-    for name in (spec.cls, spec.clss):
-        if file := classes.get(name):
-            raise Refused(f"{file.relative_to(PROJECT)} has a class {name} already")
-
-
-def _names_of_the_service() -> dict[str, str]:
-    """Names that the project uses, each with what has it."""
-    taken = {path.stem: "a module or folder of this project" for path in [*PROJECT.glob("*.py"), *packages()]}
-    for folder in ("routes", "schemas", "storage/db_io"):
-        taken |= {path.stem: f"a module in {folder}/" for path in (PROJECT / folder).glob("*.py")}
-    taken |= dict.fromkeys(tables(), "a table")
-    application = create_app()
-    taken |= dict.fromkeys(application.blueprints, "a group of routes")
-    taken |= {rule.rule.split("/")[1]: f"the route {rule.rule}" for rule in application.url_map.iter_rules()}
-    return taken
-
-
-def _classes() -> dict[str, Path]:
-    """The names of all models, which the OpenAPI document uses, each with its file."""
-    return {
-        node.name: path
-        for path in [*PROJECT.glob("schemas/*.py"), *PROJECT.glob("*/schemas.py")]
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.ClassDef)
-    }
 
 
 def packages() -> list[Path]:

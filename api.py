@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging.config
+from collections.abc import Sequence
 
 from flask_openapi3 import Info, OpenAPI
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from observability import logs
 from routes import BLUEPRINTS
+from routes.blueprint import Blueprint
 from settings import Settings, get_settings, require_version
 from storage import DRIVER_VERSIONS
 from storage.db_connect import Session
@@ -19,7 +21,9 @@ from web.request_body import FieldbookRequest
 VERSION = "0.2.0"
 
 
-def create_app(settings: Settings | None = None, session: Session | None = None) -> OpenAPI:
+def create_app(
+    settings: Settings | None = None, session: Session | None = None, blueprints: Sequence[Blueprint] = BLUEPRINTS
+) -> OpenAPI:
     """Create the Flask application. This opens no connection, so it may run before a fork.
 
     Tests pass their own dependencies:
@@ -30,6 +34,7 @@ def create_app(settings: Settings | None = None, session: Session | None = None)
     :param settings: None to read them from the environment and `.env`.
     :param session: from `storage.db_connect.open_session`; the caller closes it. None for the session of the process,
         which the first request opens.
+    :param blueprints: the routes.
     :raises SettingsError: a setting is wrong or missing, or the version of a package is not supported.
     """
     require_version("cassandra-driver", DRIVER_VERSIONS, used_by="storage/cql/driver.py")
@@ -47,7 +52,7 @@ def create_app(settings: Settings | None = None, session: Session | None = None)
     dependencies.register(app, settings, session)
     errors.register(app)
     hooks.register(app, settings)
-    for blueprint in BLUEPRINTS:
+    for blueprint in blueprints:
         if blueprint.is_enabled(settings):
             app.register_api(blueprint)
     openapi.register(app, settings)

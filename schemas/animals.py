@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from schemas.base import Body
+from schemas.base import Body, Path
 from schemas.fields import Count, Name, Segment, Url
 
 
@@ -21,7 +21,7 @@ class Animal(Body):
     taxonomy: Annotated[list[Name], Field(max_length=100)] = []
 
 
-class AnimalGenusPath(BaseModel):
+class AnimalGenusPath(Path):
     """Path of all animals of a genus."""
 
     genus: str = Field(description="First part of the Latin name, for example `Vulpes`.")

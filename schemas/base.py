@@ -67,7 +67,7 @@ def _message(where: str, kind: str, message: str) -> str:
     return _MESSAGES.get(kind, message).removeprefix("Value error, ")
 
 
-class _JsonSchema(GenerateJsonSchema):
+class RuleJsonSchema(GenerateJsonSchema):
     """JSON Schema with the keywords that pydantic leaves out for types with a validator of their own."""
 
     _KEYWORDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
@@ -81,7 +81,7 @@ class _JsonSchema(GenerateJsonSchema):
         return document
 
 
-class _TextJsonSchema(_JsonSchema):
+class _TextJsonSchema(RuleJsonSchema):
     """JSON Schema of a path or query string. A parameter may be absent, but is never null."""
 
     def nullable_schema(self, schema: Any) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class _Input(BaseModel):
 
     # First element of `loc` in errors.
     _part: ClassVar[str]
-    _schema_generator: ClassVar[type[GenerateJsonSchema]] = _JsonSchema
+    _schema_generator: ClassVar[type[GenerateJsonSchema]] = RuleJsonSchema
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:

@@ -118,10 +118,10 @@ Url = Annotated[
 # A whole number in a query string.
 Number = Annotated[int, BeforeValidator(formats.whole_number)]
 
-
 # --- CQL types ---------------------------------------------------------------------------------------------
 #
-# A type accepts one form of JSON, and responses have the same form.
+# The JSON form of a type is the same in requests and responses. A request may also use other texts of a value, for
+# example another UTC offset, and gets the canonical text back.
 
 
 def _string(pattern: re.Pattern[str], **keywords: Any) -> WithJsonSchema:
@@ -200,7 +200,8 @@ T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 
-_Size = Field(max_length=1000)
+_MAX_ELEMENTS = 1000
+_Size = Field(max_length=_MAX_ELEMENTS)
 
 
 def _comparable(value: Any) -> Any:
@@ -228,6 +229,9 @@ class _TextKeys:
 
     @staticmethod
     def _validate(value: Any, handler: Callable[[Any], dict[Any, Any]]) -> dict[Any, Any]:
+        # pydantic would first validate all entries, and report an error for each.
+        if isinstance(value, dict) and len(value) > _MAX_ELEMENTS:
+            raise ValueError(f"Object should have at most {_MAX_ELEMENTS} items, not {len(value)}")
         result = handler(value)
         if len(result) != len(value):
             raise ValueError("Keys of a map must not repeat: two of them are the same value")

@@ -2,13 +2,15 @@
 
 Each function returns the Python value of a text. It raises ValueError with the rule for everything else, and the
 message never contains the client's value. Patterns bound the length of the text before it is converted, because some
-conversions take more than linear time. The JSON Schema of a type uses the same pattern.
+conversions take more than linear time. The JSON Schema of a type uses the same pattern, so that the patterns are in the
+syntax that Python and ECMAScript share.
 """
 
 from __future__ import annotations
 
 import binascii
 import re
+import socket
 import struct
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -16,7 +18,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from uuid import UUID
 
-# Bytes. Larger values belong into files: Cassandra reads a cell as a whole.
+# Bytes. Store larger values in files, because Cassandra reads a cell as a whole.
 MAX_BLOB = 64 * 1024
 # Bytes of a blob that is part of a URL.
 MAX_KEY = 255
@@ -136,7 +138,8 @@ def decimal(value: object) -> Decimal:
     if len(text) <= MAX_DECIMAL_TEXT and DECIMAL.fullmatch(text):
         result = Decimal(text)
         if len(result.as_tuple().digits) <= MAX_DIGITS and abs(result.adjusted()) <= MAX_EXPONENT:
-            return result
+            # Cassandra has no negative zero.
+            return result if result else result.copy_abs()
     raise ValueError(
         f"A decimal must have the form 21.350 or -1E+5, at most {MAX_DIGITS} digits, and in scientific notation an "
         f"exponent from -{MAX_EXPONENT} to {MAX_EXPONENT}"
@@ -189,8 +192,7 @@ def number(value: object) -> float:
 def single(value: object) -> float:
     """A finite number that 32 bits hold, so that it reads as it was written.
 
-    0.1 is valid, because the shortest text that identifies the nearest float is 0.1. 0.123456789 would read as
-    0.12345679.
+    0.1 is valid, because the float nearest to it reads as 0.1. 0.123456789 would read as 0.12345679.
     """
     result = number(value)
     try:
@@ -198,8 +200,9 @@ def single(value: object) -> float:
     except OverflowError:
         raise ValueError("A float must be from -3.4028235e38 to 3.4028235e38") from None
     (stored,) = struct.unpack(">f", packed)
-    for precision in range(1, 10):
-        shortest = float(f"{stored:.{precision}g}")
+    # A float reads as the number with the fewest digits that identifies it: 6 to 9 digits without trailing zeros.
+    for digits in range(6, 10):
+        shortest = float(f"{stored:.{digits}g}")
         if _same_single(shortest, packed):
             break
     if shortest != result:
@@ -222,11 +225,12 @@ def number_of_text(value: object) -> int | float:
 
 
 def inet(value: object) -> str:
-    """An IPv4 or IPv6 address in its canonical form."""
+    """An IPv4 or IPv6 address in the form that `inet_ntop` writes, as when it is read."""
     # An IPv6 address has at most 45 characters, and "%" begins a zone.
     if isinstance(value, str) and len(value) <= 45 and "%" not in value:
         try:
-            return str(ip_address(value))
+            address = ip_address(value)
+            return socket.inet_ntop(socket.AF_INET6 if address.version == 6 else socket.AF_INET, address.packed)
         except ValueError:
             pass
     raise ValueError("An inet must be an IPv4 or IPv6 address, without zone and prefix length")

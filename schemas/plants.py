@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from schemas.base import Body
+from schemas.base import Body, Path
 from schemas.fields import Count, Segment
 
 
@@ -16,7 +16,7 @@ class Plant(Body):
     sightings: Count = 0
 
 
-class PlantGenusPath(BaseModel):
+class PlantGenusPath(Path):
     """Path of all plants of a genus."""
 
     genus: str = Field(description="First part of the Latin name, for example `Quercus`.")

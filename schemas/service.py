@@ -6,8 +6,10 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
+from schemas.base import Path
 
-class FilePath(BaseModel):
+
+class FilePath(Path):
     """Path of a file of the documentation page."""
 
     filename: str

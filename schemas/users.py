@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
-from schemas.base import Body, Query
+from schemas.base import Body, Path, Query
 from schemas.fields import Email, Name, Number, optional
 
 Age = Annotated[int, Field(ge=0, le=150)]
@@ -73,7 +73,7 @@ class UsersPage(BaseModel):
     page_state: str | None
 
 
-class UserPath(BaseModel):
+class UserPath(Path):
     """Path of one user."""
 
     id: str = Field(description="UUID of the user.")

@@ -14,17 +14,20 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cassandra.cluster import Session
+from cassandra.concurrent import execute_concurrent_with_args
 
 from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import STATE, Node, free_port
 from settings import Settings, get_settings
 from storage import db_connect, db_initialize
-from tests.support import PROJECT, Service, TcpProxy, clean_environment, service
+from tests.support import PROJECT, TESTBED, Service, TcpProxy, clean_environment, service
+from tests.testbed import database
 
 _given = {name: os.environ.get(name) for name in ("TEST_CASSANDRA_HOSTS", "TEST_CASSANDRA_PORT")}
 _environment = clean_environment()
@@ -109,7 +112,7 @@ def node() -> Node:
 def environment() -> Iterator[dict[str, str]]:
     """The service's environment variables.
 
-    They name a keyspace of this run, with the schema and the sample rows.
+    They name a keyspace of this run, with the schema and the sample rows of the product and of the testbed.
     """
     global _cassandra_version
     variables = {
@@ -126,6 +129,8 @@ def environment() -> Iterator[dict[str, str]]:
         settings = get_settings()
         db_initialize.initialize(settings, say=logging.getLogger("tests").info)
         session = db_connect.open_session(settings, None)
+        database.create_tables(session, settings.cassandra_keyspace)
+        database.insert_samples(session, settings.cassandra_keyspace)
         _cassandra_version = session.execute("SELECT release_version FROM system.local").one()[0]
         yield variables
         db_connect.shutdown()
@@ -149,7 +154,7 @@ def session(settings: Settings) -> Iterator[Session]:
 
 @pytest.fixture(scope="session")
 def live(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A running service with two workers.
+    """A running service with two workers, which has the resources of the testbed too.
 
     It is shared by all tests that neither change its settings nor stop it.
     """
@@ -159,12 +164,18 @@ def live(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Start a service for one test: `start({"LOG_LEVEL": "DEBUG"}, "--preload", healthy=False)`."""
+    """Start a service for one test: `start({"LOG_LEVEL": "DEBUG"}, "--preload", healthy=False)`.
+
+    It has the resources of the testbed too. `start(app=PRODUCT)` starts the product's own application.
+    """
     with ExitStack() as stack:
 
-        def start_service(variables: dict[str, str] | None = None, *arguments: str, healthy: bool = True) -> Service:
+        def start_service(
+            variables: dict[str, str] | None = None, *arguments: str, healthy: bool = True, app: str = TESTBED
+        ) -> Service:
             log = tmp_path / f"service-{uuid.uuid4().hex[:6]}.log"
-            return stack.enter_context(service(environment | (variables or {}), log, *arguments, healthy=healthy))
+            running = service(environment | (variables or {}), log, *arguments, healthy=healthy, app=app)
+            return stack.enter_context(running)
 
         yield start_service
 
@@ -179,30 +190,37 @@ def proxy(environment: dict[str, str]) -> Iterator[TcpProxy]:
 
 
 @pytest.fixture(scope="session")
+def add_observers(session: Session) -> Callable[[str, int], None]:
+    """Insert many observers quickly: `add_observers(keyspace, 200_000)`."""
+    return partial(add_people, session, "observers")
+
+
+@pytest.fixture(scope="session")
 def add_users(session: Session) -> Callable[[str, int], None]:
     """Insert many users quickly: `add_users(keyspace, 200_000)`."""
-    from cassandra.concurrent import execute_concurrent_with_args
+    return partial(add_people, session, "users")
 
-    def add(keyspace: str, count: int) -> None:
-        insert = session.prepare(
-            f"INSERT INTO {keyspace}.users (id, name, email, age, created_at, updated_at, version) "
-            "VALUES (?, ?, ?, ?, toTimestamp(now()), toTimestamp(now()), uuid())"
-        )
-        for first in range(0, count, 20_000):
-            rows = [
-                (uuid.uuid4(), f"Observer {number}", f"observer{number}@example.org", number % 100)
-                for number in range(first, min(first + 20_000, count))
-            ]
-            execute_concurrent_with_args(session, insert, rows, concurrency=200)
 
-    return add
+def add_people(session: Session, table: str, keyspace: str, count: int) -> None:
+    """Insert many rows into `observers` or `users`, which have the same columns."""
+    insert = session.prepare(
+        f"INSERT INTO {keyspace}.{table} (id, name, email, age, created_at, updated_at, version) "
+        "VALUES (?, ?, ?, ?, toTimestamp(now()), toTimestamp(now()), uuid())"
+    )
+    for first in range(0, count, 20_000):
+        rows = [
+            (uuid.uuid4(), f"Observer {number}", f"observer{number}@example.org", number % 100)
+            for number in range(first, min(first + 20_000, count))
+        ]
+        execute_concurrent_with_args(session, insert, rows, concurrency=200)
 
 
 @pytest.fixture
 def keyspace(settings: Settings, session: Session) -> Iterator[str]:
-    """The name of a new keyspace for one test, with the schema and no rows."""
+    """The name of a new keyspace for one test, with the schema of the product and of the testbed, and no rows."""
     name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
     own_settings = settings.model_copy(update={"cassandra_keyspace": name})
     db_initialize.initialize(own_settings, samples=False, say=logging.getLogger("tests").info)
+    database.create_tables(session, name)
     yield name
     session.execute(f"DROP KEYSPACE IF EXISTS {name}", timeout=60)

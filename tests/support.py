@@ -21,6 +21,11 @@ from settings import Settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 USER = {"name": "Ada", "email": "ada@example.org", "age": 36}
+OBSERVER = {"name": "Ada", "email": "ada@example.org", "age": 36}
+
+# The WSGI applications: the product's, and the same with the resources of tests/testbed.
+PRODUCT = "wsgi:app"
+TESTBED = "tests.testbed.wsgi:app"
 
 
 def clean_environment() -> dict[str, str]:
@@ -93,18 +98,21 @@ class Service:
 
 
 @contextmanager
-def service(environment: dict[str, str], log: Path, *arguments: str, healthy: bool = True) -> Iterator[Service]:
+def service(
+    environment: dict[str, str], log: Path, *arguments: str, healthy: bool = True, app: str = TESTBED
+) -> Iterator[Service]:
     """Run the service in gunicorn on a free port, and stop it when the block ends.
 
     :param environment: the service's environment variables.
     :param log: the file to which the output is appended.
     :param arguments: additional arguments for gunicorn.
     :param healthy: wait for the readiness probe; if false, wait for the liveness probe only.
+    :param app: the WSGI application: `TESTBED` or `PRODUCT`.
     """
     port = free_port()
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "wsgi:app", *arguments],
+            [sys.executable, "-m", "gunicorn", app, *arguments],
             cwd=PROJECT,
             env=clean_environment() | environment | {"PORT": str(port)},
             stdout=output,

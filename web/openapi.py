@@ -6,7 +6,7 @@ flask-openapi3 derives it from the views; this module adds the parameters, heade
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_type_hints
 
 import orjson
 from flask import current_app
@@ -14,7 +14,7 @@ from flask_openapi3 import OpenAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from schemas.base import Problem
+from schemas.base import Problem, RuleJsonSchema
 from settings import MAX_REQUEST_TIMEOUT, Settings
 from web.consistency_level import CONSISTENCY_LEVELS, WRITE_LEVELS
 from web.errors import PROBLEM_TYPE
@@ -154,16 +154,21 @@ def document(app: OpenAPI, settings: Settings) -> dict[str, Any]:
     :param settings: decide which routes are for operators.
     """
     spec = app.api_doc
+    bodies: dict[str, Any] = {}
     for path, operations in spec["paths"].items():
         for method, operation in operations.items():
-            _complete(operation, method, options_of(_view(app, path, method)), settings)
+            view = _view(app, path, method)
+            _complete(operation, method, options_of(view), settings)
+            if (body := get_type_hints(view).get("body")) is not None:
+                bodies |= _schemas_of(body)
     # Only models of registered routes, because each call of responses() adds its model.
     paths = orjson.dumps(spec["paths"]).decode()
     used = [model for model in _models if f'"{_REF.format(model=model.__name__)}"' in paths]
-    _, definitions = models_json_schema([(model, "serialization") for model in used], ref_template=_REF)
-    # flask-openapi3 has already added the schemas of request bodies.
-    spec["components"]["schemas"] = definitions["$defs"] | spec["components"]["schemas"]
-    spec["components"]["schemas"].pop("ValidationErrorModel", None)
+    _, definitions = models_json_schema(
+        [(model, "serialization") for model in used], ref_template=_REF, schema_generator=RuleJsonSchema
+    )
+    # Not flask-openapi3's schemas of request bodies: it drops the keywords that it does not know.
+    spec["components"]["schemas"] = definitions["$defs"] | bodies
     spec["components"]["securitySchemes"] = {
         "operator": {"type": "http", "scheme": "bearer", "description": "The token in the setting OPERATOR_TOKEN."}
     }
@@ -173,6 +178,12 @@ def document(app: OpenAPI, settings: Settings) -> dict[str, Any]:
         for key, parameter in _PARAMETERS.items()
     }
     return spec
+
+
+def _schemas_of(body: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of a request body and those that it refers to, by name."""
+    document = dict(body.model_json_schema(ref_template=_REF))
+    return {**document.pop("$defs", {}), body.__name__: document}
 
 
 def _complete(operation: dict[str, Any], method: str, route: RouteOptions, settings: Settings) -> None:

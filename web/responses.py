@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64encode
 from datetime import datetime
 from typing import Any
 
 from flask import Response, url_for
 
-from storage.cql.json_values import rfc3339
+from storage.cql.json_values import base64url, rfc3339
 
 # A body, alone, with a status, or with a status and headers. Flask sends a str as it is, and a dict or list as JSON.
 # Flask's own type for this can't be evaluated at run time, and flask-openapi3 evaluates the type hints of views.
@@ -33,5 +32,5 @@ def _path_text(value: Any) -> str:
         case datetime():
             return rfc3339(value)
         case bytes():
-            return urlsafe_b64encode(value).rstrip(b"=").decode()
+            return base64url(value)
     return str(value)

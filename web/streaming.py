@@ -158,8 +158,8 @@ def _csv_field(value: Any) -> str:
     if value is None or value == "":
         return "" if value is None else '""'
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow([value])
-    return text.getvalue()
+    csv.writer(text).writerow([value])
+    return text.getvalue().removesuffix("\r\n")
 
 
 def _cell(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -33,6 +33,11 @@ def rfc3339(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds") + "Z"
 
 
+def base64url(value: bytes) -> str:
+    """Bytes in base64url without padding, for URLs and keys of maps."""
+    return urlsafe_b64encode(value).rstrip(b"=").decode()
+
+
 def same(value: Any) -> Any:
     """The value, which needs no conversion."""
     return value
@@ -53,7 +58,8 @@ def encoder(cql_type: CqlType) -> Encoder:
         case "set":
             return lambda value: _sorted(value or (), inner[0])
         case "map":
-            return lambda value: {_key(inner[0](key)): inner[1](each) for key, each in _pairs(value or {})}
+            key_text = base64url if cql_type.arguments[0].name == "blob" else lambda key: _key(inner[0](key))
+            return lambda value: {key_text(key): inner[1](each) for key, each in _pairs(value or {})}
         case "vector":
             return _nullable(lambda value: [inner[0](each) for each in value])
         case "tuple":

@@ -42,7 +42,8 @@ class Table(Generic[Row]):
         self.partition_key = partition_key
         self.clustering_key: dict[str, Order] = dict(clustering_key or {})
         self.columns: dict[str, CqlType] = {}
-        for column, hint in get_type_hints(row, include_extras=True).items():
+        # Without the names of the class, so that a column may be called `date` and have the type `date`.
+        for column, hint in get_type_hints(row, localns={}, include_extras=True).items():
             if not hasattr(hint, "__metadata__"):
                 raise ValueError(f'{row.__name__}.{column} needs a CQL type: Annotated[..., "text"]')
             self.columns[column] = parse_type(hint.__metadata__[0])

@@ -12,7 +12,7 @@ from uuid import UUID
 from cassandra.cluster import Session
 
 from storage.cql import Page, QueryOptions, Statement, Stream, execute, stream
-from storage.db_io.versioned import VersionedTable, stream_by_id
+from storage.db_io.versioned import VersionedTable, changing_columns, public_columns, stream_by_id
 
 
 class User(NamedTuple):
@@ -27,11 +27,6 @@ class User(NamedTuple):
     version: Annotated[UUID, "uuid"]
 
 
-# The client receives the version as the ETag, not as a field.
-_PUBLIC = tuple(name for name in User._fields if name != "version")
-# A change sets all columns that can differ between two versions.
-_CHANGING = tuple(name for name in User._fields if name not in ("id", "created_at"))
-
 # Timestamp 1, the first microsecond of 1970, is older than every transaction, even if the clocks of nodes differ.
 # Marked as not idempotent: a client that repeats its request gets another id, so it creates another user.
 INSERT_USER = Statement(
@@ -42,18 +37,18 @@ INSERT_USER = Statement(
     idempotent=False,
 )
 SELECT_USER = Statement("select_user", "SELECT {columns} FROM {keyspace}.users WHERE id = ?", User._fields)
-SELECT_USERS = Statement("select_users", "SELECT {columns} FROM {keyspace}.users", _PUBLIC, json_rows=True)
+SELECT_USERS = Statement("select_users", "SELECT {columns} FROM {keyspace}.users", public_columns(User), json_rows=True)
 # With a storage-attached index on age the server uses it. ALLOW FILTERING is for servers that have no such index.
 SELECT_USERS_BY_AGE = Statement(
     "select_users_by_age",
     "SELECT {columns} FROM {keyspace}.users WHERE age >= ? ALLOW FILTERING",
-    _PUBLIC,
+    public_columns(User),
     json_rows=True,
 )
 UPDATE_USER = Statement(
     "update_user",
     "UPDATE {keyspace}.users SET {assignments} WHERE id = ? IF version = ?",
-    _CHANGING,
+    changing_columns(User),
     kind="lwt",
     idempotent=False,
 )

@@ -31,6 +31,16 @@ from storage.errors import BatchTooLarge, RowNotFound, StorageError, StorageTime
 Row = TypeVar("Row", bound=Any)
 
 
+def public_columns(row: type[Row]) -> tuple[str, ...]:
+    """The columns that clients receive as fields. They receive the version as the `ETag`."""
+    return tuple(name for name in row._fields if name != "version")
+
+
+def changing_columns(row: type[Row]) -> tuple[str, ...]:
+    """The columns that an update sets: all that can differ between two versions of a row."""
+    return tuple(name for name in row._fields if name not in ("id", "created_at"))
+
+
 class VersionedTable(Table[Row]):
     """A table whose partition key is `id`. Every write gives a row a new `version`, which clients do not receive."""
 

@@ -13,7 +13,7 @@ import pytest
 from settings import Settings
 from storage import db_initialize
 from tests import docs_examples
-from tests.support import PROJECT, Service, clean_environment, copy_project
+from tests.support import PRODUCT, PROJECT, Service, clean_environment, copy_project
 
 PAGES = [str(path.relative_to(PROJECT)) for path in docs_examples.pages()]
 WITH_EXAMPLES = [name for name in PAGES if docs_examples.examples((PROJECT / name).read_text())]
@@ -27,7 +27,7 @@ def fresh_service(start: Callable[..., Service], settings: Settings, keyspace: s
     """A service whose keyspace contains only the sample rows, as after the first `make run`."""
     own = settings.model_copy(update={"cassandra_keyspace": keyspace})
     db_initialize.initialize(own, say=lambda line: None)
-    return start({"CASSANDRA_KEYSPACE": keyspace})
+    return start({"CASSANDRA_KEYSPACE": keyspace}, app=PRODUCT)
 
 
 def test_api_page_has_examples() -> None:

@@ -19,7 +19,7 @@ from cassandra.cluster import Session
 
 from settings import Settings
 from tests import support
-from tests.support import USER, Service, copy_project, wait_for
+from tests.support import PRODUCT, USER, Service, copy_project, wait_for
 
 
 def get(running: Service, path: str, **options: Any) -> httpx.Response:
@@ -153,7 +153,7 @@ def test_new_workers_use_changed_code(
     project = tmp_path / "project"
     copy_project(project)
     monkeypatch.setattr(support, "PROJECT", project)
-    running = start({"WEB_CONCURRENCY": "1"}, *filter(None, [option]))
+    running = start({"WEB_CONCURRENCY": "1"}, *filter(None, [option]), app=PRODUCT)
     workers = running.workers()
 
     def change(name: str, old: str, new: str) -> None:

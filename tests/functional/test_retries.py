@@ -14,18 +14,21 @@ from cassandra.query import BoundStatement
 from settings import Settings
 from storage import db_connect, db_io
 from storage.cql import QueryOptions, Statement, bind, prepared_cache
-from storage.db_io.users import INSERT_USER, SELECT_USERS
+from tests.testbed import db_io as testbed_db_io
+from tests.testbed.db_io.observers import INSERT_OBSERVER, SELECT_OBSERVERS
 
-# Lightweight transactions that are safe to apply twice: a deleted user's id is never used again.
-IDEMPOTENT_TRANSACTIONS = {"delete_user"}
-# INSERTs of a row under a new id. They are not idempotent.
-CREATING_STATEMENTS = {"insert_user"}
+# A lightweight transaction that is safe to apply twice: an id that the service made is never used again.
+IDEMPOTENT_TRANSACTION = re.compile(r"DELETE FROM \S+ WHERE id = \? IF EXISTS")
+# An INSERT of a row under a new id. It is not idempotent.
+CREATING_STATEMENT = re.compile(r"INSERT .* USING TIMESTAMP 1")
 
 
 def statements() -> list[Statement]:
-    """Return every statement of every module in storage/db_io/."""
+    """Return every statement of every table module of the product and of the testbed."""
     modules = [
-        importlib.import_module(f"storage.db_io.{module.name}") for module in pkgutil.iter_modules(db_io.__path__)
+        importlib.import_module(f"{package.__name__}.{module.name}")
+        for package in (db_io, testbed_db_io)
+        for module in pkgutil.iter_modules(package.__path__)
     ]
     found = {value for module in modules for value in vars(module).values() if isinstance(value, Statement)}
     assert len(found) > 15
@@ -34,7 +37,7 @@ def statements() -> list[Statement]:
 
 @pytest.mark.parametrize("statement", statements(), ids=lambda statement: statement.name)
 def test_statements_declare_their_kind_and_idempotence_correctly(statement: Statement) -> None:
-    """Conditional and creating statements are not idempotent, unless listed above.
+    """Conditional and creating statements are not idempotent, except one kind of transaction.
 
     The kind matches the CQL, and each name is unique.
     """
@@ -42,8 +45,9 @@ def test_statements_declare_their_kind_and_idempotence_correctly(statement: Stat
     conditional = re.search(r"\bIF\b", statement.cql) is not None
     assert (statement.kind == "lwt") == conditional
     assert (statement.kind == "read") == (verb == "SELECT")
-    idempotent = statement.name in IDEMPOTENT_TRANSACTIONS or not (conditional or statement.name in CREATING_STATEMENTS)
-    assert statement.idempotent == idempotent
+    creating = CREATING_STATEMENT.fullmatch(statement.cql) is not None
+    repeatable = IDEMPOTENT_TRANSACTION.fullmatch(statement.cql) is not None
+    assert statement.idempotent == (repeatable or not (conditional or creating))
     assert [other.name for other in statements()].count(statement.name) == 1
 
 
@@ -64,8 +68,8 @@ def test_driver_retries_only_idempotent_statements(session: Session, settings: S
             bound = bind_nulls(statement)
             assert bound.is_idempotent == statement.idempotent
             assert isinstance(bound.retry_policy, FallthroughRetryPolicy) == (not statement.idempotent)
-        for statement in (SELECT_USERS, INSERT_USER):
+        for statement in (SELECT_OBSERVERS, INSERT_OBSERVER):
             future = own._create_response_future(bind_nulls(statement), None, False, None, 1.0)
-            assert isinstance(future._spec_execution_plan, NoSpeculativeExecutionPlan) == (statement is INSERT_USER)
+            assert isinstance(future._spec_execution_plan, NoSpeculativeExecutionPlan) == (statement is INSERT_OBSERVER)
     finally:
         own.cluster.shutdown()

@@ -15,7 +15,7 @@ import pytest
 
 import settings as settings_module
 from settings import Settings
-from tests.support import PROJECT, Service, clean_environment, wait_for
+from tests.support import PRODUCT, PROJECT, Service, clean_environment, wait_for
 
 
 def start_with(variables: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
@@ -140,5 +140,5 @@ def test_env_example_lists_every_variable() -> None:
 
 def test_service_runs_with_an_unchanged_env_example(start: Callable[..., Service], environment: dict[str, str]) -> None:
     """The service becomes healthy with an unchanged .env.example."""
-    running = start({"ENV_FILE": str(PROJECT / ".env.example"), "SECRET_KEY": ""})
+    running = start({"ENV_FILE": str(PROJECT / ".env.example"), "SECRET_KEY": ""}, app=PRODUCT)
     wait_for(running.healthy, description="the service to be healthy")

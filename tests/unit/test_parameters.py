@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import TypeAdapter, create_model
 
-from schemas import fields, parameters
+from schemas import parameters
 from schemas.base import InvalidInput, Path
-from tests.unit.test_fields import PYTHON_TERMS, TEXTS, cases
+from tests.unit.test_fields import PYTHON_TERMS, cases
 
 # Text that parameter types accept, with its Python value, and text that they refuse.
 PARAMETERS: dict[str, tuple[Any, list[tuple[str, Any]], list[str]]] = {
@@ -61,28 +58,3 @@ def test_refused_parameters(name: str, kind: Any, text: str) -> None:
     (error,) = caught.value.errors
     assert error["loc"] == ["path", "value"]
     assert not PYTHON_TERMS.search(error["msg"])
-
-
-PATH_TYPES = [
-    create_model(name, __base__=Path, value=(getattr(parameters, name), ...)) for name in sorted(parameters.__all__)
-]
-
-
-@given(text=TEXTS)
-@settings(derandomize=True, deadline=None, max_examples=400)
-def test_any_text_is_accepted_or_refused(text: str) -> None:
-    """No text raises another exception in a parameter type."""
-    for model in PATH_TYPES:
-        try:
-            model.model_validate({"value": text})
-        except InvalidInput as error:
-            (each,) = error.errors
-            assert each["loc"] == ["path", "value"]
-
-
-@given(data=st.binary(max_size=100))
-@settings(derandomize=True, deadline=None)
-def test_blobs_have_one_text(data: bytes) -> None:
-    assert TypeAdapter(fields.Blob).validate_python(base64.b64encode(data).decode()) == data
-    text = base64.urlsafe_b64encode(data).decode().rstrip("=")
-    assert TypeAdapter(parameters.Blob).validate_python(text) == data

@@ -147,6 +147,13 @@ _CqlText = StringConstraints(strict=True, max_length=10_000)
 Text = Annotated[str, _CqlText, AfterValidator(_without_surrogates)]
 Ascii = Annotated[str, _CqlText, AfterValidator(_ascii), Field(json_schema_extra={"pattern": r"^[\x00-\x7f]*$"})]
 
+# ASCII text that is also a segment of the resource's URL.
+AsciiSegment = Annotated[
+    Segment,
+    AfterValidator(_ascii),
+    Field(json_schema_extra={"pattern": r"^[ -.0-~]*[!-.0-~][ -.0-~]*$"}),
+]
+
 Boolean = Annotated[bool, Field(strict=True)]
 TinyInt = Annotated[int, Field(strict=True, ge=-(2**7), lt=2**7)]
 SmallInt = Annotated[int, Field(strict=True, ge=-(2**15), lt=2**15)]
@@ -174,6 +181,13 @@ Blob = Annotated[
     bytes,
     PlainValidator(formats.blob),
     _string(formats.BASE64, contentEncoding="base64", maxLength=formats.base64_length(formats.MAX_BLOB)),
+]
+# A blob that is also a segment of the resource's URL.
+BlobSegment = Annotated[
+    bytes,
+    PlainValidator(formats.blob),
+    AfterValidator(formats.short_blob),
+    _string(formats.BASE64, contentEncoding="base64", minLength=4, maxLength=formats.base64_length(formats.MAX_KEY)),
 ]
 Uuid = Annotated[UUID, PlainValidator(formats.uuid), _string(formats.UUID_TEXT, format="uuid")]
 TimeUuid = Annotated[UUID, PlainValidator(formats.timeuuid), _string(formats.TIMEUUID, format="uuid")]

@@ -20,6 +20,8 @@ from uuid import UUID
 
 # Bytes. Store larger values in files, because Cassandra reads a cell as a whole.
 MAX_BLOB = 64 * 1024
+# Bytes of a blob that is part of a URL.
+MAX_KEY = 255
 # Digits of a varint, and of a decimal without its leading zeros.
 MAX_DIGITS = 1000
 # Greatest exponent of a decimal in scientific notation, as in IEEE 754 decimal128. Cassandra stores exponents up to
@@ -242,6 +244,13 @@ def blob(value: object) -> bytes:
 def blob_url(value: object) -> bytes:
     """Bytes in base64url without padding."""
     return _base64(BASE64URL, value, "base64url without padding")
+
+
+def short_blob(value: bytes) -> bytes:
+    """Bytes that fit into a URL."""
+    if not 1 <= len(value) <= MAX_KEY:
+        raise ValueError(f"A blob that is part of a URL must have 1 to {MAX_KEY} bytes")
+    return value
 
 
 def _base64(pattern: re.Pattern[str], value: object, name: str) -> bytes:

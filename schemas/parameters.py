@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from schemas import formats
 from schemas.fields import (
     MAX_INT,
     Ascii,
+    AsciiSegment,
     BigInt,
     Date,
     Decimal,
     Duration,
     Inet,
     Number,
+    Segment,
     Text,
     Time,
     Timestamp,
@@ -29,8 +31,10 @@ from schemas.fields import (
 
 __all__ = [
     "Ascii",
+    "AsciiSegment",
     "BigInt",
     "Blob",
+    "BlobSegment",
     "Boolean",
     "Date",
     "Decimal",
@@ -39,6 +43,7 @@ __all__ = [
     "Float",
     "Inet",
     "Int",
+    "Segment",
     "SmallInt",
     "Text",
     "Time",
@@ -64,6 +69,20 @@ Blob = Annotated[
             "contentEncoding": "base64url",
             "pattern": f"^{formats.BASE64URL.pattern}$",
             "maxLength": formats.base64_length(formats.MAX_BLOB),
+        }
+    ),
+]
+BlobSegment = Annotated[
+    bytes,
+    PlainValidator(formats.blob_url),
+    AfterValidator(formats.short_blob),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "contentEncoding": "base64url",
+            "pattern": f"^{formats.BASE64URL.pattern}$",
+            "minLength": 2,
+            "maxLength": formats.base64_length(formats.MAX_KEY),
         }
     ),
 ]

@@ -38,6 +38,16 @@ FIELDS: dict[str, tuple[Any, list[tuple[Any, Any]], list[Any]]] = {
     "TinyInt": (fields.TinyInt, [(-128, -128), (127, 127)], [-129, 128, "5", 5.5, True, None]),
     "SmallInt": (fields.SmallInt, [(-32768, -32768), (32767, 32767)], [-32769, 32768, "5"]),
     "Int": (fields.Int, [(-(2**31), -(2**31)), (2**31 - 1, 2**31 - 1)], [-(2**31) - 1, 2**31, "5", 1e30]),
+    "AsciiSegment": (
+        fields.AsciiSegment,
+        [("A-1", "A-1"), ("a b", "a b"), ("x" * 100, "x" * 100)],
+        ["", " ", "a/b", "..", "é", "a\n", "x" * 101, 7, None],
+    ),
+    "BlobSegment": (
+        fields.BlobSegment,
+        [("AA==", b"\0"), ("+/8=", b"\xfb\xff"), ("AAAA" * 85, b"\0" * 255)],
+        ["", "AAAA" * 85 + "AA==", "-_8=", 7, None],
+    ),
     "BigInt": (
         fields.BigInt,
         [("9", 9), ("-0", 0), ("-9223372036854775808", -(2**63)), ("9223372036854775807", 2**63 - 1)],

@@ -33,6 +33,11 @@ PARAMETERS: dict[str, tuple[Any, list[tuple[str, Any]], list[str]]] = {
         [("-_8", b"\xfb\xff"), ("", b""), ("QQ", b"A")],
         ["+/8", "-_8=", "QR", "Q", "A" * 1_000_000],
     ),
+    "BlobSegment": (
+        parameters.BlobSegment,
+        [("-_8", b"\xfb\xff"), ("AAAA" * 85, b"\0" * 255)],
+        ["", "AAAA" * 85 + "AA"],
+    ),
     "Decimal": (parameters.Decimal, [("21.350", Decimal("21.350"))], ["1E+6145", "NaN"]),
     "BigInt": (parameters.BigInt, [("9", 9)], ["9223372036854775808"]),
 }

@@ -1,0 +1,1 @@
+"""Add a resource to this project, and remove one."""

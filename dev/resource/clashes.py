@@ -1,0 +1,100 @@
+"""Whether the names of a new resource are free: in the project, and in the modules that are written."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from api import create_app
+from dev.resource.names import Refused
+from dev.resource.project import PROJECT, modules_of, packages, tables
+from dev.resource.spec import Spec
+
+
+def check_is_free(spec: Spec) -> None:
+    """Check that the project uses neither name of a resource yet.
+
+    :raises Refused: it does.
+    """
+    for path in modules_of(spec.plural).values():
+        if path.exists():
+            raise Refused(f"{path.relative_to(PROJECT)} exists already")
+    taken = _names_in_use()
+    for name in (spec.singular, spec.plural):
+        if name in taken:
+            raise Refused(f"{name} is the name of {taken[name]}")
+
+
+def _names_in_use() -> dict[str, str]:
+    """Names that the project uses, each with what has it."""
+    taken = {path.stem: "a module or folder of this project" for path in [*PROJECT.glob("*.py"), *packages()]}
+    for folder in ("routes", "schemas", "storage/db_io"):
+        taken |= {path.stem: f"a module in {folder}/" for path in (PROJECT / folder).glob("*.py")}
+    taken |= dict.fromkeys(tables(), "a table")
+    application = create_app()
+    taken |= dict.fromkeys(application.blueprints, "a group of routes")
+    taken |= {rule.rule.split("/")[1]: f"the route {rule.rule}" for rule in application.url_map.iter_rules()}
+    return taken
+
+
+def check_modules(modules: dict[Path, str]) -> None:
+    """Check that each name has one meaning in each new module, and that the models have new names.
+
+    :param modules: the text of each module, with all imports that it may need.
+    :raises Refused: a name has two meanings.
+    """
+    models = _models()
+    for path, text in modules.items():
+        name = path.relative_to(PROJECT).as_posix()
+        tree = ast.parse(text)
+        if twice := _first_repeated(_bound_in_module(tree)) or _bound_twice_in_a_function(tree, is_test="test" in name):
+            raise Refused(f"{name} would use {twice} for two things, so choose another name")
+        for model in _classes(tree):
+            if path.is_relative_to(PROJECT / "schemas") and model in models:
+                raise Refused(f"{models[model].relative_to(PROJECT)} has a class {model} already")
+
+
+def _models() -> dict[str, Path]:
+    """The classes whose names are also those of schemas in the OpenAPI document, each with its file."""
+    paths = [*PROJECT.glob("schemas/*.py"), *PROJECT.glob("*/schemas.py")]
+    return {name: path for path in paths for name in _classes(ast.parse(path.read_text()))}
+
+
+def _classes(tree: ast.Module) -> list[str]:
+    return [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+
+
+def _bound_in_module(tree: ast.Module) -> list[str]:
+    bound: list[str] = []
+    for node in tree.body:
+        match node:
+            case ast.Import() | ast.ImportFrom():
+                bound += [alias.asname or alias.name for alias in node.names]
+            case ast.ClassDef() | ast.FunctionDef():
+                bound.append(node.name)
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                bound.append(name)
+    return bound
+
+
+def _bound_twice_in_a_function(tree: ast.Module, is_test: bool) -> str | None:
+    """A name that is a parameter twice, that hides a parameter, or that hides a name of the module."""
+    # Parameters of tests have the names of fixtures. A column `date` hides no class, because the module uses `dt`.
+    of_module = set(_bound_in_module(tree)) - {"date", "datetime"}
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            parameters = [argument.arg for argument in function.args.args]
+            assigned = set(_assigned_in(function))
+            hiding = assigned if is_test else assigned | set(parameters)
+            for repeated in (_first_repeated(parameters), *(assigned & set(parameters)), *(hiding & of_module)):
+                if repeated:
+                    return repeated
+    return None
+
+
+def _assigned_in(node: ast.AST) -> list[str]:
+    return [each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
+
+
+def _first_repeated(names: list[str]) -> str | None:
+    return next((name for position, name in enumerate(names) if name in names[:position]), None)

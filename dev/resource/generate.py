@@ -1,0 +1,148 @@
+"""Write the files of a new resource, and register it."""
+
+from __future__ import annotations
+
+import json
+import pprint
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from dev.resource import clashes, names, project, values
+from dev.resource.columns import Column, parse_column
+from dev.resource.names import Refused
+from dev.resource.spec import Spec
+
+_templates = Environment(
+    loader=FileSystemLoader(Path(__file__).resolve().parent / "templates"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,
+)
+_templates.filters.update(
+    python=lambda value: pprint.pformat(value, width=1000, sort_dicts=False),
+    multiline=lambda value: "{" + "".join(f"{name!r}: {each!r},\n" for name, each in value.items()) + "}",
+    sequence=lambda items: ", ".join(items) + ("," if len(items) == 1 else ""),
+    code=lambda names: [f"`{name}`" for name in names],
+    prose=names.in_prose,
+    snake=lambda text: text.replace(" ", "_"),
+    quoted=lambda text: f'"{text}"',
+    capital=lambda text: text[0].upper() + text[1:],
+)
+_templates.globals.update(
+    python_value=values.python_value,
+    # The same in each project, so that the sample rows are stable.
+    uuid_of=lambda name, number: uuid5(NAMESPACE_URL, f"{name} {number}"),
+)
+
+# The columns that the server makes with --uuid-key.
+_SERVER_COLUMNS = ("id", "created_at", "updated_at", "version")
+
+
+def spec_of(
+    name: str,
+    plural: str | None,
+    partition: Sequence[str],
+    clustering: Sequence[str],
+    columns: Sequence[str],
+    *,
+    ttl: int | None,
+    deletable: bool,
+    uuid_key: bool,
+) -> Spec:
+    """Check what the user asked for.
+
+    :param partition: columns as the user wrote them, as are `clustering` and `columns`.
+    :raises Refused: it is not possible.
+    """
+    names.check_resource_name(name)
+    plural = plural or names.plural_of(name)
+    names.check_resource_name(plural)
+    if plural == name:
+        raise Refused(f"the plural of {name} must be another word: choose one with --plural, for example {name}_list")
+    if uuid_key and (partition or clustering):
+        raise Refused("with --uuid-key the server makes the key, so leave out --partition and --clustering")
+    if not uuid_key and not partition:
+        raise Refused("name the partition key with --partition, or let the server make an id with --uuid-key")
+    if uuid_key and ttl is not None:
+        raise Refused("--ttl is not possible with --uuid-key, because an update would renew only some columns of a row")
+    if uuid_key and not columns:
+        raise Refused("name at least one --column")
+    key = [
+        *(parse_column(text, "partition") for text in partition),
+        *(parse_column(text, "clustering") for text in clustering),
+    ]
+    plain = [parse_column(text, "plain") for text in columns]
+    _check_columns([*key, *plain], uuid_key)
+    return Spec(name, plural, tuple(key), tuple(plain), ttl, deletable, uuid_key)
+
+
+def _check_columns(columns: Sequence[Column], uuid_key: bool) -> None:
+    seen: set[str] = set()
+    for column in columns:
+        if column.name in seen:
+            raise Refused(f"column {column.name} is named twice")
+        if uuid_key and column.name in _SERVER_COLUMNS:
+            raise Refused(f"column {column.name}: with --uuid-key the server makes {', '.join(_SERVER_COLUMNS)}")
+        seen.add(column.name)
+
+
+def add(spec: Spec) -> tuple[list[Path], list[Path]]:
+    """Write the files of a resource, its line in routes/__init__.py and its rows in docs/api.md.
+
+    :returns: the files that were created, and those that were changed.
+    :raises Refused: the project has something of this name already; nothing was written.
+    """
+    clashes.check_is_free(spec)
+    modules = {path: _render(spec, template) for template, path in project.modules_of(spec.plural).items()}
+    clashes.check_modules(modules)
+    created = {path: _formatted(path, text) for path, text in modules.items()}
+    created[project.next_migration(spec.plural)] = _render(spec, "migration")
+    rows = [row for row in _render(spec, "api").splitlines() if row]
+    changed = {
+        project.REGISTRY: project.with_module(project.REGISTRY.read_text(), spec.plural),
+        project.API_PAGE: project.with_routes(project.API_PAGE.read_text(), rows),
+    }
+    project.write(created, changed)
+    return list(created), list(changed)
+
+
+def _render(spec: Spec, template: str) -> str:
+    folder = "uuid_key" if spec.uuid_key else "partition"
+    found = _templates.select_template([f"{folder}/{template}.j2", f"{template}.j2"])
+    return found.render(spec=spec)
+
+
+def _formatted(path: Path, text: str) -> str:
+    """A module without the imports that it does not need, formatted.
+
+    :raises Refused: ruff is not installed.
+    """
+    name = path.relative_to(project.PROJECT).as_posix()
+    # The new modules do not exist yet, so ruff can't find out that they are not third-party packages.
+    packages = json.dumps(sorted(package.name for package in project.packages()))
+    imports = ["--select", "F401,I001", "--config", f"lint.isort.known-first-party = {packages}"]
+    commands = (
+        ["check", "--quiet", "--fix-only", *imports, "--stdin-filename", name, "-"],
+        ["format", "--quiet", "--stdin-filename", name, "-"],
+    )
+    for command in commands:
+        run = subprocess.run(
+            [sys.executable, "-m", "ruff", *command],
+            input=text,
+            cwd=project.PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if run.returncode != 0:
+            raise Refused(f"ruff can't format {name}: {run.stderr.strip()}")
+        text = run.stdout
+    return text

@@ -1,0 +1,123 @@
+"""The files of this project that belong to a resource or list it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from contextlib import suppress
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+MIGRATIONS = PROJECT / "storage" / "migrations"
+REGISTRY = PROJECT / "routes" / "__init__.py"
+API_PAGE = PROJECT / "docs" / "api.md"
+
+_DIAGNOSTICS = '    "diagnostics.routes",\n'
+_ROUTE_ROW = re.compile(r"^\| `[A-Z]+ (/[^`]*)` \| .*\n", re.MULTILINE)
+
+
+def modules_of(plural: str) -> dict[str, Path]:
+    """The modules of a resource, each with the name of its template."""
+    return {
+        "schema": PROJECT / "schemas" / f"{plural}.py",
+        "table": PROJECT / "storage" / "db_io" / f"{plural}.py",
+        "routes": PROJECT / "routes" / f"{plural}.py",
+        "samples": PROJECT / "storage" / "sample_data" / f"{plural}.py",
+        "test": PROJECT / "tests" / "functional" / f"test_{plural}.py",
+    }
+
+
+def files_of(plural: str) -> list[Path]:
+    """The files that belong to a resource only, except its migrations."""
+    return [
+        *(path for path in modules_of(plural).values() if path.exists()),
+        *sorted((PROJECT / "tests" / "unit").glob(f"test_{plural}.py")),
+    ]
+
+
+def next_migration(name: str) -> Path:
+    """The path of a new migration."""
+    numbers = [int(path.name.split("_")[0]) for path in MIGRATIONS.glob("[0-9]*_*.cql")]
+    return MIGRATIONS / f"{max(numbers, default=0) + 1:04}_{name}.cql"
+
+
+def tables() -> set[str]:
+    """The tables that exist after all migrations, and the one that records them."""
+    found = {"schema_migrations"}
+    for path in sorted(MIGRATIONS.glob("[0-9]*.cql")):
+        text = path.read_text()
+        found |= set(re.findall(r"^CREATE TABLE IF NOT EXISTS (\w+)", text, re.MULTILINE))
+        found -= set(re.findall(r"^DROP TABLE IF EXISTS (\w+)", text, re.MULTILINE))
+    return found
+
+
+def with_module(registry: str, plural: str) -> str:
+    """The text of routes/__init__.py with the line of a resource, before that of the diagnostics."""
+    line = f'    "routes.{plural}",\n'
+    if _DIAGNOSTICS in registry:
+        return registry.replace(_DIAGNOSTICS, line + _DIAGNOSTICS)
+    return re.sub(r"(?ms)^(MODULES = \(.*?)^\)", lambda found: f"{found[1]}{line})", registry, count=1)
+
+
+def without_module(registry: str, plural: str) -> str:
+    """The text of routes/__init__.py without the line of a resource."""
+    return registry.replace(f'    "routes.{plural}",\n', "")
+
+
+def with_routes(page: str, rows: list[str]) -> str:
+    """The text of docs/api.md with rows in its table of routes, before those of the diagnostics."""
+    found = list(_ROUTE_ROW.finditer(page))
+    position = next((row.start() for row in found if row[1].startswith("/performance/")), found[-1].end())
+    return page[:position] + "".join(f"{row}\n" for row in rows) + page[position:]
+
+
+def without_routes(page: str, path: str) -> str:
+    """The text of docs/api.md without the routes below a path in its table of routes."""
+    return _ROUTE_ROW.sub(lambda row: "" if f"{row[1]}/".startswith(f"{path}/") else row[0], page)
+
+
+def packages() -> list[Path]:
+    """The folders of the project."""
+    return sorted(path for path in PROJECT.glob("[a-z]*") if path.is_dir())
+
+
+def python_files() -> list[Path]:
+    """All Python files of the project."""
+    found = list(PROJECT.glob("*.py"))
+    for folder in packages():
+        found += sorted(folder.rglob("*.py"))
+    return found
+
+
+def imports_of(path: Path) -> set[str]:
+    """The full names of the modules, and of the names in them, that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def write(created: dict[Path, str], changed: dict[Path, str]) -> None:
+    """Create and change files: all, or none.
+
+    :param created: files that do not exist yet, each with its text, as is `changed`.
+    """
+    before = {path: path.read_text() for path in changed}
+    written = []
+    try:
+        for path, text in created.items():
+            with path.open("x") as file:
+                written.append(path)
+                file.write(text)
+        for path, text in changed.items():
+            path.write_text(text)
+    except BaseException:
+        for path in written:
+            with suppress(OSError):
+                path.unlink()
+        for path, text in before.items():
+            path.write_text(text)
+        raise

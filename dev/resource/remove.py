@@ -1,0 +1,89 @@
+"""Remove a resource: delete its files, unregister it, and write the migration that drops its table."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dev.resource import project
+from dev.resource.names import Refused, in_prose
+from routes import RESOURCES
+from routes.resource import Resource
+
+SAMPLES = ("animals", "plants", "users")
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What `remove` did.
+
+    :ivar pages: pages of the documentation that still mention the resources.
+    """
+
+    deleted: list[Path]
+    changed: list[Path]
+    migration: Path
+    pages: list[Path]
+
+
+def find(name: str) -> Resource:
+    """The resource of this name, which is a singular or a plural.
+
+    :raises Refused: there is none.
+    """
+    for resource in RESOURCES:
+        singular = re.sub(r"(?<!^)(?=[A-Z])", "_", resource.schema.__name__).lower()
+        if name in (resource.name, singular):
+            return resource
+    raise Refused(f"there is no resource {name}; there are {in_prose([each.name for each in RESOURCES] or ['none'])}")
+
+
+def find_samples() -> list[Resource]:
+    """The sample resources that are still there.
+
+    :raises Refused: there are none.
+    """
+    found = [resource for resource in RESOURCES if resource.name in SAMPLES]
+    if not found:
+        raise Refused(f"{in_prose(SAMPLES)} are removed already")
+    return found
+
+
+def remove(resources: list[Resource], migration_name: str) -> Removed:
+    """Remove resources.
+
+    :param migration_name: of the migration that drops their tables, without its number.
+    :raises Refused: another module imports one of their modules; nothing was changed.
+    """
+    deleted = [path for resource in resources for path in project.files_of(resource.name)]
+    _check_is_unused(resources, deleted)
+    registry, page = project.REGISTRY.read_text(), project.API_PAGE.read_text()
+    for resource in resources:
+        registry = project.without_module(registry, resource.name)
+        page = project.without_routes(page, resource.path)
+    changed = {project.REGISTRY: registry, project.API_PAGE: page}
+    migration = project.next_migration(migration_name)
+    drops = "".join(f"DROP TABLE IF EXISTS {resource.name};\n" for resource in resources)
+    project.write({migration: drops}, changed)
+    for path in deleted:
+        path.unlink()
+    return Removed(deleted, list(changed), migration, _pages_about(resources))
+
+
+def _check_is_unused(resources: list[Resource], deleted: list[Path]) -> None:
+    own = {
+        f"{package}.{resource.name}"
+        for package in ("routes", "schemas", "storage.db_io", "storage.sample_data")
+        for resource in resources
+    }
+    for path in project.python_files():
+        if path not in deleted and (used := project.imports_of(path) & own):
+            raise Refused(f"{path.relative_to(project.PROJECT)} imports {min(used)}; change or delete it first")
+
+
+def _pages_about(resources: list[Resource]) -> list[Path]:
+    words = {word for resource in resources for word in (resource.name, resource.path[1:])}
+    pattern = re.compile(rf"\b({'|'.join(words)})\b", re.IGNORECASE)
+    pages = [project.PROJECT / "README.md", *sorted((project.PROJECT / "docs").glob("*.md"))]
+    return [page for page in pages if pattern.search(page.read_text())]

@@ -1,0 +1,228 @@
+"""`python -m dev.resource`: what it refuses, English forms of names, and how columns are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dev.resource import project
+from dev.resource.__main__ import main
+from dev.resource.columns import parse_column
+from dev.resource.names import plural_of, with_article
+
+READING = ["--partition", "sensor:text", "--column", "temperature:decimal"]
+
+
+@pytest.fixture(autouse=True)
+def written(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The paths of the files that a command would write. Nothing is written."""
+    paths: list[Path] = []
+
+    def record(created: dict[Path, str], changed: dict[Path, str]) -> None:
+        paths.extend([*created, *changed])
+
+    monkeypatch.setattr(project, "write", record)
+    return paths
+
+
+def refusal(capsys: pytest.CaptureFixture[str], written: list[Path], *arguments: str) -> str:
+    """Run a command that must be refused, and return the reason."""
+    with pytest.raises(SystemExit) as exited:
+        main(arguments)
+    assert exited.value.code == 2
+    assert not written
+    reason = capsys.readouterr().err.splitlines()[-1]
+    prefix, reason = reason.split(": error: ")
+    assert prefix in ("python -m dev.resource", "python -m dev.resource add")
+    return reason
+
+
+def test_a_resource_with_free_names_is_written(written: list[Path]) -> None:
+    main(["add", "weather_station", *READING])
+    assert {path.relative_to(project.PROJECT).as_posix() for path in written} == {
+        "schemas/weather_stations.py",
+        "storage/db_io/weather_stations.py",
+        "routes/weather_stations.py",
+        "storage/sample_data/weather_stations.py",
+        "tests/functional/test_weather_stations.py",
+        project.next_migration("weather_stations").relative_to(project.PROJECT).as_posix(),
+        "routes/__init__.py",
+        "docs/api.md",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        *((name, "lower-case letters") for name in ("Reading", "2x", "a__b", "a-b", "_a", "a_", "a b", "")),
+        ("a" * 49, "at most 48 characters"),
+        *((name, "reserved word of CQL") for name in ("select", "table", "token")),
+        *((name, "keyword or a builtin of Python") for name in ("class", "import", "list", "property")),
+        *((name, "the service itself uses") for name in ("auth", "jobs", "upload", "ui", "v1", "stream", "docs")),
+        *((name, "name of a group of routes") for name in ("home", "diagnostic")),
+        *((name, "name of a module or folder") for name in ("api", "test")),
+        ("performance", "name of the route /performance/"),
+        ("idempotency_key", "name of a table"),
+        ("resource", "name of a module in routes/"),
+        ("problem", "schemas/base.py has a class Problem already"),
+        ("error", "tests/functional/test_errors.py exists already"),
+        *((name, "for two things") for name in ("path", "decimal", "page", "session", "response")),
+        ("sheep", "choose one with --plural"),
+    ],
+)
+def test_names_of_resources_are_refused(
+    capsys: pytest.CaptureFixture[str], written: list[Path], name: str, reason: str
+) -> None:
+    assert reason in refusal(capsys, written, "add", name, *READING)
+
+
+@pytest.mark.parametrize("name", ["version", "g", "location"])
+def test_names_that_only_resources_with_an_id_use_are_refused(
+    capsys: pytest.CaptureFixture[str], written: list[Path], name: str
+) -> None:
+    assert "for two things" in refusal(capsys, written, "add", name, "--uuid-key", "--column", "title:text")
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        *((name, "lower-case letters") for name in ("A:int", "_x:int", "a b:int", ":int")),
+        *((column, "write it as name:type") for column in ("x", "x:", "")),
+        ("sensor:int", "is named twice"),
+        *((column, "reserved word of CQL") for column in ("order:int", "from:text", "index:int")),
+        ("class:text", "keyword of Python"),
+        ("count:int", "a row is a tuple"),
+        *((f"{name}:text", "pydantic uses that name") for name in ("json", "copy", "model_config", "model_x")),
+        *((f"{name}:text", "for something else") for name in ("str", "parameters")),
+        *((f"x:{name}", "is not a CQL type") for name in ("txt", "frozen<address>", "list<int", "map<int>", "int:asc")),
+        ("x:counter", "counters need tables of their own"),
+        *((f"x:{name}", "neither tuples") for name in ("tuple<int, text>", "list<frozen<tuple<int>>>")),
+        *((f"x:{name}", "static columns") for name in ("int static", "int STATIC")),
+        ("x:vector<int, 3>", "vectors of float only"),
+        ("x:vector<float, 8193>", "at most 8192 elements"),
+        ("x:map<list<int>, int>", "must have a scalar type"),
+        *((f"x:{name}", "durations have no order") for name in ("set<duration>", "map<duration, int>")),
+        *((f"x:{name}?", "a collection may always be omitted") for name in ("set<int>", "map<int, int>")),
+    ],
+)
+def test_columns_are_refused(capsys: pytest.CaptureFixture[str], written: list[Path], column: str, reason: str) -> None:
+    assert reason in refusal(capsys, written, "add", "reading", "--partition", "sensor:text", "--column", column)
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        *((f"x:{name}", "can't be in the primary key") for name in ("duration", "set<int>", "vector<float, 2>")),
+        ("x:int?", "is never null"),
+        ("endpoint:text", "for something else"),
+        *((f"{name}:text", "for two things") for name in ("session", "options", "rows", "values", "stream")),
+    ],
+)
+def test_key_columns_are_refused(
+    capsys: pytest.CaptureFixture[str], written: list[Path], column: str, reason: str
+) -> None:
+    clustered = ["--clustering", "number:int", "--column", "y:int"]
+    assert reason in refusal(capsys, written, "add", "reading", "--partition", column, *clustered)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--column", "a:int"], "name the partition key"),
+        (["--uuid-key", "--partition", "a:int"], "the server makes the key"),
+        (["--uuid-key", "--clustering", "a:int"], "the server makes the key"),
+        (["--uuid-key"], "at least one --column"),
+        *((["--uuid-key", "--column", f"{name}:int"], "the server makes id") for name in ("id", "version")),
+        (["--uuid-key", "--column", "a:int", "--ttl", "5"], "--ttl is not possible"),
+        *(([*READING, "--ttl", seconds], "seconds from 1 to 630720000") for seconds in ("0", "-1", "1.5", "630720001")),
+        ([*READING, "--plural", "reading"], "must be another word"),
+        ([*READING, "--plural", "Readings"], "lower-case letters"),
+        ([*READING, "--plural", "users"], "exists already"),
+    ],
+)
+def test_options_are_refused(
+    capsys: pytest.CaptureFixture[str], written: list[Path], options: list[str], reason: str
+) -> None:
+    assert reason in refusal(capsys, written, "add", "reading", *options)
+
+
+def test_unknown_resources_are_not_removed(capsys: pytest.CaptureFixture[str], written: list[Path]) -> None:
+    assert "there is no resource mountains" in refusal(capsys, written, "remove", "mountains")
+
+
+@pytest.mark.parametrize(
+    ("column", "cql", "python", "field"),
+    [
+        ("x:varchar", "text", "str", "Text"),
+        ("x:TIMESTAMP?", "timestamp", "datetime | None", "Timestamp"),
+        ("x:set<text>", "frozen<set<text>>", "list[str]", "SetOf[Text]"),
+        ("x:frozen<list<blob>>", "frozen<list<blob>>", "list[bytes]", "ListOf[Blob]"),
+        (
+            "x:map<timeuuid,list<decimal>>",
+            "frozen<map<timeuuid, frozen<list<decimal>>>>",
+            "dict[UUID, list[Decimal]]",
+            "MapOf[parameters.TimeUuid, ListOf[Decimal]]",
+        ),
+        (
+            "x:vector<float,3>",
+            "vector<float, 3>",
+            "list[float]",
+            "Annotated[list[Float], Field(min_length=3, max_length=3)]",
+        ),
+    ],
+)
+def test_types_of_columns(column: str, cql: str, python: str, field: str) -> None:
+    parsed = parse_column(column, "plain")
+    assert (parsed.cql, parsed.python, parsed.field) == (cql, python, field)
+
+
+@pytest.mark.parametrize(
+    ("singular", "plural"),
+    [
+        ("reading", "readings"),
+        ("weather_station", "weather_stations"),
+        ("country", "countries"),
+        ("day", "days"),
+        ("box", "boxes"),
+        ("branch", "branches"),
+        ("analysis", "analyses"),
+        ("sales_person", "sales_people"),
+        ("leaf", "leaves"),
+        ("species", "species"),
+    ],
+)
+def test_english_plurals(singular: str, plural: str) -> None:
+    assert plural_of(singular) == plural
+
+
+@pytest.mark.parametrize(
+    "noun", ["a reading", "an observation", "an item", "an hour", "a user", "a unit", "an umbrella", "a one-off"]
+)
+def test_articles(noun: str) -> None:
+    assert with_article(noun.partition(" ")[2]) == noun
+
+
+def test_modules_and_routes_are_listed_once_and_removed_again() -> None:
+    registry, page = project.REGISTRY.read_text(), project.API_PAGE.read_text()
+    row = "| `GET /reading/<sensor>` | Read. |"
+    for text, change in (
+        (project.with_module(registry, "readings"), {"added": '    "routes.readings",'}),
+        (project.with_routes(page, [row]), {"added": row}),
+    ):
+        assert text.splitlines().count(change["added"]) == 1
+    assert project.without_module(project.with_module(registry, "readings"), "readings") == registry
+    assert project.without_routes(project.with_routes(page, [row]), "/reading") == page
+    assert project.with_routes(page.replace("| `GET /performance/", "| `GET /x"), [row]).count(row) == 1
+
+
+def test_failed_writes_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    changed, new, existing = tmp_path / "changed", tmp_path / "new", tmp_path / "existing"
+    changed.write_text("before")
+    existing.write_text("other")
+    texts: dict[Path, Any] = {changed: "after"}
+    with pytest.raises(FileExistsError):
+        project.write({new: "new", existing: "new"}, texts)
+    assert (changed.read_text(), existing.read_text(), new.exists()) == ("before", "other", False)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from api import create_app
 from dev.resource.names import Refused
 from dev.resource.project import PROJECT, modules_of, packages, tables
 from dev.resource.spec import Spec
+from tests.testbed.app import create_app
 
 
 def check_is_free(spec: Spec) -> None:
@@ -31,6 +31,7 @@ def _names_in_use() -> dict[str, str]:
     for folder in ("routes", "schemas", "storage/db_io"):
         taken |= {path.stem: f"a module in {folder}/" for path in (PROJECT / folder).glob("*.py")}
     taken |= dict.fromkeys(tables(), "a table")
+    # With the routes that only the tests use, because the tests of the new resource run next to them.
     application = create_app()
     taken |= dict.fromkeys(application.blueprints, "a group of routes")
     taken |= {rule.rule.split("/")[1]: f"the route {rule.rule}" for rule in application.url_map.iter_rules()}

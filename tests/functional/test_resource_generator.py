@@ -1,0 +1,140 @@
+"""`python -m dev.resource` in a copy of the project: generated resources pass their tests, and can be removed again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from settings import Settings
+from storage.cql.types import SCALARS
+from tests.support import clean_environment, copy_project
+
+# Ten resources of different shapes. Together they have every type that the generator supports, and as a column of the
+# primary key every type that Cassandra allows there.
+RESOURCES = [
+    "reading --partition sensor:text --clustering recorded_at:timestamp:desc --column temperature:decimal "
+    "--column note:text? --column 'tags:set<text>' --column calibrated_on:date",
+    "country --partition code:ascii --column population:bigint --column area:double --column landlocked:boolean?",
+    "visit --partition site:text --partition day:date --clustering seen_at:timeuuid --column observer:uuid?",
+    "event --partition tenant:uuid --clustering year:smallint:desc --clustering sequence:varint --column payload:blob",
+    "measurement --partition device:inet --clustering at:time --column value:float? --ttl 86400 --no-delete",
+    "sales_person --partition local:boolean --clustering active:boolean:desc --column date:date --column time:time?",
+    "sample --partition lot:bigint --clustering depth:double --clustering digest:blob --clustering price:decimal:desc "
+    "--column 'by_moment:map<timestamp, text>' --column 'owners:map<uuid, int>' --column 'hosts:set<inet>'",
+    "item --plural stock --partition shelf:tinyint --partition place:int --clustering weight:float "
+    "--column 'embedding:vector<float, 3>?' --column 'spans:list<duration>' --column 'flags:set<boolean>' "
+    "--column 'dates:map<int, frozen<set<date>>>' --column 'points:list<frozen<list<double>>>'",
+    "trip --uuid-key --column title:text --column started_on:date? --column 'stops:list<text>' --column cost:decimal",
+    "audit_entry --uuid-key --no-delete --column actor:ascii --column took:duration --column digest:blob? "
+    "--column level:smallint --column request:timeuuid --column 'details:map<text, blob>' "
+    "--column 'sizes:vector<float, 4>' --column total:varint",
+]
+
+
+def run(copy: Path, *command: str, **environment: str) -> str:
+    """Run a module of Python in the copy, and return its output. The module must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=copy,
+        env=clean_environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def add(copy: Path, resource: str) -> str:
+    return run(copy, "dev.resource", "add", *shlex.split(resource))
+
+
+def git(copy: Path, *command: str) -> str:
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+    done = subprocess.run(
+        ["git", *identity, *command], cwd=copy, capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout
+
+
+def new_copy(path: Path) -> Path:
+    """Copy the project, and commit its files."""
+    copy_project(path)
+    git(path, "init", "-q")
+    git(path, "add", "-A")
+    git(path, "commit", "-q", "-m", "Before")
+    return path
+
+
+@pytest.fixture
+def cassandra(settings: Settings) -> dict[str, str]:
+    """The environment in which tests of the copy use the same Cassandra as this test."""
+    hosts, port = ",".join(settings.cassandra_hosts), str(settings.cassandra_port)
+    return {"TEST_CASSANDRA_HOSTS": hosts, "TEST_CASSANDRA_PORT": port}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with all of RESOURCES."""
+    path = new_copy(tmp_path_factory.mktemp("generated") / "fieldbook")
+    for resource in RESOURCES:
+        add(path, resource)
+    return path
+
+
+def test_the_resources_have_every_type() -> None:
+    commands = " ".join(RESOURCES)
+    scalars = SCALARS - {"counter"}
+    assert scalars | {"list", "set", "map", "vector"} <= set(re.findall(r"[:<](\w+)", commands))
+    assert scalars - {"duration"} == set(re.findall(r"--(?:partition|clustering) \w+:(\w+)", commands))
+
+
+@pytest.mark.timeout(300)
+def test_generated_resources_pass_their_tests(copy: Path, cassandra: dict[str, str]) -> None:
+    """Their own tests, and those that compare schema, table, migration, registry and API page."""
+    new = git(copy, "ls-files", "--others", "--exclude-standard", "tests").split()
+    assert len(new) == len(RESOURCES)
+    printed = run(copy, "pytest", "-q", *new, "tests/unit/test_architecture.py", **cassandra)
+    passed = re.search(r"(\d+) passed", printed)
+    assert passed is not None
+    assert int(passed[1]) > 8 * len(RESOURCES)
+
+
+@pytest.mark.timeout(300)
+def test_generated_resources_pass_the_linters(copy: Path) -> None:
+    run(copy, "ruff", "check", ".")
+    run(copy, "ruff", "format", "--check", ".")
+    run(copy, "mypy")
+
+
+def test_a_refused_resource_changes_nothing(tmp_path: Path) -> None:
+    copy = new_copy(tmp_path / "fieldbook")
+    with pytest.raises(AssertionError, match=r"error: column x: 'money' is not a CQL type"):
+        add(copy, "reading --partition sensor:text --column x:money")
+    assert not git(copy, "status", "--porcelain")
+
+
+@pytest.mark.timeout(300)
+def test_removed_resources_leave_only_migrations(tmp_path: Path, cassandra: dict[str, str]) -> None:
+    """After the removal of two new resources and the samples, the application works with a new keyspace."""
+    copy = new_copy(tmp_path / "fieldbook")
+    migrations = len(list(copy.glob("storage/migrations/*.cql")))
+    for resource in (RESOURCES[0], RESOURCES[8]):
+        add(copy, resource)
+    assert "storage/db_io/readings.py" in run(copy, "dev.resource", "remove", "reading")
+    assert "storage/db_io/trips.py" in run(copy, "dev.resource", "remove", "trips")
+    assert [line[:2] for line in git(copy, "status", "--porcelain", "-uall").splitlines()] == ["??"] * 4
+    assert len(list(copy.glob("storage/migrations/*.cql"))) == migrations + 4
+
+    printed = run(copy, "dev.resource", "remove", "--samples")
+    for resource in ("animals", "plants", "users"):
+        assert f"  routes/{resource}.py\n" in printed
+        assert not list(copy.rglob(f"{resource}.py"))
+    assert "  docs/api.md\n" in printed.partition("still mention")[2]
+    run(copy, "pytest", "-q", "tests/unit/test_architecture.py", "tests/functional/test_service.py", **cassandra)

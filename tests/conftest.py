@@ -14,7 +14,6 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,10 @@ from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import STATE, Node, free_port
 from settings import Settings, get_settings
 from storage import db_connect, db_initialize
+from storage.cql.statement import cql_text
 from tests.support import PROJECT, TESTBED, Service, TcpProxy, clean_environment, service
 from tests.testbed import database
+from tests.testbed.db_io.observers import INSERT_OBSERVER, TABLE
 
 _given = {name: os.environ.get(name) for name in ("TEST_CASSANDRA_HOSTS", "TEST_CASSANDRA_PORT")}
 _environment = clean_environment()
@@ -192,35 +193,21 @@ def proxy(environment: dict[str, str]) -> Iterator[TcpProxy]:
 @pytest.fixture(scope="session")
 def add_observers(session: Session) -> Callable[[str, int], None]:
     """Insert many observers quickly: `add_observers(keyspace, 200_000)`."""
-    return partial(add_people, session, "observers")
 
+    def insert_observers(keyspace: str, count: int) -> None:
+        insert = session.prepare(cql_text(INSERT_OBSERVER, keyspace))
+        for first in range(0, count, 20_000):
+            rows = [
+                TABLE.new({"name": f"Observer {number}", "email": f"observer{number}@example.org", "age": number % 100})
+                for number in range(first, min(first + 20_000, count))
+            ]
+            execute_concurrent_with_args(session, insert, rows, concurrency=200)
 
-@pytest.fixture(scope="session")
-def add_users(session: Session) -> Callable[[str, int], None]:
-    """Insert many users quickly: `add_users(keyspace, 200_000)`."""
-    return partial(add_people, session, "users")
-
-
-def add_people(session: Session, table: str, keyspace: str, count: int) -> None:
-    """Insert many rows into `observers` or `users`, which have the same columns."""
-    insert = session.prepare(
-        f"INSERT INTO {keyspace}.{table} (id, name, email, age, created_at, updated_at, version) "
-        "VALUES (?, ?, ?, ?, toTimestamp(now()), toTimestamp(now()), uuid())"
-    )
-    for first in range(0, count, 20_000):
-        rows = [
-            (uuid.uuid4(), f"Observer {number}", f"observer{number}@example.org", number % 100)
-            for number in range(first, min(first + 20_000, count))
-        ]
-        execute_concurrent_with_args(session, insert, rows, concurrency=200)
+    return insert_observers
 
 
 @pytest.fixture
 def keyspace(settings: Settings, session: Session) -> Iterator[str]:
     """The name of a new keyspace for one test, with the schema of the product and of the testbed, and no rows."""
-    name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
-    own_settings = settings.model_copy(update={"cassandra_keyspace": name})
-    db_initialize.initialize(own_settings, samples=False, say=logging.getLogger("tests").info)
-    database.create_tables(session, name)
-    yield name
-    session.execute(f"DROP KEYSPACE IF EXISTS {name}", timeout=60)
+    with database.new_keyspace(session, settings) as name:
+        yield name

@@ -53,6 +53,12 @@ def examples(text: str) -> list[Example]:
     return found
 
 
+def request_path(command: str) -> str:
+    """Return the path of the URL in a curl command, without its query."""
+    (url,) = (word for word in shlex.split(command) if word.startswith(BASE_URL))
+    return url.removeprefix(BASE_URL).partition("?")[0]
+
+
 def run_curl(client: httpx.Client, command: str) -> list[str]:
     """Send the request that a curl command describes, and return the lines that curl would print.
 

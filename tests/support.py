@@ -20,7 +20,6 @@ from dev.local_cassandra.node import free_port, port_is_free
 from settings import Settings
 
 PROJECT = Path(__file__).resolve().parent.parent
-USER = {"name": "Ada", "email": "ada@example.org", "age": 36}
 OBSERVER = {"name": "Ada", "email": "ada@example.org", "age": 36}
 
 # The WSGI applications: the product's, and the same with the resources of tests/testbed.
@@ -47,6 +46,15 @@ def copy_project(destination: Path) -> None:
     for name in [name for name in listed.split("\0") if (PROJECT / name).is_file()]:
         (destination / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(PROJECT / name, destination / name)
+
+
+def register_testbed(project: Path) -> None:
+    """Make the resources of the testbed a part of the product, in a copy of the project."""
+    registry = project / "routes" / "__init__.py"
+    modules = "".join(f'    "tests.testbed.routes.{name}",\n' for name in ("observers", "finds"))
+    registry.write_text(registry.read_text().replace("MODULES = (\n", f"MODULES = (\n{modules}"))
+    tables = (project / "tests" / "testbed" / "tables.cql").read_text()
+    (project / "storage" / "migrations" / "9999_testbed.cql").write_text(tables.replace("{keyspace}.", ""))
 
 
 def wait_for(condition: Callable[[], Any], timeout: float = 30.0, description: str = "the condition") -> Any:

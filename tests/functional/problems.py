@@ -9,7 +9,9 @@ from typing import Any
 import httpx
 from cassandra.cluster import Session
 
+import routes
 from settings import Settings
+from tests.testbed import app
 
 PROBLEM_FIELDS = {"type", "title", "status", "detail", "instance", "request_id"}
 
@@ -32,11 +34,11 @@ def assert_problem(response: httpx.Response, status: int) -> dict[str, Any]:
 
 
 def row_counts(session: Session, settings: Settings) -> list[int]:
-    """Return the number of rows of each table."""
+    """Return the number of rows of the table of each resource."""
     keyspace = settings.cassandra_keyspace
     return [
-        session.execute(f"SELECT COUNT(*) FROM {keyspace}.{table}", timeout=30).one()[0]
-        for table in ("animals", "plants", "users")
+        session.execute(f"SELECT COUNT(*) FROM {keyspace}.{resource.name}", timeout=30).one()[0]
+        for resource in (*routes.RESOURCES, *app.RESOURCES)
     ]
 
 

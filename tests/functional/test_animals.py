@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import uuid
+from typing import Any
 from urllib.parse import quote
 
+import pytest
+
+from storage.sample_data import animals
+from tests.functional.problems import assert_problem
 from tests.support import Service
 
 
@@ -55,8 +63,56 @@ def test_replacing_clears_omitted_fields(live: Service) -> None:
     assert (row["image_url"], row["size_cm"], row["taxonomy"]) == (None, None, [])
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_url", "ftp://example.org/a"),
+        ("image_url", "javascript:alert(1)"),
+        ("image_url", "https://"),
+        ("image_url", ""),
+        ("image_url", "http:foo"),
+        ("image_url", "http:////a"),
+        ("size_cm", 0),
+        ("size_cm", -1.5),
+        ("size_cm", "big"),
+        ("taxonomy", "Animalia"),
+        ("taxonomy", [1]),
+        ("taxonomy", None),
+    ],
+)
+def test_invalid_fields_are_rejected(live: Service, field: str, value: Any) -> None:
+    """The error names the field, and nothing is stored."""
+    genus = unique_genus("Hostile")
+    problem = assert_problem(live.client.post("/animal", json={"genus": genus, "species": "probe", field: value}), 422)
+    place = ["body", field, 0] if value == [1] else ["body", field]
+    assert [error["loc"] for error in problem["errors"]] == [place]
+    assert live.client.get(f"/animal/{genus}").json() == []
+
+
+def test_cql_in_a_list_is_not_executed(live: Service) -> None:
+    injection = "'; DROP TABLE animals; --"
+    created = live.client.post("/animal", json={"genus": injection, "species": injection, "taxonomy": [injection]})
+    assert live.client.get(created.headers["Location"]).json()["taxonomy"] == [injection]
+    assert live.client.delete(created.headers["Location"]).status_code == 204
+
+
+def test_csv_encoding_of_lists_nulls_and_quotes(live: Service) -> None:
+    """A list is encoded as JSON, a null as an empty cell, and commas and quotes are escaped."""
+    genus = unique_genus("Vulpes")
+    live.client.post("/animal", json={"genus": genus, "species": 'a "b", c', "taxonomy": ["x", "y,z"]})
+    response = live.client.get(f"/animal/{genus}", headers={"Accept": "text/csv"})
+    (row,) = csv.DictReader(io.StringIO(response.text))
+    assert row["species"] == 'a "b", c'
+    assert json.loads(row["taxonomy"]) == ["x", "y,z"]
+    assert row["size_cm"] == ""
+
+
 def test_sample_animals_are_loaded(live: Service) -> None:
     """A new installation has sample animals to read."""
     foxes = live.client.get("/animal/Vulpes").json()
     assert {"vulpes", "zerda"} <= {fox["species"] for fox in foxes}
     assert all(fox["taxonomy"][0] == "Animalia" for fox in foxes)
+    rows = list(animals.rows())
+    assert len(rows) >= 20
+    assert len({row.genus for row in rows}) >= 8
+    assert all(row.taxonomy for row in rows)

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import httpx
 import pytest
 
-from tests.support import PROJECT, USER, Service, TcpProxy, clean_environment, raw_request, wait_for
+from tests.support import OBSERVER, PROJECT, Service, TcpProxy, clean_environment, raw_request, wait_for
 
 
 def get(running: Service, path: str, **headers: str) -> httpx.Response:
@@ -44,11 +44,11 @@ def test_long_requests_do_not_delay_other_requests(start: Callable[..., Service]
     """With ten long requests in flight, /health and a point read respond in under a second."""
     running = start()
     with long_requests(running, 10) as requests:
-        for path in ("/health", "/plant/Quercus/robur", "/health/live"):
+        for path in ("/health", "/find/Quercus/robur", "/health/live"):
             began = time.monotonic()
             assert get(running, path).status_code == 200
             assert time.monotonic() - began < 1
-        assert running.client.post("/users", json=USER).status_code == 201
+        assert running.client.post("/observers", json=OBSERVER).status_code == 201
         assert not any(request.done() for request in requests)
     assert {request.result().status_code for request in requests} == {200}
 
@@ -102,18 +102,18 @@ def test_requests_over_the_concurrency_limit_are_rejected_at_once(start: Callabl
     with long_requests(running, 4) as requests:
         for _ in range(20):
             began = time.monotonic()
-            rejected = get(running, "/plant/Quercus/robur")
+            rejected = get(running, "/find/Quercus/robur")
             assert (rejected.status_code, rejected.headers["Retry-After"]) == (503, "1")
             assert rejected.headers["Content-Type"] == "application/problem+json"
             for path in ("/health", "/health/live", "/metrics", "/", "/openapi.json"):
                 assert get(running, path).status_code == 200, path
             assert time.monotonic() - began < 5
-        assert get(running, "/users").status_code == 503
-        assert running.client.post("/users", json=USER).status_code == 503
+        assert get(running, "/observers").status_code == 503
+        assert running.client.post("/observers", json=OBSERVER).status_code == 503
         assert not any(request.done() for request in requests)
     assert {request.result().status_code for request in requests} == {200}
     wait_for(lambda: in_flight(running) == 0, description="no requests in flight")
-    assert get(running, "/plant/Quercus/robur").status_code == 200
+    assert get(running, "/find/Quercus/robur").status_code == 200
     exposition = get(running, "/metrics", Accept="text/plain").text
     assert "fieldbook_requests_refused_total 22.0" in exposition
 
@@ -125,34 +125,34 @@ def test_no_kind_of_request_stays_in_flight(start: Callable[..., Service], keysp
     )
     for _ in range(3):
         for request in (
-            ("GET", "/users/1"),
-            ("GET", "/users?limit=0"),
-            ("HEAD", "/users/stream"),
-            ("GET", "/users/stream"),
-            ("PUT", "/users"),
-            ("OPTIONS", "/users"),
+            ("GET", "/observers/1"),
+            ("GET", "/observers?limit=0"),
+            ("HEAD", "/observers/stream"),
+            ("GET", "/observers/stream"),
+            ("PUT", "/observers"),
+            ("OPTIONS", "/observers"),
             ("GET", "/nowhere"),
-            ("DELETE", "/plant/a/b"),
+            ("DELETE", "/find/a/b"),
         ):
             running.client.request(*request)
-        running.client.post("/users", content=b"{", headers={"Content-Type": "application/json"})
-        with raw_request(running.port, "1.1", "/users/stream"):
+        running.client.post("/observers", content=b"{", headers={"Content-Type": "application/json"})
+        with raw_request(running.port, "1.1", "/observers/stream"):
             pass
     wait_for(lambda: in_flight(running) == 0, description="no requests in flight")
 
 
 def test_stream_is_in_flight_until_its_last_byte(
-    start: Callable[..., Service], keyspace: str, add_users: Callable[[str, int], None]
+    start: Callable[..., Service], keyspace: str, add_observers: Callable[[str, int], None]
 ) -> None:
     """A stream is in flight until its last byte is sent or its client disconnects."""
-    add_users(keyspace, 40_000)
+    add_observers(keyspace, 40_000)
     running = start(
         {"WEB_CONCURRENCY": "1", "GUNICORN_THREADS": "4", "MAX_REQUESTS_IN_FLIGHT": "1", "CASSANDRA_KEYSPACE": keyspace}
     )
-    with raw_request(running.port, "1.1", "/users/stream?limit=40000") as connection:
+    with raw_request(running.port, "1.1", "/observers/stream?limit=40000") as connection:
         connection.recv(1000)
-        assert get(running, "/users").status_code == 503
-    wait_for(lambda: get(running, "/users").status_code == 200, description="a request to be accepted")
+        assert get(running, "/observers").status_code == 503
+    wait_for(lambda: get(running, "/observers").status_code == 200, description="a request to be accepted")
 
 
 def test_health_responds_while_cassandra_hangs_at_the_limit(start: Callable[..., Service], proxy: TcpProxy) -> None:
@@ -165,14 +165,14 @@ def test_health_responds_while_cassandra_hangs_at_the_limit(start: Callable[...,
             "CASSANDRA_PORT": str(proxy.port),
         }
     )
-    assert get(running, "/plant/Quercus/robur").status_code == 200
+    assert get(running, "/find/Quercus/robur").status_code == 200
     proxy.pause()
     with ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(get, running, "/plant/Quercus/robur", **{"X-Request-Timeout": "6"}) for _ in range(3)]
+        waiting = [pool.submit(get, running, "/find/Quercus/robur", **{"X-Request-Timeout": "6"}) for _ in range(3)]
         wait_for(lambda: in_flight(running) == 3, description="three requests in flight")
         began = time.monotonic()
         assert get(running, "/health/live").status_code == 200
-        assert get(running, "/plant/Quercus/robur").status_code == 503
+        assert get(running, "/find/Quercus/robur").status_code == 503
         assert time.monotonic() - began < 1
         assert get(running, "/health").status_code == 503
         assert time.monotonic() - began < 4
@@ -205,17 +205,17 @@ def test_stalled_request_body_gets_408_and_changes_nothing(start: Callable[..., 
     Its data is discarded, and its thread serves other requests again.
     """
     running = start(SHORT_IDLE_TIMEOUT)
-    body = json.dumps(USER | {"email": "stalled@example.org"}).encode()
+    body = json.dumps(OBSERVER | {"email": "stalled@example.org"}).encode()
     for framing in (
         f"Content-Length: {len(body) + 5}\r\n\r\n".encode() + body,
         b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
     ):
         with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
-            connection.sendall(b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + framing)
+            connection.sendall(b"POST /observers HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + framing)
             status, problem = read_response(connection)
         assert (status, json.loads(problem)["status"]) == (408, 408)
     wait_for(lambda: in_flight(running) == 0, description="no requests in flight")
-    assert running.client.get("/users?limit=1").status_code == 200
+    assert running.client.get("/observers?limit=1").status_code == 200
 
 
 def test_trickling_request_body_gets_504_at_the_deadline(start: Callable[..., Service]) -> None:
@@ -225,7 +225,7 @@ def test_trickling_request_body_gets_504_at_the_deadline(start: Callable[..., Se
     stop = threading.Event()
     with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
         connection.sendall(
-            b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+            b"POST /observers HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
         )
 
         def send_slowly() -> None:
@@ -248,7 +248,7 @@ def test_trickling_request_body_gets_504_at_the_deadline(start: Callable[..., Se
 def test_rest_of_a_timed_out_body_is_not_parsed_as_a_request(start: Callable[..., Service]) -> None:
     """The connection is closed after the timeout, so later bytes cannot smuggle in a request."""
     running = start({"WEB_CONCURRENCY": "1"})
-    head = b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /observers HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     head += b"X-Request-Timeout: 0.2\r\nContent-Length: 1000\r\n\r\n{"
     smuggled = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
     for number in range(40):
@@ -263,7 +263,7 @@ def test_rest_of_a_timed_out_body_is_not_parsed_as_a_request(start: Callable[...
                 while part := connection.recv(65536):
                     received += part
             assert received.count(b"HTTP/1.1 ") <= 1, received
-    assert "GET /health/live 200" not in running.log_text().partition("POST /users 504")[2]
+    assert "GET /health/live 200" not in running.log_text().partition("POST /observers 504")[2]
 
 
 def test_connections_with_stalled_headers_are_closed(start: Callable[..., Service]) -> None:
@@ -274,7 +274,7 @@ def test_connections_with_stalled_headers_are_closed(start: Callable[..., Servic
             stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=20)) for _ in range(12)
         ]
         for connection in stalled:
-            connection.sendall(b"GET /users HTTP/1.1\r\nHost:")
+            connection.sendall(b"GET /observers HTTP/1.1\r\nHost:")
         assert get(running, "/health").status_code == 200
         for connection in stalled:
             assert connection.recv(1000) == b""
@@ -290,7 +290,7 @@ def test_trickling_headers_do_not_exhaust_worker_threads(start: Callable[..., Se
             stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=20)) for _ in range(40)
         ]
         for connection in slow:
-            connection.sendall(b"GET /users HTTP/1.1\r\nX")
+            connection.sendall(b"GET /observers HTTP/1.1\r\nX")
 
         def send_slowly() -> None:
             while not stop.wait(0.3):
@@ -319,7 +319,7 @@ def test_lingering_closes_do_not_exhaust_worker_threads(start: Callable[..., Ser
     running = start({"WEB_CONCURRENCY": "1", "GUNICORN_THREADS": "8", "MAX_REQUESTS_IN_FLIGHT": "4"})
     requests = (
         b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"PUT /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n",
+        b"PUT /observers HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n",
     )
     with ExitStack() as stack:
         for number in range(80):
@@ -342,15 +342,15 @@ def test_idle_connections_occupy_no_threads(start: Callable[..., Service]) -> No
 
 
 def test_stream_to_a_stalled_client_is_aborted(
-    start: Callable[..., Service], keyspace: str, add_users: Callable[[str, int], None]
+    start: Callable[..., Service], keyspace: str, add_observers: Callable[[str, int], None]
 ) -> None:
     """A stream whose client stops reading is aborted and is no longer in flight.
 
     The log counts it as a stream whose client disconnected.
     """
-    add_users(keyspace, 40_000)
+    add_observers(keyspace, 40_000)
     running = start(SHORT_IDLE_TIMEOUT | {"CASSANDRA_KEYSPACE": keyspace})
-    with raw_request(running.port, "1.1", "/users/stream?limit=40000") as connection:
+    with raw_request(running.port, "1.1", "/observers/stream?limit=40000") as connection:
         connection.recv(1000)
         wait_for(lambda: in_flight(running) == 0, description="the stream to be aborted")
         assert "client disconnected" in running.log_text()
@@ -362,16 +362,16 @@ def test_stream_to_a_stalled_client_is_aborted(
 
 
 def test_slow_client_receives_the_complete_stream(
-    start: Callable[..., Service], keyspace: str, add_users: Callable[[str, int], None]
+    start: Callable[..., Service], keyspace: str, add_observers: Callable[[str, int], None]
 ) -> None:
     """The idle timeout applies between reads, not to the whole stream.
 
     The client reads every 0.3 s for 4 s; CLIENT_IDLE_TIMEOUT is 1 s.
     """
-    add_users(keyspace, 30_000)
+    add_observers(keyspace, 30_000)
     running = start(SHORT_IDLE_TIMEOUT | {"CASSANDRA_KEYSPACE": keyspace})
     began = time.monotonic()
-    with raw_request(running.port, "1.0", "/users/stream?limit=30000") as connection:
+    with raw_request(running.port, "1.0", "/observers/stream?limit=30000") as connection:
         data = b""
         while part := connection.recv(65536):
             data += part

@@ -18,10 +18,12 @@ from cassandra.cluster import Session
 
 from settings import Settings, get_settings
 from storage import db_connect
-from storage.cql import QueryOptions
-from storage.db_io import plants
+from storage.cql import KeyRange, QueryOptions
 from storage.errors import StorageError, StorageTimeout, StorageUnavailable
-from tests.support import PROJECT, USER, Service, TcpProxy, clean_environment, wait_for
+from tests.support import OBSERVER, PROJECT, Service, TcpProxy, clean_environment, wait_for
+from tests.testbed import database
+from tests.testbed.db_io import finds
+from tests.testbed.sample_data.finds import HAWKWEEDS
 from web.errors import PROBLEM_TYPE
 
 
@@ -42,12 +44,12 @@ def test_concurrent_threads_share_one_session(settings: Settings) -> None:
 FORK = """
 import os, sys
 from storage import db_connect
-from storage.cql import QueryOptions
-from storage.db_io import animals
+from storage.cql import KeyRange, QueryOptions
+from tests.testbed.db_io import finds
 
 def rows():
     session = db_connect.get_session(timeout=20)
-    return [len(page) for page in animals.retrieve_animals_by_genus(session, "Lynx", QueryOptions())], session
+    return [len(page) for page in finds.stream_finds(session, "Quercus", KeyRange(), QueryOptions())], session
 
 before, session = rows()
 children = []
@@ -89,7 +91,7 @@ def test_every_worker_connects_with_and_without_preload(
     running = start({"WEB_CONCURRENCY": "3"}, *arguments)
     wait_for(lambda: running.log_text().count("Connected to Cassandra") == 3, description="three sessions")
     for _ in range(30):
-        assert running.client.get("/animal/Lynx").status_code == 200
+        assert running.client.get("/find/Quercus").status_code == 200
     running.process.terminate()
     assert running.process.wait(timeout=20) == 0
     assert "Traceback" not in running.log_text()
@@ -113,10 +115,10 @@ def assert_serves_without_cassandra(running: Service) -> None:
     )
     for path, status in (("/health/live", 200), ("/", 200), ("/docs", 200), ("/openapi.json", 200), ("/nope", 404)):
         assert running.client.get(path).status_code == status
-    assert running.client.delete("/users").status_code == 405
-    assert running.client.options("/users").status_code == 200
+    assert running.client.delete("/observers").status_code == 405
+    assert running.client.options("/observers").status_code == 200
     began = time.monotonic()
-    rejected = running.client.get("/users", headers={"X-Request-Timeout": "1"})
+    rejected = running.client.get("/observers", headers={"X-Request-Timeout": "1"})
     assert time.monotonic() - began < 2
     assert rejected.status_code == 503
     assert rejected.headers["Retry-After"]
@@ -132,7 +134,7 @@ def test_service_starts_before_cassandra_and_connects_later(start: Callable[...,
     assert_serves_without_cassandra(running)
     proxy.reconnect()
     wait_for(running.healthy, timeout=30, description="the service to be healthy")
-    assert running.client.get("/animal/Lynx").status_code == 200
+    assert running.client.get("/find/Quercus").status_code == 200
 
 
 def test_requests_keep_deadlines_while_cassandra_does_not_respond(
@@ -145,10 +147,9 @@ def test_requests_keep_deadlines_while_cassandra_does_not_respond(
     proxy.pause()
     running = start({"CASSANDRA_PORT": str(proxy.port), "CASSANDRA_CONNECT_TIMEOUT": "30"}, healthy=False)
     with ThreadPoolExecutor(20) as pool:
+        one_second = {"X-Request-Timeout": "1"}
         began = time.monotonic()
-        statuses = list(
-            pool.map(lambda _: running.client.get("/users", headers={"X-Request-Timeout": "1"}).status_code, range(20))
-        )
+        statuses = list(pool.map(lambda _: running.client.get("/observers", headers=one_second).status_code, range(20)))
         assert time.monotonic() - began < 4
     assert statuses == [503] * 20
     assert_serves_without_cassandra(running)
@@ -166,7 +167,7 @@ def test_service_reconnects_after_an_outage(start: Callable[..., Service], proxy
     proxy.reconnect()
     wait_for(running.healthy, timeout=15, description="the service to be healthy")
     wait_for(
-        lambda: running.client.get("/animal/Lynx").status_code == 200, timeout=5, description="rows to be readable"
+        lambda: running.client.get("/find/Quercus").status_code == 200, timeout=5, description="rows to be readable"
     )
 
 
@@ -174,7 +175,7 @@ def test_service_connects_once_its_missing_keyspace_is_created(start: Callable[.
     """The log names the command that creates the keyspace; then the service connects without a restart."""
     running = start({"CASSANDRA_KEYSPACE": "fieldbook_test_missing"}, healthy=False)
     wait_for(lambda: "run: python storage/db_initialize.py" in running.log_text(), description="the command in the log")
-    assert running.client.get("/users").status_code == 503
+    assert running.client.get("/observers").status_code == 503
     try:
         variables = {"CASSANDRA_KEYSPACE": "fieldbook_test_missing"}
         subprocess.run(
@@ -186,7 +187,8 @@ def test_service_connects_once_its_missing_keyspace_is_created(start: Callable[.
             capture_output=True,
         )
         wait_for(running.healthy, description="the service to be healthy")
-        assert running.client.get("/users").json() == []
+        database.create_tables(session, "fieldbook_test_missing")
+        assert running.client.get("/observers").json() == []
     finally:
         session.execute("DROP KEYSPACE IF EXISTS fieldbook_test_missing", timeout=60)
 
@@ -205,18 +207,18 @@ def test_504_is_sent_at_the_deadline(start: Callable[..., Service], proxy: TcpPr
     For a write, the problem document says that it may have been applied.
     """
     running = start({"CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1", "CASSANDRA_HEARTBEAT_TIMEOUT": "30"})
-    url = running.client.post("/users", json=USER).headers["Location"]
+    url = running.client.post("/observers", json=OBSERVER).headers["Location"]
     assert running.client.patch(url, json={"age": 1}).status_code == 200
-    other = running.client.post("/users", json=USER).headers["Location"]
+    other = running.client.post("/observers", json=OBSERVER).headers["Location"]
     assert running.client.delete(other).status_code == 204
     proxy.pause()
     headers = {"X-Request-Timeout": "0.7"}
     for method, path, body in (
-        ("GET", "/users", None),
+        ("GET", "/observers", None),
         ("GET", url, None),
         # This statement is not prepared yet: its preparation counts against the deadline too.
-        ("GET", "/plant/Quercus", None),
-        ("POST", "/users", USER),
+        ("GET", "/find/Quercus", None),
+        ("POST", "/observers", OBSERVER),
         ("PATCH", url, {"age": 5}),
         ("DELETE", url, None),
     ):
@@ -225,10 +227,10 @@ def test_504_is_sent_at_the_deadline(start: Callable[..., Service], proxy: TcpPr
         elapsed = time.monotonic() - began
         assert response.status_code == 504, (method, response.text)
         assert 0.6 < elapsed < 1.7
-        # The PATCH was still reading the user and had written nothing.
+        # The PATCH was still reading the observer and had written nothing.
         assert ("may have been applied" in response.json()["detail"]) == (method in ("POST", "DELETE"))
     proxy.resume()
-    assert wait_for(lambda: running.client.get("/plant/Quercus").status_code == 200, timeout=10)
+    assert wait_for(lambda: running.client.get("/find/Quercus").status_code == 200, timeout=10)
 
 
 def test_a_process_refuses_a_second_session_with_other_settings(settings: Settings) -> None:
@@ -262,8 +264,8 @@ def counting_session(settings: Settings, keyspace: str) -> Iterator[Session]:
 
 def store_and_count(session: Session) -> int:
     """Insert one oak and return the number of oaks."""
-    plants.store_plant(session, plants.Plant("Quercus", "robur", 1), QueryOptions())
-    return sum(len(page) for page in plants.retrieve_plants_by_genus(session, "Quercus", QueryOptions()))
+    finds.store_find(session, finds.Find("Quercus", "robur", 1), QueryOptions())
+    return sum(len(page) for page in finds.stream_finds(session, "Quercus", KeyRange(), QueryOptions()))
 
 
 def test_concurrent_threads_prepare_each_statement_once(counting_session: Session) -> None:
@@ -279,9 +281,9 @@ def test_concurrent_threads_prepare_each_statement_once(counting_session: Sessio
 def test_statements_evicted_by_the_server_are_prepared_again(counting_session: Session, keyspace: str) -> None:
     """Dropping a table evicts its prepared statements; the driver prepares them again."""
     assert store_and_count(counting_session) == 1
-    counting_session.execute(f"DROP TABLE {keyspace}.plants", timeout=60)
+    counting_session.execute(f"DROP TABLE {keyspace}.finds", timeout=60)
     counting_session.execute(
-        f"CREATE TABLE {keyspace}.plants (genus text, species text, sightings int, PRIMARY KEY (genus, species))",
+        f"CREATE TABLE {keyspace}.finds (genus text, species text, sightings int, PRIMARY KEY (genus, species))",
         timeout=60,
     )
     assert store_and_count(counting_session) == 1
@@ -296,23 +298,19 @@ def test_prepared_statements_follow_a_keyspace_change(
     """
     assert store_and_count(counting_session) == 1
     counting_session.set_keyspace(settings.cassandra_keyspace)
-    hawkweeds = sum(
-        len(page) for page in plants.retrieve_plants_by_genus(counting_session, "Hieracium", QueryOptions())
-    )
-    assert hawkweeds == 12_000
+    hawkweeds = sum(len(page) for page in finds.stream_finds(counting_session, "Hieracium", KeyRange(), QueryOptions()))
+    assert hawkweeds == HAWKWEEDS
     counting_session.set_keyspace(keyspace)
     assert store_and_count(counting_session) == 1
-    assert (
-        sum(len(page) for page in plants.retrieve_plants_by_genus(counting_session, "Hieracium", QueryOptions())) == 0
-    )
+    assert sum(len(page) for page in finds.stream_finds(counting_session, "Hieracium", KeyRange(), QueryOptions())) == 0
 
 
 def test_failed_preparation_is_retried_by_the_next_call(counting_session: Session, keyspace: str) -> None:
     """A statement whose column was missing works once the column exists."""
-    counting_session.execute(f"ALTER TABLE {keyspace}.plants RENAME species TO kind", timeout=60)
+    counting_session.execute(f"ALTER TABLE {keyspace}.finds RENAME species TO kind", timeout=60)
     with pytest.raises(StorageError):
         store_and_count(counting_session)
-    counting_session.execute(f"ALTER TABLE {keyspace}.plants RENAME kind TO species", timeout=60)
+    counting_session.execute(f"ALTER TABLE {keyspace}.finds RENAME kind TO species", timeout=60)
     assert store_and_count(counting_session) == 1
 
 
@@ -324,10 +322,10 @@ def test_preparation_respects_the_deadline(settings: Settings, proxy: TcpProxy) 
         proxy.pause()
         began = time.monotonic()
         with pytest.raises(StorageTimeout):
-            plants.retrieve_plant(session, "Quercus", "robur", QueryOptions(deadline=began + 0.4))
+            finds.retrieve_find(session, "Quercus", "robur", QueryOptions(deadline=began + 0.4))
         assert 0.3 < time.monotonic() - began < 1.5
         proxy.resume()
-        assert plants.retrieve_plant(session, "Quercus", "robur", QueryOptions()) == ("Quercus", "robur", 41)
+        assert finds.retrieve_find(session, "Quercus", "robur", QueryOptions()) == ("Quercus", "robur", 41)
     finally:
         session.cluster.shutdown()
 

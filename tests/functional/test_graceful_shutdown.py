@@ -93,7 +93,7 @@ def test_requests_are_served_while_draining(start: Callable[..., Service], trigg
             "draining",
             "connected",
         )
-        assert get(running, "/plant/Quercus/robur").status_code == 200
+        assert get(running, "/find/Quercus/robur").status_code == 200
         assert get(running, "/health/live").status_code == 200
         rounds += 1
     assert rounds
@@ -121,22 +121,22 @@ def test_worker_killed_while_draining_is_replaced(start: Callable[..., Service])
     (worker,) = running.workers()
     os.kill(worker, signal.SIGKILL)
     wait_for(lambda: running.workers() not in ([], [worker]), description="a new worker")
-    wait_for(lambda: get(running, "/plant/Quercus/robur").status_code == 200, description="a response")
+    wait_for(lambda: get(running, "/find/Quercus/robur").status_code == 200, description="a response")
     assert get(running, "/health").json()["status"] == "draining"
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(timeout=30) == 0
 
 
 def test_in_flight_requests_complete(
-    start: Callable[..., Service], keyspace: str, add_users: Callable[[str, int], None]
+    start: Callable[..., Service], keyspace: str, add_observers: Callable[[str, int], None]
 ) -> None:
     """A stream and a slow request complete after SIGTERM; then the service stops."""
-    add_users(keyspace, 40_000)
+    add_observers(keyspace, 40_000)
     running = start({"CASSANDRA_KEYSPACE": keyspace, "WEB_CONCURRENCY": "1"})
     slow: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: slow.append(get(running, "/slow_query")))
     thread.start()
-    with raw_request(running.port, "1.0", "/users/stream?limit=40000") as connection:
+    with raw_request(running.port, "1.0", "/observers/stream?limit=40000") as connection:
         data = connection.recv(1000)
         wait_for(
             lambda: get(running, "/metrics").json()["requests_in_flight"] == 2, description="two requests in flight"
@@ -178,13 +178,17 @@ def test_new_connections_are_refused_while_in_flight_requests_complete(start: Ca
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_in_flight_requests_complete_after_aborted_streams(
-    start: Callable[..., Service], proxy: TcpProxy, keyspace: str, add_users: Callable[[str, int], None], version: str
+    start: Callable[..., Service],
+    proxy: TcpProxy,
+    keyspace: str,
+    add_observers: Callable[[str, int], None],
+    version: str,
 ) -> None:
     """Aborted streams leave the worker's count of connections correct, so it still waits for requests."""
-    add_users(keyspace, 30_000)
+    add_observers(keyspace, 30_000)
     running = start({"CASSANDRA_KEYSPACE": keyspace, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
     for _ in range(3):
-        with raw_request(running.port, version, "/users/stream?limit=30000") as connection:
+        with raw_request(running.port, version, "/observers/stream?limit=30000") as connection:
             connection.recv(1000)
             proxy.disconnect()
             with suppress(ConnectionResetError):
@@ -193,7 +197,7 @@ def test_in_flight_requests_complete_after_aborted_streams(
         proxy.reconnect()
         wait_for(running.healthy, description="the service to be healthy")
     exposition = get(running, "/metrics", headers={"Accept": "text/plain"}).text
-    assert 'fieldbook_streams_ended_total{outcome="aborted",route="/users/stream"} 3.0' in exposition
+    assert 'fieldbook_streams_ended_total{outcome="aborted",route="/observers/stream"} 3.0' in exposition
     slow: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: slow.append(get(running, "/slow_query")))
     thread.start()

@@ -5,21 +5,25 @@ It is safe to run more than once, and it does not restore deleted rows.
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from cassandra.cluster import Session
 
 from settings import Settings
-from storage import db_initialize
+from storage import db_initialize, sample_data
 from storage.db_initialize import InitializeError, initialize, parse_migration
-from storage.sample_data.plants import HAWKWEEDS
 from tests.support import PROJECT, clean_environment
+from tests.testbed import sample_data as testbed_samples
+from tests.testbed.database import TABLES
+from tests.testbed.sample_data.finds import HAWKWEEDS
 
 
 @pytest.fixture
@@ -31,6 +35,14 @@ def missing_keyspace(settings: Settings, session: Session) -> Iterator[Settings]
     name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
     yield settings.model_copy(update={"cassandra_keyspace": name})
     session.execute(f"DROP KEYSPACE IF EXISTS {name}", timeout=60)
+
+
+@pytest.fixture
+def testbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give `initialize()` the tables and the sample rows of the testbed instead of the product's."""
+    (tmp_path / "0001_testbed.cql").write_text(TABLES.read_text().replace("{keyspace}.", ""))
+    monkeypatch.setattr(db_initialize, "MIGRATIONS", tmp_path)
+    monkeypatch.setattr(db_initialize, "sample_data", testbed_samples)
 
 
 def quiet(line: str) -> None:
@@ -62,37 +74,37 @@ def test_command_is_safe_to_run_more_than_once(
         )
         assert run.returncode == 0, run.stderr
         assert f"keyspace {keyspace}: {printed}" in run.stdout
-        assert "sample rows" in run.stdout
-    animals = list(session.execute(f"SELECT genus, taxonomy FROM {keyspace}.animals"))
-    assert len(animals) >= 20
-    assert len({genus for genus, _ in animals}) >= 8
-    assert all(taxonomy for _, taxonomy in animals)
-    hawkweeds = session.execute(f"SELECT COUNT(*) FROM {keyspace}.plants WHERE genus = 'Hieracium'").one()[0]
-    assert hawkweeds == HAWKWEEDS >= 10_000
+        tables = [module.name for module in pkgutil.iter_modules(sample_data.__path__)]
+        assert all(f"sample rows of {table}: " in run.stdout for table in tables)
+    for table in tables:
+        expected = sum(1 for _ in import_module(f"storage.sample_data.{table}").rows())
+        stored = session.execute(f"SELECT COUNT(*) FROM {keyspace}.{table}", timeout=30).one()[0]
+        assert stored == expected > 0
 
 
+@pytest.mark.usefixtures("testbed")
 def test_sample_rows_do_not_overwrite_later_changes(missing_keyspace: Settings, session: Session) -> None:
     """Sample rows that were deleted or changed stay as they are, even after an interrupted run."""
     initialize(missing_keyspace, say=quiet)
     keyspace = missing_keyspace.cassandra_keyspace
-    session.execute(f"DELETE FROM {keyspace}.animals WHERE genus = 'Lynx' AND species = 'lynx'")
-    session.execute(f"UPDATE {keyspace}.plants SET sightings = 999 WHERE genus = 'Quercus' AND species = 'robur'")
+    session.execute(f"DELETE FROM {keyspace}.finds WHERE genus = 'Quercus' AND species = 'petraea'")
+    session.execute(f"UPDATE {keyspace}.finds SET sightings = 999 WHERE genus = 'Quercus' AND species = 'robur'")
     for _ in range(2):
         initialize(missing_keyspace, say=quiet)
         # Simulate that this run was interrupted before it recorded the sample rows.
-        for table in ("animals", "plants", "users"):
+        for table in ("finds", "observers"):
             session.execute(f"DELETE FROM {keyspace}.schema_migrations WHERE name = 'sample rows: {table}'")
-    lynxes = {row[0] for row in session.execute(f"SELECT species FROM {keyspace}.animals WHERE genus = 'Lynx'")}
-    assert lynxes == {"pardinus", "rufus", "canadensis"}
-    oaks = session.execute(f"SELECT sightings FROM {keyspace}.plants WHERE genus = 'Quercus' AND species = 'robur'")
-    assert oaks.one()[0] == 999
+    oaks = set(session.execute(f"SELECT species, sightings FROM {keyspace}.finds WHERE genus = 'Quercus'"))
+    assert oaks == {("robur", 999)}
 
 
+@pytest.mark.usefixtures("testbed")
 def test_concurrent_runs_create_one_working_schema(missing_keyspace: Settings, session: Session) -> None:
     """Three instances that initialize at the same time agree on one schema with all sample rows."""
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: initialize(missing_keyspace, say=quiet), range(3)))
-    assert len(list(session.execute(f"SELECT genus FROM {missing_keyspace.cassandra_keyspace}.animals"))) >= 20
+    finds = session.execute(f"SELECT COUNT(*) FROM {missing_keyspace.cassandra_keyspace}.finds").one()[0]
+    assert finds == HAWKWEEDS + 3
 
 
 def test_edited_migration_is_rejected(

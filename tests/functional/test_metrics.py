@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from tests.support import USER, Service, TcpProxy, raw_request, wait_for
+from tests.support import OBSERVER, Service, TcpProxy, raw_request, wait_for
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -53,14 +53,14 @@ def test_metrics_are_summed_over_all_workers(start: Callable[..., Service]) -> N
     """Requests and queries of both workers add up exactly, in both formats."""
     running = start({"WEB_CONCURRENCY": "2"})
     before = running.client.get("/metrics").json()
-    get_on_new_connections(running, 60, "/plant/Quercus/robur")
-    logged = [line for line in running.log_text().splitlines() if "GET /plant/Quercus/robur 200" in line]
+    get_on_new_connections(running, 60, "/find/Quercus/robur")
+    logged = [line for line in running.log_text().splitlines() if "GET /find/Quercus/robur 200" in line]
     assert len(logged) == 60
     after = running.client.get("/metrics").json()
     assert after["total_queries"] - before["total_queries"] == 60
-    labels = {"route": "/plant/<genus>/<species>", "method": "GET", "status": "200"}
+    labels = {"route": "/find/<genus>/<species>", "method": "GET", "status": "200"}
     assert value(running, "fieldbook_requests_total", **labels) == 60
-    assert value(running, "fieldbook_query_duration_seconds_count", statement="select_plant") == 60
+    assert value(running, "fieldbook_query_duration_seconds_count", statement="select_find") == 60
     assert after["workers"] == value(running, "fieldbook_workers") == 2
     wait_for(lambda: running.client.get("/metrics").json()["active_connections"] == 2, description="two connections")
     assert value(running, "fieldbook_nodes_up") == 1
@@ -70,7 +70,7 @@ def test_metrics_are_summed_over_all_workers(start: Callable[..., Service]) -> N
 def test_json_summary_has_consistent_values(live: Service) -> None:
     """The JSON summary has query counts, error counts and latencies, with consistent values."""
     for _ in range(20):
-        live.client.get("/plant/Quercus/robur")
+        live.client.get("/find/Quercus/robur")
     summary = live.client.get("/metrics").json()
     assert summary["total_queries"] >= 20
     assert summary["average_query_time_ms"] > 0
@@ -85,7 +85,7 @@ def test_queries_per_second_is_averaged_since_the_start(start: Callable[..., Ser
     running = start({"WEB_CONCURRENCY": "1"})
     started = time.monotonic()
     for _ in range(100):
-        running.client.get("/plant/Quercus/robur")
+        running.client.get("/find/Quercus/robur")
     at_least = 100 / (time.monotonic() - began)
     rate = running.client.get("/metrics").json()["queries_per_second"]
     # The gauges may be updated between the start and the first query.
@@ -109,7 +109,7 @@ def test_label_cardinality_is_bounded(live: Service) -> None:
     """Requests with unknown paths and methods create no time series of their own."""
     for number in range(5):
         live.client.request(f"M{number}", f"/nowhere/{number}")
-        live.client.get(f"/plant/Genus{number}/x")
+        live.client.get(f"/find/Genus{number}/x")
     routes = {dict(labels).get("route", "") for _, labels in samples(live)}
     methods = {dict(labels).get("method", "GET") for _, labels in samples(live)}
     assert not [route for route in routes if re.search(r"nowhere|Genus", route)]
@@ -119,7 +119,7 @@ def test_label_cardinality_is_bounded(live: Service) -> None:
 def test_killed_worker_counts_in_counters_but_not_in_gauges(start: Callable[..., Service]) -> None:
     """The requests of a killed worker stay counted; its open connections do not."""
     running = start({"WEB_CONCURRENCY": "2"})
-    get_on_new_connections(running, 40, "/plant/Quercus/robur")
+    get_on_new_connections(running, 40, "/find/Quercus/robur")
     killed = running.workers()[0]
     os.kill(killed, signal.SIGKILL)
     wait_for(lambda: len(set(running.workers()) - {killed}) == 2, description="a new worker")
@@ -130,19 +130,19 @@ def test_killed_worker_counts_in_counters_but_not_in_gauges(start: Callable[...,
     wait_for(lambda: value(running, "fieldbook_driver_connections") >= 2, description="the new worker's gauges")
     assert value(running, "fieldbook_workers") == 2
     assert value(running, "fieldbook_driver_connections") == 2
-    assert value(running, "fieldbook_requests_total", route="/plant/<genus>/<species>") == 40
+    assert value(running, "fieldbook_requests_total", route="/find/<genus>/<species>") == 40
 
 
 def test_streams_are_counted_by_outcome(
-    start: Callable[..., Service], proxy: TcpProxy, keyspace: str, add_users: Callable[[str, int], None]
+    start: Callable[..., Service], proxy: TcpProxy, keyspace: str, add_observers: Callable[[str, int], None]
 ) -> None:
     """Each stream is counted when it opens, and by outcome when it ends."""
-    add_users(keyspace, 30_000)
+    add_observers(keyspace, 30_000)
     running = start({"CASSANDRA_KEYSPACE": keyspace, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
-    path = "/users/stream?limit=30000"
+    path = "/observers/stream?limit=30000"
 
     def ended(outcome: str) -> float:
-        return value(running, "fieldbook_streams_ended_total", route="/users/stream", outcome=outcome)
+        return value(running, "fieldbook_streams_ended_total", route="/observers/stream", outcome=outcome)
 
     assert len(running.client.get(path).json()) == 30_000
     assert ended("finished") == 1
@@ -155,7 +155,7 @@ def test_streams_are_counted_by_outcome(
             if number == 0:
                 proxy.disconnect()
     wait_for(lambda: ended("aborted") == 1, description="the count of the aborted stream")
-    assert value(running, "fieldbook_streams_opened_total", route="/users/stream") == 3
+    assert value(running, "fieldbook_streams_opened_total", route="/observers/stream") == 3
     assert running.client.get("/metrics").json()["errors_count"] > errors
     assert value(running, "fieldbook_driver_errors_total") > errors
 
@@ -163,9 +163,9 @@ def test_streams_are_counted_by_outcome(
 def test_errors_are_counted_by_kind(start: Callable[..., Service], proxy: TcpProxy) -> None:
     """The label `kind` is the class name of the driver's exception."""
     running = start({"CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
-    assert running.client.get("/plant/Quercus/robur").status_code == 200
+    assert running.client.get("/find/Quercus/robur").status_code == 200
     proxy.pause(1.0)
-    late = running.client.get("/plant/Quercus/robur", headers={"X-Request-Timeout": "0.3"})
+    late = running.client.get("/find/Quercus/robur", headers={"X-Request-Timeout": "0.3"})
     assert late.status_code == 504
     assert value(running, "fieldbook_driver_errors_total", kind="OperationTimedOut") == 1
 
@@ -173,11 +173,11 @@ def test_errors_are_counted_by_kind(start: Callable[..., Service], proxy: TcpPro
 def test_in_flight_gauge_counts_waiting_requests(start: Callable[..., Service], proxy: TcpProxy) -> None:
     """The gauge counts requests that wait for Cassandra, and returns to 0."""
     running = start({"CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
-    assert running.client.post("/users", json=USER).status_code == 201
+    assert running.client.post("/observers", json=OBSERVER).status_code == 201
     proxy.pause()
     with ThreadPoolExecutor(5) as pool:
-        url = f"{running.client.base_url}/users"
-        waiting = [pool.submit(httpx.post, url, json=USER, timeout=30) for _ in range(5)]
+        url = f"{running.client.base_url}/observers"
+        waiting = [pool.submit(httpx.post, url, json=OBSERVER, timeout=30) for _ in range(5)]
         wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 5, description="five requests in flight")
         proxy.resume()
         assert [request.result().status_code for request in waiting] == [201] * 5
@@ -188,14 +188,14 @@ def test_metrics_directory_is_removed_when_the_master_ends(start: Callable[..., 
     """The master creates its own directory, keeps it after SIGHUP, and removes it when it ends."""
     running = start({"TMPDIR": str(tmp_path)})
     (directory,) = tmp_path.glob("fieldbook-metrics-*")
-    get_on_new_connections(running, 10, "/plant/Quercus/robur")
+    get_on_new_connections(running, 10, "/find/Quercus/robur")
     old = set(running.workers())
     running.process.send_signal(signal.SIGHUP)
     wait_for(lambda: not old & set(running.workers()), description="new workers")
     assert list(tmp_path.glob("fieldbook-metrics-*")) == [directory]
     running.client.close()
     running.client = httpx.Client(base_url=running.client.base_url, timeout=30)
-    assert value(running, "fieldbook_requests_total", route="/plant/<genus>/<species>") == 10
+    assert value(running, "fieldbook_requests_total", route="/find/<genus>/<species>") == 10
     running.process.terminate()
     assert running.process.wait(timeout=40) == 0
     assert not directory.exists()

@@ -11,7 +11,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from observability import metrics
-from tests.support import PROJECT, USER, Service
+from tests.support import OBSERVER, PROJECT, Service
 
 MONITORING = PROJECT / "deploy" / "monitoring"
 # Prometheus adds these labels to every scraped sample.
@@ -53,8 +53,8 @@ def grouping_labels(expression: str) -> set[str]:
 @pytest.fixture(scope="module")
 def exposed(live: Service) -> dict[str, set[str]]:
     """Names of the samples that /metrics exposes, each with the names of its labels."""
-    live.client.get("/plant/Quercus")
-    live.client.post("/users", json=USER)
+    live.client.get("/find/Quercus")
+    live.client.post("/observers", json=OBSERVER)
     found: dict[str, set[str]] = {}
     for family in parse(live.client.get("/metrics", headers={"Accept": "text/plain"}).text):
         for sample in family.samples:

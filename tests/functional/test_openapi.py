@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PRODUCT, Service
+from tests.support import Service
 
 CHECKS = [
     "status_code_conformance",
@@ -31,7 +31,7 @@ def test_responses_conform_to_the_document(start: Callable[..., Service], keyspa
 
     The generation is deterministic: a failure comes from a change of the code, not from chance.
     """
-    running = start({"CASSANDRA_KEYSPACE": keyspace}, app=PRODUCT)
+    running = start({"CASSANDRA_KEYSPACE": keyspace})
     run = subprocess.run(
         [
             str(Path(sys.executable).parent / "schemathesis"),

@@ -19,7 +19,7 @@ from cassandra.cluster import Session
 
 from settings import Settings
 from tests import support
-from tests.support import PRODUCT, USER, Service, copy_project, wait_for
+from tests.support import OBSERVER, PRODUCT, Service, copy_project, register_testbed, wait_for
 
 
 def get(running: Service, path: str, **options: Any) -> httpx.Response:
@@ -40,7 +40,7 @@ class Load:
 
 @contextmanager
 def load(running: Service, threads: int = 4) -> Iterator[Load]:
-    """Create users until the block ends, each on a new connection."""
+    """Create observers until the block ends, each on a new connection."""
     writes = Load()
     stop = threading.Event()
 
@@ -48,7 +48,8 @@ def load(running: Service, threads: int = 4) -> Iterator[Load]:
         while not stop.is_set():
             email = f"{uuid.uuid4().hex}@example.org"
             try:
-                response = httpx.post(f"{running.client.base_url}/users", json=USER | {"email": email}, timeout=30)
+                observer = OBSERVER | {"email": email}
+                response = httpx.post(f"{running.client.base_url}/observers", json=observer, timeout=30)
             except httpx.TransportError:
                 writes.lost_connections.append(time.monotonic())
                 continue
@@ -70,8 +71,8 @@ def load(running: Service, threads: int = 4) -> Iterator[Load]:
 
 
 def assert_no_write_is_lost(writes: Load, session: Session, keyspace: str) -> None:
-    stored = {str(row[0]): row[1] for row in session.execute(f"SELECT id, email FROM {keyspace}.users")}
-    assert {user: stored.get(user) for user in writes.acknowledged} == writes.acknowledged
+    stored = {str(row[0]): row[1] for row in session.execute(f"SELECT id, email FROM {keyspace}.observers")}
+    assert {each: stored.get(each) for each in writes.acknowledged} == writes.acknowledged
 
 
 def test_reload_loses_no_request(start: Callable[..., Service], session: Session, keyspace: str) -> None:
@@ -130,12 +131,12 @@ def test_sighup_applies_valid_settings_and_ignores_invalid_ones(
 
     env_file.write_text("MAX_BODY_BYTES=1024\n")
     restart()
-    too_large = USER | {"name": "x" * 2000}
-    assert httpx.post(f"{running.client.base_url}/users", json=too_large).status_code == 413
+    too_large = OBSERVER | {"name": "x" * 2000}
+    assert httpx.post(f"{running.client.base_url}/observers", json=too_large).status_code == 413
     env_file.write_text("MAX_BODY_BYTES=lots\n")
     restart()
     assert "MAX_BODY_BYTES" in running.log_text()
-    assert httpx.post(f"{running.client.base_url}/users", json=too_large).status_code == 413
+    assert httpx.post(f"{running.client.base_url}/observers", json=too_large).status_code == 413
 
 
 ADD_HEADER = 'app.after_request(lambda response: response.headers.set("X-Changed", "1") or response)'
@@ -152,6 +153,7 @@ def test_new_workers_use_changed_code(
     """
     project = tmp_path / "project"
     copy_project(project)
+    register_testbed(project)
     monkeypatch.setattr(support, "PROJECT", project)
     running = start({"WEB_CONCURRENCY": "1"}, *filter(None, [option]), app=PRODUCT)
     workers = running.workers()
@@ -168,12 +170,12 @@ def test_new_workers_use_changed_code(
         running.process.send_signal(signal.SIGHUP)
     wait_for(lambda: running.workers() and not set(workers) & set(running.workers()), description="a new worker")
     wait_for(lambda: "X-Changed" in get(running, "/health").headers, description="the changed application")
-    too_large = USER | {"name": "x" * 2000}
+    too_large = OBSERVER | {"name": "x" * 2000}
     for request_id in ("first", "second"):
         headers = {"X-Request-ID": request_id}
-        rejected = httpx.post(f"{running.client.base_url}/users", json=too_large, headers=headers)
+        rejected = httpx.post(f"{running.client.base_url}/observers", json=too_large, headers=headers)
         assert rejected.status_code == 413
-        assert f"[{request_id}] changed format: POST /users 413" in running.log_text()
+        assert f"[{request_id}] changed format: POST /observers 413" in running.log_text()
     running.process.send_signal(signal.SIGTERM)
     # The master ends after graceful_timeout (30 s) at the latest. test_graceful_shutdown.py tests faster ends.
     assert running.process.wait(timeout=45) == 0

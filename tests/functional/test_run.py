@@ -18,7 +18,7 @@ import pytest
 from dev.local_cassandra import node
 from dev.local_cassandra.node import free_port, port_is_free, speaks_cql
 from routes import RESOURCES
-from tests.support import PROJECT, clean_environment, copy_project, wait_for
+from tests.support import OBSERVER, PROJECT, clean_environment, copy_project, register_testbed, wait_for
 
 
 class Run:
@@ -90,12 +90,12 @@ def test_run_uses_the_cassandra_in_cassandra_hosts(
     assert running.text().startswith("Using the Cassandra that CASSANDRA_HOSTS names")
     assert "Starting Cassandra" not in running.text()
     lines = [line for line in running.text().splitlines() if line.startswith("  curl ")]
-    assert len(lines) == 3
     assert all(f"http://127.0.0.1:{running.port}" in line for line in lines)
     examples = [resource.example for resource in RESOURCES if resource.example]
     assert lines == [f"  curl {example}".replace("{url}", f"http://127.0.0.1:{running.port}") for example in examples]
     assert f"http://127.0.0.1:{running.port}/docs" in running.text()
-    assert running.get("/animal/Vulpes").json()
+    for resource in RESOURCES:
+        assert resource.sample_path is None or running.get(resource.sample_path).json()
     running.interrupt()
     assert port_is_free("127.0.0.1", running.port)
     assert speaks_cql(environment["CASSANDRA_HOSTS"], int(environment["CASSANDRA_PORT"]))
@@ -134,19 +134,20 @@ def test_run_starts_and_stops_its_own_cassandra(run: Callable[..., Run], tmp_pat
         pytest.skip("a development node is running: two nodes would need the same port")
     clone = tmp_path / "clone"
     copy_project(clone)
+    register_testbed(clone)
     port = str(free_port())
     first = run(clone, CASSANDRA_PORT=port)
     first.wait_until_ready()
     assert first.text().startswith(f"Starting Cassandra on 127.0.0.1:{port}")
-    fox = {"genus": "Vulpes", "species": "macrotis", "sightings": 5}
-    assert httpx.post(f"http://127.0.0.1:{first.port}/animal", json=fox).status_code == 201
+    created = httpx.post(f"http://127.0.0.1:{first.port}/observers", json=OBSERVER)
+    assert created.status_code == 201
     first.interrupt()
     assert "Cassandra stopped" in first.text()
     assert port_is_free("127.0.0.1", int(port))
     assert port_is_free("127.0.0.1", first.port)
     second = run(clone, CASSANDRA_PORT=port)
     second.wait_until_ready()
-    assert second.get("/animal/Vulpes/macrotis").json()["sightings"] == 5
+    assert second.get(created.headers["Location"]).json() == created.json()
     # A closed terminal sends SIGHUP. SIGTERM during the cleanup must not interrupt it.
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
         second.process.send_signal(number)
@@ -268,6 +269,7 @@ def test_stop_ignores_processes_of_other_programs(tmp_path: Path, monkeypatch: p
 def reloading(run: Callable[..., Run], environment: dict[str, str], keyspace: str, tmp_path: Path) -> Run:
     """`make run RELOAD=1` in a copy of the project, whose directory is `tmp_path / "copy"`."""
     copy_project(tmp_path / "copy")
+    register_testbed(tmp_path / "copy")
     running = run(tmp_path / "copy", "--reload", **environment | {"CASSANDRA_KEYSPACE": keyspace})
     running.wait_until_ready()
     return running
@@ -317,7 +319,7 @@ def test_reload_uses_changed_settings(reloading: Run, tmp_path: Path) -> None:
     text = module.read_text()
     changed = text.replace("max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024", "max_body_bytes: int = 1024")
     assert changed != text
-    url = f"http://127.0.0.1:{reloading.port}/users"
+    url = f"http://127.0.0.1:{reloading.port}/observers"
     body = b'{"name": "' + b"a" * 2000 + b'"}'
 
     def rejects_2000_bytes() -> bool:

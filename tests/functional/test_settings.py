@@ -98,7 +98,7 @@ def test_development_secret_key_is_generated_once(tmp_path: Path) -> None:
 def test_workers_and_instances_share_page_states(start: Callable[..., Service]) -> None:
     """An instance accepts another one's page_state if both have the same SECRET_KEY."""
     first, second, other_key = start(), start(), start({"SECRET_KEY": "the secret of somebody else"})
-    link = first.client.get("/users?limit=1").links["next"]["url"]
+    link = first.client.get("/observers?limit=1").links["next"]["url"]
     for _ in range(10):
         assert second.client.get(link).status_code == 200
     assert other_key.client.get(link).status_code == 400

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ import pytest
 from cassandra.cluster import Session
 
 from settings import Settings
-from storage import db_connect, db_initialize
+from storage import db_connect
 from storage.cql import QueryOptions
-from storage.cql.execution import cql_text
-from storage.db_io import users
-from storage.db_io.users import SELECT_USERS_BY_AGE
 from tests.support import Service, TcpProxy, raw_request, wait_for
+from tests.testbed import database
+from tests.testbed.db_io import observers
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -32,14 +30,11 @@ ROWS = 200_000
 
 
 @pytest.fixture(scope="module")
-def large_keyspace(settings: Settings, session: Session, add_users: Callable[[str, int], None]) -> Iterator[str]:
-    """A keyspace with 200,000 users."""
-    name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
-    own_settings = settings.model_copy(update={"cassandra_keyspace": name})
-    db_initialize.initialize(own_settings, samples=False, say=lambda line: None)
-    add_users(name, ROWS)
-    yield name
-    session.execute(f"DROP KEYSPACE {name}", timeout=60)
+def large_keyspace(settings: Settings, session: Session, add_observers: Callable[[str, int], None]) -> Iterator[str]:
+    """A keyspace with 200,000 observers."""
+    with database.new_keyspace(session, settings) as name:
+        add_observers(name, ROWS)
+        yield name
 
 
 def peak_memory(pid: int) -> float:
@@ -59,7 +54,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(start: Callable[..., Servi
     def stream(limit: int) -> int:
         lines = 0
         with running.client.stream(
-            "GET", f"/users/stream?limit={limit}", headers={"Accept": "application/x-ndjson"}
+            "GET", f"/observers/stream?limit={limit}", headers={"Accept": "application/x-ndjson"}
         ) as response:
             for chunk in response.iter_bytes():
                 lines += chunk.count(b"\n")
@@ -72,8 +67,8 @@ def test_memory_does_not_grow_with_the_number_of_rows(start: Callable[..., Servi
 
 
 def test_all_formats_have_the_same_rows(live: Service) -> None:
-    """JSON, NDJSON and CSV have the same users in the same order, in a chunked response of several pages."""
-    url = "/users/stream?limit=45&fetch_size=10"
+    """JSON, NDJSON and CSV have the same observers in the same order, in a chunked response of several pages."""
+    url = "/observers/stream?limit=45&fetch_size=10"
     as_json = live.client.get(url)
     assert as_json.headers["Transfer-Encoding"] == "chunked"
     assert as_json.headers["Content-Type"] == "application/json"
@@ -88,42 +83,30 @@ def test_all_formats_have_the_same_rows(live: Service) -> None:
     assert [row | {"age": int(row["age"])} for row in table] == rows
 
 
-def test_csv_encoding_of_lists_nulls_and_quotes(live: Service) -> None:
-    """A list is encoded as JSON, a null as an empty cell, and commas and quotes are escaped."""
-    genus = f"Vulpes {uuid.uuid4().hex[:8]}"
-    live.client.post("/animal", json={"genus": genus, "species": 'a "b", c', "taxonomy": ["x", "y,z"]})
-    response = live.client.get(f"/animal/{genus}", headers={"Accept": "text/csv"})
-    (row,) = csv.DictReader(io.StringIO(response.text))
-    assert row["species"] == 'a "b", c'
-    assert json.loads(row["taxonomy"]) == ["x", "y,z"]
-    assert row["size_cm"] == ""
-
-
-def test_every_route_and_format_encodes_a_user_identically(live: Service) -> None:
+def test_every_route_and_format_encodes_a_row_identically(live: Service) -> None:
     """Rows that Cassandra encodes as JSON equal those that the service encodes.
 
-    The user has special characters in its name, and times.
+    The observer has special characters in its name, and times.
     """
     name = r""""created_at": "2020-01-01 00:00:00.000Z" \\ 'é' 🦊 {"id": 1}, ],"""
-    posted = live.client.post("/users", json={"name": name, "email": "alike@example.org", "age": 150})
+    posted = live.client.post("/observers", json={"name": name, "email": "alike@example.org", "age": 150})
     assert posted.status_code == 201, posted.text
-    user = posted.json()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", user["created_at"])
-    assert live.client.get(f"/users/{user['id']}").json() == user
+    observer = posted.json()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", observer["created_at"])
+    assert live.client.get(f"/observers/{observer['id']}").json() == observer
 
     def streamed(accept: str) -> str:
-        return live.client.get("/users/stream?limit=100000&age_filter=150", headers={"Accept": accept}).text
+        return live.client.get("/observers/stream?limit=100000", headers={"Accept": accept}).text
 
-    pages = live.client.get("/users/stream/pages?fetch_size=5000&age_filter=150").json()["users"]
     csv_rows = [row | {"age": int(row["age"])} for row in csv.DictReader(io.StringIO(streamed("text/csv")))]
     ndjson_rows = [json.loads(line) for line in streamed("application/x-ndjson").splitlines()]
-    listed = live.client.get("/users?limit=100")
+    listed = live.client.get("/observers?limit=100")
     list_rows = listed.json()
-    while user not in list_rows and "next" in listed.links:
+    while observer not in list_rows and "next" in listed.links:
         listed = live.client.get(listed.links["next"]["url"])
         list_rows += listed.json()
-    for rows_found in (pages, csv_rows, ndjson_rows, json.loads(streamed("application/json")), list_rows):
-        assert user in rows_found
+    for rows_found in (csv_rows, ndjson_rows, json.loads(streamed("application/json")), list_rows):
+        assert observer in rows_found
 
 
 @pytest.mark.parametrize(
@@ -132,62 +115,27 @@ def test_every_route_and_format_encodes_a_user_identically(live: Service) -> Non
 )
 def test_empty_stream_is_a_valid_document(live: Service, accept: str, empty: str) -> None:
     """Without rows, the response is a complete, empty document of the format."""
-    response = live.client.get("/plant/Nothing", headers={"Accept": accept})
+    response = live.client.get("/find/Nothing", headers={"Accept": accept})
     assert (response.status_code, response.text) == (200, empty)
 
 
 @pytest.mark.parametrize(("limit", "fetch_size"), [(0, 10), (1, 10), (10, 10), (30, 10), (49, 50), (10**12, 10)])
-def test_limit_applies_to_the_total_number_of_rows(live: Service, user_count: int, limit: int, fetch_size: int) -> None:
-    """The limit can be below the page size, a multiple of it, or above the number of users."""
-    rows = live.client.get(f"/users/stream?limit={limit}&fetch_size={fetch_size}").json()
-    assert len(rows) == min(limit, user_count)
+def test_limit_applies_to_the_total_number_of_rows(
+    live: Service, observer_count: int, limit: int, fetch_size: int
+) -> None:
+    """The limit can be below the page size, a multiple of it, or above the number of observers."""
+    rows = live.client.get(f"/observers/stream?limit={limit}&fetch_size={fetch_size}").json()
+    assert len(rows) == min(limit, observer_count)
     assert len({row["id"] for row in rows}) == len(rows)
 
 
 @pytest.fixture
-def user_count(session: Session, settings: Settings) -> int:
-    return int(session.execute(f"SELECT COUNT(*) FROM {settings.cassandra_keyspace}.users").one()[0])
-
-
-def test_age_filter_returns_users_of_at_least_that_age(
-    start: Callable[..., Service], keyspace: str, add_users: Callable[[str, int], None]
-) -> None:
-    """A stream with age_filter has every user of at least that age, and no other user."""
-    add_users(keyspace, 1000)
-    running = start({"CASSANDRA_KEYSPACE": keyspace})
-    ages = [row["age"] for row in running.client.get("/users/stream?limit=5000&fetch_size=10&age_filter=90").json()]
-    assert sorted(ages) == [age for age in range(90, 100) for _ in range(10)]
-
-
-def test_age_filter_uses_the_index(session: Session, settings: Settings) -> None:
-    """With storage-attached indexes, Cassandra reads the index on the age; it does not filter all rows."""
-    if int(session.execute("SELECT release_version FROM system.local").one()[0].split(".")[0]) < 5:
-        pytest.skip("Cassandra before 5.0 has no storage-attached indexes")
-    cql = cql_text(SELECT_USERS_BY_AGE, settings.cassandra_keyspace)
-    trace = session.execute(session.prepare(cql), (90,), trace=True).get_query_trace()
-    assert any("users_age" in event.description for event in trace.events)
-
-
-def test_age_filter_works_without_the_index(
-    session: Session, settings: Settings, keyspace: str, add_users: Callable[[str, int], None]
-) -> None:
-    """Without the index, Cassandra filters the rows itself and returns the same users, page by page."""
-    add_users(keyspace, 300)
-    session.execute(f"DROP INDEX {keyspace}.users_age", timeout=60)
-    own_session = db_connect.open_session(settings, keyspace)
-    try:
-        pages = list(users.stream_users(own_session, 1000, 10, 95, QueryOptions()))
-        assert sum(map(len, pages)) == 15
-        first = users.retrieve_users_page(own_session, 10, 95, None, QueryOptions())
-        second = users.retrieve_users_page(own_session, 10, 95, first.paging_state, QueryOptions())
-        assert first.paging_state is not None
-        assert len(set(first.rows + second.rows)) == 15
-    finally:
-        own_session.cluster.shutdown()
+def observer_count(session: Session, settings: Settings) -> int:
+    return int(session.execute(f"SELECT COUNT(*) FROM {settings.cassandra_keyspace}.observers").one()[0])
 
 
 def test_head_response_has_no_body(live: Service) -> None:
-    response = live.client.head("/users/stream")
+    response = live.client.head("/observers/stream")
     assert (response.status_code, response.content) == (200, b"")
 
 
@@ -196,19 +144,19 @@ def test_head_response_has_no_body(live: Service) -> None:
 
 @pytest.fixture
 def proxied_service(start: Callable[..., Service], proxy: TcpProxy, large_keyspace: str) -> Service:
-    """A service with one worker, connected through the proxy to the keyspace with 200,000 users."""
+    """A service with one worker, connected through the proxy to the keyspace with 200,000 observers."""
     running = start({"CASSANDRA_KEYSPACE": large_keyspace, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
-    assert len(running.client.get("/users/stream?limit=10").json()) == 10
+    assert len(running.client.get("/observers/stream?limit=10").json()) == 10
     return running
 
 
 def test_error_before_the_first_page_returns_503_or_504(proxied_service: Service, proxy: TcpProxy) -> None:
     """The status line is sent with the first page, so an earlier error returns 503 or 504."""
     proxy.pause()
-    late = proxied_service.client.get("/users/stream", headers={"X-Request-Timeout": "0.5"})
+    late = proxied_service.client.get("/observers/stream", headers={"X-Request-Timeout": "0.5"})
     assert (late.status_code, late.headers["Content-Type"]) == (504, "application/problem+json")
     proxy.disconnect()
-    wait_for(lambda: proxied_service.client.get("/users/stream").status_code == 503, description="503")
+    wait_for(lambda: proxied_service.client.get("/observers/stream").status_code == 503, description="503")
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson", "text/csv"])
@@ -220,7 +168,7 @@ def test_error_after_the_first_page_aborts_the_stream(proxied_service: Service, 
     body = b""
     with (
         pytest.raises(httpx.RemoteProtocolError),
-        proxied_service.client.stream("GET", f"/users/stream?limit={ROWS}", headers={"Accept": accept}) as response,
+        proxied_service.client.stream("GET", f"/observers/stream?limit={ROWS}", headers={"Accept": accept}) as response,
     ):
         assert response.status_code == 200
         for chunk in response.iter_raw():
@@ -229,17 +177,17 @@ def test_error_after_the_first_page_aborts_the_stream(proxied_service: Service, 
             body += chunk
     assert body
     assert not body.endswith(b"]")
-    assert "stream /users/stream aborted after" in proxied_service.log_text()
+    assert "stream /observers/stream aborted after" in proxied_service.log_text()
 
 
 def test_http_1_0_aborted_stream_ends_with_a_reset(proxied_service: Service, proxy: TcpProxy) -> None:
     """HTTP/1.0 has no chunks: a complete body ends with a normal close, an incomplete body with a reset."""
-    with raw_request(proxied_service.port, "1.0", "/users/stream?limit=5000") as connection:
+    with raw_request(proxied_service.port, "1.0", "/observers/stream?limit=5000") as connection:
         data = b""
         while part := connection.recv(65536):
             data += part
         assert len(json.loads(data.partition(b"\r\n\r\n")[2])) == 5000
-    with raw_request(proxied_service.port, "1.0", f"/users/stream?limit={ROWS}") as connection:
+    with raw_request(proxied_service.port, "1.0", f"/observers/stream?limit={ROWS}") as connection:
         assert connection.recv(1000)
         proxy.disconnect()
         with pytest.raises(ConnectionResetError):
@@ -249,7 +197,7 @@ def test_http_1_0_aborted_stream_ends_with_a_reset(proxied_service: Service, pro
 
 def test_http_1_0_stream_of_a_killed_worker_ends_with_a_reset(proxied_service: Service) -> None:
     """If the worker is killed during a stream, the kernel resets the connection."""
-    with raw_request(proxied_service.port, "1.0", f"/users/stream?limit={ROWS}") as connection:
+    with raw_request(proxied_service.port, "1.0", f"/observers/stream?limit={ROWS}") as connection:
         assert connection.recv(1000)
         (worker,) = proxied_service.workers()
         os.kill(worker, signal.SIGKILL)
@@ -261,8 +209,8 @@ def test_http_1_0_stream_of_a_killed_worker_ends_with_a_reset(proxied_service: S
 def test_fetching_stops_when_the_client_disconnects(proxied_service: Service, proxy: TcpProxy) -> None:
     """After the client disconnects, the service reads no further pages from Cassandra."""
     before = proxy.bytes_to_client
-    stream_bytes = len(proxied_service.client.get("/users/stream?limit=10000").content) * ROWS // 10000
-    with raw_request(proxied_service.port, "1.1", f"/users/stream?limit={ROWS}") as connection:
+    stream_bytes = len(proxied_service.client.get("/observers/stream?limit=10000").content) * ROWS // 10000
+    with raw_request(proxied_service.port, "1.1", f"/observers/stream?limit={ROWS}") as connection:
         connection.recv(1000)
     wait_for(lambda: "client disconnected after" in proxied_service.log_text(), description="the log line")
     bytes_until_disconnect = proxy.bytes_to_client - before
@@ -291,12 +239,12 @@ def test_next_pages_are_prefetched(
     proxied_settings = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1",), "cassandra_port": proxy.port})
     session = db_connect.open_session(proxied_settings, large_keyspace)
     try:
-        users.retrieve_users_page(session, 10, None, None, QueryOptions())
+        observers.retrieve_observers_page(session, 10, None, QueryOptions())
         before = proxy.bytes_to_client
-        users.retrieve_users_page(session, 1000, None, None, QueryOptions())
+        observers.retrieve_observers_page(session, 1000, None, QueryOptions())
         page_bytes = proxy.bytes_to_client - before
         before = proxy.bytes_to_client
-        pages = users.stream_users(session, limit, 1000, None, QueryOptions())
+        pages = observers.stream_observers(session, limit, 1000, QueryOptions())
         next(pages)
         wait_for(
             lambda: proxy.bytes_to_client - before > (0.8 + pages_ahead) * page_bytes,
@@ -311,34 +259,29 @@ def test_next_pages_are_prefetched(
 
 @pytest.mark.parametrize("deleted", [0.0, 0.5, 1.0])
 def test_token_ranges_cover_all_rows(
-    settings: Settings, session: Session, add_users: Callable[[str, int], None], deleted: float
+    settings: Settings, session: Session, add_observers: Callable[[str, int], None], deleted: float
 ) -> None:
-    """A scan by token ranges returns every user once, in token order, for every page size.
+    """A scan by token ranges returns every observer once, in token order, for every page size.
 
     Plain paging returns the same order. If half or all of the tokens have only tombstones, the scan's estimate of the
     row density is wrong.
     """
-    name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
-    own_settings = settings.model_copy(update={"cassandra_keyspace": name})
-    db_initialize.initialize(own_settings, samples=False, say=lambda line: None)
-    try:
-        add_users(name, 2000)
-        own_session = db_connect.open_session(own_settings, name)
+    with database.new_keyspace(session, settings) as name:
+        add_observers(name, 2000)
+        own_session = db_connect.open_session(settings, name)
         try:
-            stored = [row[0] for row in session.execute(f"SELECT id FROM {name}.users")]
+            stored = [row[0] for row in session.execute(f"SELECT id FROM {name}.observers")]
             deleted_count = int(len(stored) * deleted)
-            for user_id in stored[:deleted_count]:
-                session.execute(f"DELETE FROM {name}.users WHERE id = %s", (user_id,))
+            for observer_id in stored[:deleted_count]:
+                session.execute(f"DELETE FROM {name}.observers WHERE id = %s", (observer_id,))
             remaining = list(map(str, stored[deleted_count:]))
             for fetch_size in (10, 100, 777):
                 for limit in (3 * fetch_size, 1999, 10**9):
-                    pages = list(users.stream_users(own_session, limit, fetch_size, None, QueryOptions()))
+                    pages = list(observers.stream_observers(own_session, limit, fetch_size, QueryOptions()))
                     assert [json.loads(text)["id"] for page in pages for text in page] == remaining[:limit]
                     assert all(0 < len(page) <= fetch_size for page in pages)
         finally:
             own_session.cluster.shutdown()
-    finally:
-        session.execute(f"DROP KEYSPACE {name}", timeout=60)
 
 
 def test_deadline_applies_to_the_whole_stream(proxied_service: Service) -> None:
@@ -347,7 +290,7 @@ def test_deadline_applies_to_the_whole_stream(proxied_service: Service) -> None:
     with (
         pytest.raises(httpx.RemoteProtocolError),
         proxied_service.client.stream(
-            "GET", f"/users/stream?limit={ROWS}&fetch_size=10", headers={"X-Request-Timeout": "0.5"}
+            "GET", f"/observers/stream?limit={ROWS}&fetch_size=10", headers={"X-Request-Timeout": "0.5"}
         ) as response,
     ):
         for _ in response.iter_raw():
@@ -357,7 +300,7 @@ def test_deadline_applies_to_the_whole_stream(proxied_service: Service) -> None:
 
 def test_requests_are_served_during_a_stalled_stream(proxied_service: Service) -> None:
     """A client that does not read its stream occupies one thread; other requests are served."""
-    with raw_request(proxied_service.port, "1.1", f"/users/stream?limit={ROWS}") as stalled:
+    with raw_request(proxied_service.port, "1.1", f"/observers/stream?limit={ROWS}") as stalled:
         stalled.recv(100)
-        responses: list[Any] = [proxied_service.client.get("/users?limit=1").status_code for _ in range(5)]
+        responses: list[Any] = [proxied_service.client.get("/observers?limit=1").status_code for _ in range(5)]
     assert responses == [200] * 5

@@ -6,9 +6,13 @@ from flask_openapi3 import OpenAPI
 
 import api
 from routes import BLUEPRINTS
+from routes.resource import Resource
 from settings import Settings
 from storage.db_connect import Session
 from tests.testbed.routes import finds, observers
+
+# The registry of the testbed, as `routes.RESOURCES` is that of the product.
+RESOURCES: tuple[Resource, ...] = (observers.RESOURCE, finds.RESOURCE)
 
 
 def create_app(settings: Settings | None = None, session: Session | None = None) -> OpenAPI:

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+import logging
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
 
+from settings import Settings
+from storage import db_initialize
 from storage.cql.statement import cql_text
-from storage.db_initialize import parse_migration
-from tests.testbed.db_io import observers
-from tests.testbed.db_io.finds import INSERT_FIND, Find
+from tests.testbed.sample_data import finds, observers
 
 TABLES = Path(__file__).resolve().parent / "tables.cql"
-
-OBSERVERS = [
-    observers.TABLE.new({"name": f"Observer {number}", "email": f"observer{number}@example.org", "age": 18 + number})
-    for number in range(20)
-]
-# Hieracium has several pages of rows.
-FINDS = [
-    Find("Quercus", "robur", 41),
-    Find("Quercus", "petraea", 17),
-    Find("Primula", "veris", 58),
-    *(Find("Hieracium", f"forma-{number:04}", number % 7) for number in range(3000)),
-]
 
 
 def create_tables(session: Session, keyspace: str) -> None:
     """Create the tables that are missing."""
-    for statement in parse_migration(TABLES.read_text()):
+    for statement in db_initialize.parse_migration(TABLES.read_text()):
         session.execute(statement.cql.replace("{keyspace}", keyspace), timeout=60)
 
 
 def insert_samples(session: Session, keyspace: str) -> None:
     """Insert the sample rows."""
-    for insert, rows in ((observers.INSERT_OBSERVER, OBSERVERS), (INSERT_FIND, FINDS)):
-        execute_concurrent_with_args(session, session.prepare(cql_text(insert, keyspace)), rows)
+    for samples in (observers, finds):
+        execute_concurrent_with_args(session, session.prepare(cql_text(samples.INSERT, keyspace)), samples.rows())
+
+
+@contextmanager
+def new_keyspace(session: Session, settings: Settings) -> Iterator[str]:
+    """Create a keyspace with the schema of the product and of the testbed, and no rows.
+
+    Yield its name, and drop it when the block ends.
+    """
+    name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
+    own_settings = settings.model_copy(update={"cassandra_keyspace": name})
+    db_initialize.initialize(own_settings, samples=False, say=logging.getLogger("tests").info)
+    create_tables(session, name)
+    try:
+        yield name
+    finally:
+        session.execute(f"DROP KEYSPACE IF EXISTS {name}", timeout=60)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from flask.testing import FlaskClient
 
-from api import create_app
 from routes import RESOURCES
 from settings import Settings
 from storage.errors import StorageUnavailable
+from tests.testbed import app
 
 TOKEN = "the operator token of the tests"
 
@@ -22,7 +22,7 @@ class UnreachableSession:
 
 def client_with(**values: object) -> FlaskClient:
     settings = Settings.model_validate({"secret_key": "the secret of the unit tests", **values})
-    return create_app(settings, UnreachableSession()).test_client()
+    return app.create_app(settings, UnreachableSession()).test_client()
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def client() -> FlaskClient:
 
 
 def test_routes_use_the_session_that_create_app_received(client: FlaskClient) -> None:
-    response = client.get("/plant/Quercus/robur")
+    response = client.get("/find/Quercus/robur")
     assert response.status_code == 503
     assert response.get_json()["detail"] == "The session of this test is not connected."
     health = client.get("/health")
@@ -40,8 +40,8 @@ def test_routes_use_the_session_that_create_app_received(client: FlaskClient) ->
 
 def test_application_uses_the_settings_that_create_app_received() -> None:
     body = {"genus": "Quercus", "species": "robur", "sightings": 1}
-    assert client_with(max_body_bytes=1024).post("/plant", json=body | {"x": "y" * 2000}).status_code == 413
-    assert client_with(max_body_bytes=4096).post("/plant", json=body | {"x": "y" * 2000}).status_code == 422
+    assert client_with(max_body_bytes=1024).post("/find", json=body | {"x": "y" * 2000}).status_code == 413
+    assert client_with(max_body_bytes=4096).post("/find", json=body | {"x": "y" * 2000}).status_code == 422
     assert client_with(diagnostics=True).get("/performance/sync?requests=0").status_code == 422
     assert client_with(diagnostics=False).get("/performance/sync?requests=0").status_code == 404
     assert client_with(cassandra_keyspace="another").get("/health").get_json()["keyspace"] == "another"
@@ -71,14 +71,14 @@ def test_only_operators_can_stop_the_service(operator_token: str | None, header:
     [
         ("GET", "/nothing", {}, 404),
         ("PUT", "/health/live", {}, 405),
-        ("GET", "/users", {"Accept": "image/png"}, 406),
-        ("GET", "/users", {"X-Request-Timeout": "61"}, 422),
-        ("GET", "/users", {"X-Request-Timeout": "nan"}, 422),
-        ("GET", "/users", {"X-Consistency-Level": "ANY"}, 422),
-        ("GET", "/users?limit=0", {}, 422),
-        ("GET", "/users?unknown=1", {}, 422),
-        ("POST", "/users", {"Content-Type": "text/plain"}, 415),
-        ("POST", "/users", {"Content-Type": "application/json"}, 400),
+        ("GET", "/observers", {"Accept": "image/png"}, 406),
+        ("GET", "/observers", {"X-Request-Timeout": "61"}, 422),
+        ("GET", "/observers", {"X-Request-Timeout": "nan"}, 422),
+        ("GET", "/observers", {"X-Consistency-Level": "ANY"}, 422),
+        ("GET", "/observers?limit=0", {}, 422),
+        ("GET", "/observers?unknown=1", {}, 422),
+        ("POST", "/observers", {"Content-Type": "text/plain"}, 415),
+        ("POST", "/observers", {"Content-Type": "application/json"}, 400),
     ],
 )
 def test_request_errors_are_returned_without_cassandra(
@@ -93,10 +93,10 @@ def test_request_errors_are_returned_without_cassandra(
 def test_home_page_links_every_resource_under_the_proxy_prefix() -> None:
     client = client_with(trusted_proxies=1)
     links = client.get("/", headers={"X-Forwarded-Prefix": "/field"}).get_json()
-    expected = {each.name: f"/field{each.sample_path}" for each in RESOURCES if each.sample_path}
-    assert links["resources"] == expected
-    assert links["resources"]["plants"] == "/field/plant/Quercus"
-    assert "/animal/Vulpes" in client.get("/", headers={"Accept": "text/html"}).get_data(as_text=True)
+    resources = (*RESOURCES, *app.RESOURCES)
+    assert links["resources"] == {each.name: f"/field{each.sample_path}" for each in resources if each.sample_path}
+    assert links["resources"]["finds"] == "/field/find/Quercus"
+    assert "/find/Quercus" in client.get("/", headers={"Accept": "text/html"}).get_data(as_text=True)
 
 
 def test_each_application_has_its_own_openapi_document() -> None:

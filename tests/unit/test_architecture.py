@@ -23,6 +23,9 @@ from storage.cql import Statement
 from storage.cql.statement import cql_text
 from storage.cql.types import CqlType, parse_type
 from tests.support import PROJECT, copy_project
+from tests.testbed import app as testbed
+from tests.testbed import sample_data as testbed_samples
+from tests.testbed.database import TABLES
 
 # The packages and root modules of the service, each with those that it may import.
 SERVICE = {
@@ -160,7 +163,10 @@ def test_modules_have_at_most_400_lines() -> None:
 
 # --- resources ---------------------------------------------------------------------------------------------
 
-EACH_RESOURCE = pytest.mark.parametrize("resource", RESOURCES, ids=lambda resource: resource.name)
+# The testbed has the shape of a generated resource, so the rules apply to it too.
+EACH_RESOURCE = pytest.mark.parametrize(
+    "resource", [*RESOURCES, *testbed.RESOURCES], ids=lambda resource: resource.name
+)
 
 # Operation: the method, and the end of the path after the resource's own path. `*` stands for the parts of a key.
 OPERATIONS = {
@@ -183,7 +189,8 @@ def test_every_route_module_is_registered() -> None:
 
 
 def test_resources_have_different_names_and_paths() -> None:
-    assert len({each.name for each in RESOURCES}) == len({each.path for each in RESOURCES}) == len(RESOURCES)
+    resources = (*RESOURCES, *testbed.RESOURCES)
+    assert len({each.name for each in resources}) == len({each.path for each in resources}) == len(resources)
 
 
 @EACH_RESOURCE
@@ -213,6 +220,7 @@ def test_table_module_and_migrations_have_the_same_columns_and_keys(resource: Re
 def migrated_table(table: str) -> tuple[dict[str, CqlType], str, dict[str, str]]:
     """Return columns with types, primary key, and clustering columns with orders of a table after all migrations."""
     text = "\n".join(path.read_text() for path in sorted((PROJECT / "storage" / "migrations").glob("*.cql")))
+    text += TABLES.read_text().replace("{keyspace}.", "")
     text = re.sub(r"--.*", "", text)
     created = re.search(rf"CREATE TABLE IF NOT EXISTS {table} \((.*?)\n\)(.*?);", text, re.DOTALL)
     assert created is not None
@@ -239,7 +247,7 @@ def test_routes_offer_the_operations_in_the_registry(resource: Resource) -> None
     """The routes under the path of a resource are those of its operations, plus any of its own."""
     routes = {
         (method, re.sub(r"(/<[^>]*>)+", "/*", rule.rule).removeprefix(resource.path))
-        for rule in create_app().url_map.iter_rules()
+        for rule in testbed.create_app().url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
         if f"{rule.rule}/".startswith(f"{resource.path}/")
     }
@@ -254,7 +262,7 @@ def test_routes_offer_the_operations_in_the_registry(resource: Resource) -> None
 @EACH_RESOURCE
 def test_statements_take_their_columns_from_the_row_class(resource: Resource) -> None:
     """A SELECT or INSERT names columns in its WHERE clause only."""
-    module = import_module(f"storage.db_io.{resource.name}")
+    module = import_module(resource.table.row.__module__)
     statements = [each for each in vars(module).values() if isinstance(each, Statement) and each.columns]
     assert statements
     for statement in statements:
@@ -264,20 +272,25 @@ def test_statements_take_their_columns_from_the_row_class(resource: Resource) ->
         assert "{" not in cql_text(statement, "keyspace")
 
 
-@pytest.mark.parametrize("module", [module.name for module in pkgutil.iter_modules(sample_data.__path__)])
+@pytest.mark.parametrize(
+    "module",
+    [
+        f"{package.__name__}.{module.name}"
+        for package in (sample_data, testbed_samples)
+        for module in pkgutil.iter_modules(package.__path__)
+    ],
+)
 def test_sample_rows_have_the_columns_of_their_insert(module: str) -> None:
-    samples = import_module(f"storage.sample_data.{module}")
+    samples = import_module(module)
     assert next(samples.rows())._fields == samples.INSERT.columns
 
 
+FOLDERS_OF_A_RESOURCE = ("routes", "schemas", "storage/db_io", "storage/sample_data")
+
 # Feature: files and folders to delete, the route module to unregister, a URL that must return 404 afterwards.
-REMOVALS = {
-    "the diagnostics": (["diagnostics"], "diagnostics.routes", "/slow_query"),
-    "a resource": (
-        [f"{folder}/animals.py" for folder in ("routes", "schemas", "storage/db_io", "storage/sample_data")],
-        "routes.animals",
-        "/animal/Vulpes",
-    ),
+REMOVALS = {"the diagnostics": (["diagnostics"], "diagnostics.routes", "/slow_query")} | {
+    each.name: ([f"{folder}/{each.name}.py" for folder in FOLDERS_OF_A_RESOURCE], f"routes.{each.name}", each.path)
+    for each in RESOURCES
 }
 
 
@@ -288,7 +301,7 @@ def test_deleting_files_and_one_line_removes_a_feature(feature: str, tmp_path: P
     copy_project(tmp_path)
     for path in paths:
         target = tmp_path / path
-        shutil.rmtree(target) if target.is_dir() else target.unlink()
+        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     registry = tmp_path / "routes" / "__init__.py"
     lines = registry.read_text().splitlines(keepends=True)
     registry.write_text("".join(line for line in lines if f'"{module}"' not in line))

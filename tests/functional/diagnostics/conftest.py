@@ -9,27 +9,32 @@ import pytest
 from cassandra.cluster import Session
 from flask.testing import FlaskClient
 
+import routes
 from api import create_app
 from settings import Settings
 from storage import db_connect
 from tests.support import rows_left, wait_for
+from tests.testbed import app
 
 
 @pytest.fixture
 def no_rows_left(session: Session, settings: Settings) -> Iterator[None]:
-    """Fail a test that leaves rows in the diagnostics table or changes a user.
+    """Fail a test that leaves rows in the diagnostics table or changes a row with a version, such as a user.
 
     This also applies to tests in which a probe fails.
     """
 
-    def users() -> set[Any]:
-        return set(session.execute(f"SELECT id, name, age, version FROM {settings.cassandra_keyspace}.users"))
+    tables = [each.name for each in (*routes.RESOURCES, *app.RESOURCES) if "version" in each.table.columns]
 
-    before = users()
+    def rows() -> list[set[Any]]:
+        keyspace = settings.cassandra_keyspace
+        return [set(session.execute(f"SELECT JSON * FROM {keyspace}.{table}")) for table in tables]
+
+    before = rows()
     yield
     # A failed probe deletes its rows in the background.
     wait_for(lambda: not rows_left(session, settings), timeout=10, description="the diagnostics rows to be deleted")
-    assert users() == before
+    assert rows() == before
 
 
 @pytest.fixture

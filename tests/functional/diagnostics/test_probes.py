@@ -220,7 +220,7 @@ def test_long_running_query_takes_ten_seconds_and_does_not_block_others(start: C
         pending = pool.submit(running.client.get, "/long_running_query")
         while not pending.done():
             started = time.monotonic()
-            assert running.client.get("/users?limit=1").status_code == 200
+            assert running.client.get("/observers?limit=1").status_code == 200
             assert time.monotonic() - started < 1
             served += 1
             concurrent.futures.wait([pending], timeout=0.2)
@@ -353,7 +353,7 @@ def test_routes_are_disabled_by_default_in_production(start: Callable[..., Servi
         assert_problem(running.client.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"}), 404)
         assert path.partition("?")[0] not in document["paths"]
     assert "Performance" not in document["components"]["schemas"]
-    assert "User" in document["components"]["schemas"]
+    assert "Observer" in document["components"]["schemas"]
 
 
 def test_diagnostics_setting_disables_the_routes(start: Callable[..., Service]) -> None:

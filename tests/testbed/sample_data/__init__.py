@@ -1,0 +1,1 @@
+"""Sample rows of the testbed, one module per table."""

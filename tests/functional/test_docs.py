@@ -19,10 +19,9 @@ from tests.support import PRODUCT, PROJECT, Service, clean_environment, copy_pro
 
 PAGES = [str(path.relative_to(PROJECT)) for path in docs_examples.pages()]
 WITH_EXAMPLES = [name for name in PAGES if docs_examples.examples((PROJECT / name).read_text())]
-# The paths of the sample resources that this project has removed, by the name of the resource.
-REMOVED = {"animals": "/animal", "plants": "/plant", "users": "/users"}
-for resource in RESOURCES:
-    REMOVED.pop(resource.name, None)
+# The sample resources, each with the path of its routes. A project can remove them, and add others.
+SAMPLES = {"animals": "/animal", "plants": "/plant", "users": "/users"}
+REMOVED = SAMPLES.keys() - {resource.name for resource in RESOURCES}
 # The maximum length of a line of prose, in characters, and the maximum number of lines of README.md.
 LINE_LIMIT = 100
 README_LIMIT = 250
@@ -48,20 +47,20 @@ def test_examples_print_the_output_on_the_page(page: str, fresh_service: Service
     """
     for example in docs_examples.examples((PROJECT / page).read_text()):
         path = docs_examples.request_path(example.command)
-        if any(f"{path}/".startswith(f"{removed}/") for removed in REMOVED.values()):
+        if any(f"{path}/".startswith(f"{removed}/") for removed in map(SAMPLES.get, REMOVED)):
             continue
         printed = docs_examples.run_curl(fresh_service.client, example.command)
-        shown = [docs_examples.normalize(line) for line in example.output]
+        shown = example.output
         if path == "/":
-            shown = [without_links_to_removed_samples(line) for line in shown]
-        assert [docs_examples.normalize(line) for line in printed] == shown, example.command
+            printed, shown = (list(map(with_sample_links_only, lines)) for lines in (printed, shown))
+        assert list(map(docs_examples.normalize, printed)) == list(map(docs_examples.normalize, shown)), example.command
 
 
-def without_links_to_removed_samples(home: str) -> str:
-    """Return the JSON of the home page without its links to sample resources that were removed."""
+def with_sample_links_only(home: str) -> str:
+    """Return the JSON of the home page, whose links to resources are those to the sample resources of this project."""
     body = json.loads(home)
-    body["resources"] = {name: path for name, path in body["resources"].items() if name not in REMOVED}
-    return json.dumps(body, separators=(",", ":"))
+    body["resources"] = {name: path for name, path in body["resources"].items() if name in SAMPLES.keys() - REMOVED}
+    return json.dumps(body)
 
 
 def test_walk_through_adds_a_working_resource(tmp_path: Path, settings: Settings) -> None:

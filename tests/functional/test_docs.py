@@ -65,7 +65,7 @@ def with_sample_links_only(home: str) -> str:
 
 def test_walk_through_adds_a_working_resource(tmp_path: Path, settings: Settings) -> None:
     """After all steps of the walk-through, the tests of the new resource and the linters pass."""
-    if (PROJECT / "routes" / "fungi.py").exists():
+    if (PROJECT / "routes" / "readings.py").exists():
         pytest.skip("the walk-through has been followed in this working tree")
     copy = tmp_path / "fieldbook"
     copy_project(copy)
@@ -79,7 +79,7 @@ def test_walk_through_adds_a_working_resource(tmp_path: Path, settings: Settings
             (copy / name).write_text(text)
     # The unit tests copy the project once more, and list its files with git.
     subprocess.run(["git", "init", "-q"], cwd=copy, check=True, timeout=60)
-    tests = ["tests/unit", "tests/functional/test_fungi.py"]
+    tests = ["tests/unit", "tests/functional/test_readings.py"]
     environment = clean_environment() | {
         "TEST_CASSANDRA_HOSTS": ",".join(settings.cassandra_hosts),
         "TEST_CASSANDRA_PORT": str(settings.cassandra_port),

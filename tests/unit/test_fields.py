@@ -233,7 +233,9 @@ BEYOND_SCHEMA = {
 
 # CQL types, to write accepted values in the form that responses have.
 CQL_TYPES = {
-    **{name: name.lower() for name in parameters.__all__},
+    **{name: name.lower() for name in parameters.__all__ if not name.endswith("Segment")},
+    "AsciiSegment": "ascii",
+    "BlobSegment": "blob",
     "ListOf": "list<int>",
     "SetOf": "set<decimal>",
     "SetOf SetOf": "set<frozen<set<int>>>",

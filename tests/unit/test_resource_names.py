@@ -109,7 +109,7 @@ def test_names_that_only_resources_with_an_id_use_are_refused(
     ],
 )
 def test_columns_are_refused(capsys: pytest.CaptureFixture[str], written: list[Path], column: str, reason: str) -> None:
-    assert reason in refusal(capsys, written, "add", "reading", "--partition", "sensor:text", "--column", column)
+    assert reason in refusal(capsys, written, "add", "mountain", "--partition", "sensor:text", "--column", column)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_key_columns_are_refused(
     capsys: pytest.CaptureFixture[str], written: list[Path], column: str, reason: str
 ) -> None:
     clustered = ["--clustering", "number:int", "--column", "y:int"]
-    assert reason in refusal(capsys, written, "add", "reading", "--partition", column, *clustered)
+    assert reason in refusal(capsys, written, "add", "mountain", "--partition", column, *clustered)
 
 
 @pytest.mark.parametrize(
@@ -138,15 +138,15 @@ def test_key_columns_are_refused(
         *((["--uuid-key", "--column", f"{name}:int"], "the server makes id") for name in ("id", "version")),
         (["--uuid-key", "--column", "a:int", "--ttl", "5"], "--ttl is not possible"),
         *(([*READING, "--ttl", seconds], "seconds from 1 to 630720000") for seconds in ("0", "-1", "1.5", "630720001")),
-        ([*READING, "--plural", "reading"], "must be another word"),
-        ([*READING, "--plural", "Readings"], "lower-case letters"),
+        ([*READING, "--plural", "mountain"], "must be another word"),
+        ([*READING, "--plural", "Mountains"], "lower-case letters"),
         ([*READING, "--plural", "users"], "exists already"),
     ],
 )
 def test_options_are_refused(
     capsys: pytest.CaptureFixture[str], written: list[Path], options: list[str], reason: str
 ) -> None:
-    assert reason in refusal(capsys, written, "add", "reading", *options)
+    assert reason in refusal(capsys, written, "add", "mountain", *options)
 
 
 def test_unknown_resources_are_not_removed(capsys: pytest.CaptureFixture[str], written: list[Path]) -> None:
@@ -207,14 +207,14 @@ def test_articles(noun: str) -> None:
 
 def test_modules_and_routes_are_listed_once_and_removed_again() -> None:
     registry, page = project.REGISTRY.read_text(), project.API_PAGE.read_text()
-    row = "| `GET /reading/<sensor>` | Read. |"
+    row = "| `GET /mountain/<range>` | Read. |"
     for text, change in (
-        (project.with_module(registry, "readings"), {"added": '    "routes.readings",'}),
+        (project.with_module(registry, "mountains"), {"added": '    "routes.mountains",'}),
         (project.with_routes(page, [row]), {"added": row}),
     ):
         assert text.splitlines().count(change["added"]) == 1
-    assert project.without_module(project.with_module(registry, "readings"), "readings") == registry
-    assert project.without_routes(project.with_routes(page, [row]), "/reading") == page
+    assert project.without_module(project.with_module(registry, "mountains"), "mountains") == registry
+    assert project.without_routes(project.with_routes(page, [row]), "/mountain") == page
     assert project.with_routes(page.replace("| `GET /performance/", "| `GET /x"), [row]).count(row) == 1
 
 

@@ -208,7 +208,11 @@ class Spec:
     @property
     def sample_rows(self) -> list[str]:
         """Python source of the arguments of each sample row."""
-        rows = [(number, row) for number in range(self.test_partition) for row in range(3 if self.clustering else 1)]
+        partitions = range(self.test_partition)
+        if self.clustering:
+            rows = [(number, row) for number in partitions for row in range(3)]
+        else:
+            rows = [(number, number) for number in partitions]
         return [
             ", ".join(
                 values.python_value(column, number if column.role == "partition" else row) for column in self.columns

@@ -34,6 +34,7 @@ class Blueprint(APIBlueprint):
 
         :param tag: heading of the routes in the OpenAPI document; None for the name of the blueprint.
         """
-        super().__init__(name, import_name, abp_tags=[Tag(name=tag or name)])
+        description = resource.description if resource else None
+        super().__init__(name, import_name, abp_tags=[Tag(name=tag or name, description=description)])
         self.resource = resource
         self.is_enabled = is_enabled

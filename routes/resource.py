@@ -36,3 +36,12 @@ class Resource:
     def name(self) -> str:
         """The name of the table, of the blueprint and of the modules."""
         return self.table.name
+
+    @property
+    def description(self) -> str:
+        """The table and its keys in one sentence, for the OpenAPI document."""
+        keys = f"partition key {', '.join(self.table.partition_key)}"
+        if self.table.clustering_key:
+            columns = [f"{column} {order}" for column, order in self.table.clustering_key.items()]
+            keys += f"; clustering columns {', '.join(columns)}"
+        return f"Rows of the table {self.name}: {keys}."

@@ -172,6 +172,7 @@ def document(app: OpenAPI, settings: Settings) -> dict[str, Any]:
     spec["components"]["securitySchemes"] = {
         "operator": {"type": "http", "scheme": "bearer", "description": "The token in the setting OPERATOR_TOKEN."}
     }
+    spec["tags"] = [{name: text for name, text in tag.items() if text is not None} for tag in spec["tags"]]
     spec["components"]["headers"] = _RESPONSE_HEADERS
     spec["components"]["parameters"] = {
         key: {"name": key.removesuffix("-of-writes"), "in": "header", "required": False, **parameter}

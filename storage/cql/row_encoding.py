@@ -123,7 +123,7 @@ class _CassandraJson:
         # Nearly all pages end here, after two searches.
         page = "\n".join(texts)
         suspects = [f'"{column}": ""' for column in self._not_text] if ': ""' in page else []
-        suspects += [f'"{column}": null' for column in self._lists] if ": null" in page else []
+        suspects += [f'"{column}": null' for column in self._lists if ": null" in page]
         if not suspects:
             return texts
         return [self._corrected(text) if any(each in text for each in suspects) else text for text in texts]

@@ -99,6 +99,13 @@ def test_home_page_links_every_resource_under_the_proxy_prefix() -> None:
     assert "/animal/Vulpes" in client.get("/", headers={"Accept": "text/html"}).get_data(as_text=True)
 
 
+def test_openapi_document_describes_the_table_of_each_resource() -> None:
+    tags = client_with().get("/openapi.json").get_json()["tags"]
+    described = {tag["name"]: tag["description"] for tag in tags if "description" in tag}
+    assert described == {each.name: each.description for each in RESOURCES}
+    assert all(f"partition key {', '.join(each.table.partition_key)}" in described[each.name] for each in RESOURCES)
+
+
 def test_each_application_has_its_own_openapi_document() -> None:
     paths = [client_with(diagnostics=flag).get("/openapi.json").get_json()["paths"] for flag in (True, False)]
     assert ["/slow_query" in each for each in paths] == [True, False]

@@ -9,7 +9,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from dev.resource import clashes, names, project, values
+from dev.resource import clashes, names, project
 from dev.resource.columns import Column, parse_column
 from dev.resource.formatting import formatted
 from dev.resource.names import Refused
@@ -32,11 +32,7 @@ _templates.filters.update(
     quoted=lambda text: f'"{text}"',
     capital=lambda text: text[0].upper() + text[1:],
 )
-_templates.globals.update(
-    python_value=values.python_value,
-    # The same in each project, so that the sample rows are stable.
-    uuid_of=lambda name, number: uuid5(NAMESPACE_URL, f"{name} {number}"),
-)
+_templates.globals["uuid_of"] = lambda name, number: uuid5(NAMESPACE_URL, f"{name} {number}")
 
 # The columns that the server makes with --uuid-key.
 _SERVER_COLUMNS = ("id", "created_at", "updated_at", "version")

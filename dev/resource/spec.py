@@ -209,13 +209,17 @@ class Spec:
     def sample_rows(self) -> list[str]:
         """Python source of the arguments of each sample row."""
         partitions = range(self.test_partition)
-        if self.clustering:
-            rows = [(number, row) for number in partitions for row in range(3)]
-        else:
-            rows = [(number, number) for number in partitions]
+        rows = [(number, row) for number in partitions for row in (range(3) if self.clustering else [number])]
         return [
             ", ".join(
-                values.python_value(column, number if column.role == "partition" else row) for column in self.columns
+                self.sample_value(column, number if column.role == "partition" else row) for column in self.columns
             )
             for number, row in rows
         ]
+
+    def sample_value(self, column: Column, number: int) -> str:
+        """Python source of the value of a column in a sample row.
+
+        :param number: 0 to 2. The last value of an optional column is null or empty.
+        """
+        return column.default if column.is_optional and number == 2 else values.python_value(column, number)

@@ -140,7 +140,7 @@ def test_key_columns_are_refused(
         *(([*READING, "--ttl", seconds], "seconds from 1 to 630720000") for seconds in ("0", "-1", "1.5", "630720001")),
         ([*READING, "--plural", "reading"], "must be another word"),
         ([*READING, "--plural", "Readings"], "lower-case letters"),
-        ([*READING, "--plural", "users"], "exists already"),
+        ([*READING, "--plural", "idempotency_keys"], "name of a table"),
     ],
 )
 def test_options_are_refused(

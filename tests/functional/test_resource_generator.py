@@ -136,10 +136,13 @@ def test_removed_resources_leave_only_migrations(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_the_application_works_without_the_samples(tmp_path: Path, cassandra: dict[str, str]) -> None:
+    """A resource with the name of a sample can then be added."""
     copy = new_copy(tmp_path / "fieldbook")
     printed = run(copy, "dev.resource", "remove", "--samples")
     for resource in ("animals", "plants", "users"):
         assert f"  routes/{resource}.py\n" in printed
         assert not list(copy.rglob(f"{resource}.py"))
     assert "  docs/api.md\n" in printed.partition("still mention")[2]
-    run(copy, "pytest", "-q", "tests/unit/test_architecture.py", "tests/functional/test_service.py", **cassandra)
+    add(copy, "user --uuid-key --column full_name:text --column 'values:list<int>'")
+    tests = ["tests/unit/test_architecture.py", "tests/functional/test_service.py", "tests/functional/test_users.py"]
+    run(copy, "pytest", "-q", *tests, **cassandra)

@@ -13,6 +13,7 @@ from dev.bench import report, rounds, workloads
 from dev.bench.database import running_nodes
 from dev.bench.load import load_generator
 from dev.bench.processes import BenchError
+from dev.bench.resources import TESTBED, resources_of
 from dev.bench.stats import ratios, spread
 from dev.bench.system import start_fieldbook
 from settings import PROJECT
@@ -35,9 +36,10 @@ def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> No
     old = check_out(arguments.revision, directory / "revision")
     with ExitStack() as stack:
         say("Starting Cassandra ...")
-        database = stack.enter_context(stack.enter_context(running_nodes(directory)).keyspace())
-        say(f"Storing {scale.users:,} users ...")
-        database.ensure_users(scale.users)
+        nodes = stack.enter_context(running_nodes(directory))
+        database = stack.enter_context(nodes.keyspace(resources={TESTBED, resources_of(old)}))
+        say(f"Storing {scale.observers:,} observers ...")
+        database.ensure_observers(scale.observers)
         load = load_generator()
         stack.callback(load.close)
         systems = []

@@ -23,19 +23,19 @@ _LOAD_TIMEOUT = 1800
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def user_id(number: int) -> UUID:
-    """Return the id of a stored user."""
+def observer_id(number: int) -> UUID:
+    """Return the id of a stored observer."""
     return UUID(bytes=md5(b"%d" % number, usedforsecurity=False).digest(), version=4)
 
 
-def sample(number: int, users: int) -> UUID:
-    """Return the id of one of 2,000 users that are spread evenly over all stored users."""
-    sampled = min(2000, users)
-    return user_id(number % sampled * (users // sampled))
+def sample(number: int, observers: int) -> UUID:
+    """Return the id of one of 2,000 observers that are spread evenly over all stored observers."""
+    sampled = min(2000, observers)
+    return observer_id(number % sampled * (observers // sampled))
 
 
-def new_user(number: int) -> dict[str, Any]:
-    """Return the body of `POST /users`.
+def new_observer(number: int) -> dict[str, Any]:
+    """Return the body of `POST /observers`.
 
     Half of the addresses are at 10 shared domains, half at 5,000 rare domains.
     """
@@ -45,27 +45,28 @@ def new_user(number: int) -> dict[str, Any]:
 
 def ndjson(count: int) -> bytes:
     """Return the body of an import, one JSON object per line."""
-    return b"".join(json.dumps(new_user(number)).encode() + b"\n" for number in range(count))
+    return b"".join(json.dumps(new_observer(number)).encode() + b"\n" for number in range(count))
 
 
-def load_users(hosts: Sequence[str], port: int, keyspace: str, begin: int, end: int, processes: int = 2) -> None:
-    """Store users `begin` to `end` (exclusive), with several processes.
+def load_observers(hosts: Sequence[str], port: int, table: str, begin: int, end: int, processes: int = 2) -> None:
+    """Store observers `begin` to `end` (exclusive), with several processes.
 
-    :raises BenchError: Cassandra does not accept the users.
+    :param table: keyspace and table, such as `bench.observers`.
+    :raises BenchError: Cassandra does not accept the observers.
     :raises multiprocessing.TimeoutError: loading takes longer than half an hour.
     """
     context = multiprocessing.get_context("spawn")
     step = -(-(end - begin) // processes)
     ranges = [(first, min(first + step, end)) for first in range(begin, end, step)]
     with context.Pool(processes) as pool:
-        pool.starmap_async(_load_range, [(hosts, port, keyspace, *part) for part in ranges]).get(_LOAD_TIMEOUT)
+        pool.starmap_async(_load_range, [(hosts, port, table, *part) for part in ranges]).get(_LOAD_TIMEOUT)
 
 
-def _load_range(hosts: Sequence[str], port: int, keyspace: str, begin: int, end: int) -> None:
+def _load_range(hosts: Sequence[str], port: int, table: str, begin: int, end: int) -> None:
     cluster = Cluster(list(hosts), port=port, protocol_version=5)
     session = cluster.connect()
     insert = session.prepare(
-        f"INSERT INTO {keyspace}.users (id, name, email, age, created_at, updated_at, version) "
+        f"INSERT INTO {table} (id, name, email, age, created_at, updated_at, version) "
         "VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP 1"
     )
 
@@ -73,8 +74,8 @@ def _load_range(hosts: Sequence[str], port: int, keyspace: str, begin: int, end:
         # An unlogged batch sends 50 rows in one message.
         statement = BatchStatement(BatchType.UNLOGGED)
         for number in range(first, min(first + 50, end)):
-            identity = user_id(number)
-            statement.add(insert, (identity, *new_user(number).values(), _EPOCH, _EPOCH, identity))
+            identity = observer_id(number)
+            statement.add(insert, (identity, *new_observer(number).values(), _EPOCH, _EPOCH, identity))
         return statement, ()
 
     pending = list(range(begin, end, 50))
@@ -87,17 +88,15 @@ def _load_range(hosts: Sequence[str], port: int, keyspace: str, begin: int, end:
                 return
     finally:
         cluster.shutdown()
-    raise BenchError(f"could not store {len(pending)} batches of users")
+    raise BenchError(f"could not store {len(pending)} batches of observers")
 
 
-def load_animals(session: Any, keyspace: str) -> None:
-    """Store `SPECIES` animals for each of `GENERA`."""
-    insert = session.prepare(
-        f"INSERT INTO {keyspace}.animals (genus, species, image_url, size_cm, sightings, taxonomy) "
-        "VALUES (?, ?, ?, ?, ?, ?)"
-    )
+def load_finds(session: Any, table: str) -> None:
+    """Store `SPECIES` finds for each of `GENERA`.
+
+    :param table: keyspace and table.
+    """
+    insert = session.prepare(f"INSERT INTO {table} (genus, species, sightings) VALUES (?, ?, ?)")
     for genus in GENERA:
         for number in range(SPECIES):
-            taxonomy = ["Animalia", "Chordata", "Mammalia", "Carnivora", genus]
-            url = f"https://example.org/{genus}/{number}"
-            session.execute(insert, (genus, f"species{number:03}", url, 10.5 + number, number, taxonomy))
+            session.execute(insert, (genus, f"species{number:03}", number))

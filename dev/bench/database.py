@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from cassandra.cluster import Cluster, Session
 
 from dev.bench import data
 from dev.bench.processes import cpu_seconds
+from dev.bench.resources import TESTBED, Resources, create_tables
 from dev.local_cassandra.node import Node, free_port
 from dev.local_cassandra.ring import Ring
 from settings import Settings
@@ -21,14 +22,16 @@ from storage import db_initialize
 class Database:
     """Running nodes, and a keyspace of this run with a replica on each node.
 
-    :ivar users: number of users with the ids of `data.user_id`. The workloads store more users, with random ids.
+    :ivar observers: number of observers with the ids of `data.observer_id`. The workloads store
+        more, with random ids.
     :ivar environment: the environment variables with which a service uses this keyspace.
     """
 
-    def __init__(self, nodes: list[Node], session: Session, keyspace: str) -> None:
+    def __init__(self, nodes: list[Node], session: Session, keyspace: str, resources: Collection[Resources]) -> None:
         self.nodes = nodes
         self.keyspace = keyspace
-        self.users = 0
+        self.observers = 0
+        self._resources = resources
         self.version: str = session.execute("SELECT release_version FROM system.local").one()[0]
         self.environment = {
             "CASSANDRA_HOSTS": ",".join(node.address for node in nodes),
@@ -38,14 +41,18 @@ class Database:
         }
         settings = Settings(_env_file=None, **{name.lower(): value for name, value in self.environment.items()})
         db_initialize.initialize(settings, samples=False, say=lambda line: None)
-        data.load_animals(session, self.keyspace)
+        for each in resources:
+            create_tables(session, keyspace, each)
+            data.load_finds(session, f"{keyspace}.{each.finds}")
 
-    def ensure_users(self, users: int) -> None:
-        """Store more users until `users` are stored."""
+    def ensure_observers(self, observers: int) -> None:
+        """Store more observers until `observers` are stored."""
         hosts = [node.address for node in self.nodes]
-        if users > self.users:
-            data.load_users(hosts, self.nodes[0].native_port, self.keyspace, self.users, users)
-            self.users = users
+        if observers > self.observers:
+            for each in self._resources:
+                table = f"{self.keyspace}.{each.observers}"
+                data.load_observers(hosts, self.nodes[0].native_port, table, self.observers, observers)
+            self.observers = observers
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of all nodes so far, in seconds."""
@@ -73,11 +80,14 @@ class Nodes:
         self._session = session
 
     @contextmanager
-    def keyspace(self, suffix: str = "") -> Iterator[Database]:
-        """Create a keyspace with the service's tables and no users; drop it at the end of the block."""
+    def keyspace(self, suffix: str = "", resources: Collection[Resources] = (TESTBED,)) -> Iterator[Database]:
+        """Create a keyspace with the service's tables and no observers; drop it at the end of the block.
+
+        :param resources: the names of all services that will use the keyspace.
+        """
         name = f"bench_{os.getpid()}{suffix}"
         try:
-            yield Database(self._nodes, self._session, name)
+            yield Database(self._nodes, self._session, name, resources)
         finally:
             self._session.execute(f"DROP KEYSPACE IF EXISTS {name}", timeout=60)
 

@@ -40,12 +40,12 @@ def check_equal_responses(systems: Sequence[HttpSystem]) -> None:
     :raises BenchError: two services differ; the message names them and the request.
     """
     for path in (
-        *(f"/users/{data.user_id(number)}" for number in range(20)),
-        "/users?limit=100",
-        f"/users/stream?limit={_STREAMED}&fetch_size=1000",
-        "/users/stream?limit=0",
-        *(f"/animal/{genus}" for genus in data.GENERA[:3]),
-        "/animal/Nothing",
+        *(f"/observers/{data.observer_id(number)}" for number in range(20)),
+        "/observers?limit=100",
+        f"/observers/stream?limit={_STREAMED}&fetch_size=1000",
+        "/observers/stream?limit=0",
+        *(f"/find/{genus}" for genus in data.GENERA[:3]),
+        "/find/Nothing",
     ):
         _expect_same(path, systems, lambda system, path=path: _request(system, "GET", path, 200))
     for writer in systems:
@@ -53,11 +53,11 @@ def check_equal_responses(systems: Sequence[HttpSystem]) -> None:
 
 
 def _check_writes(writer: HttpSystem, readers: Sequence[HttpSystem]) -> None:
-    """Check that `writer` creates, changes and deletes users, and that all `readers` see the result."""
-    body = data.new_user(7)
-    created = _request(writer, "POST", "/users", 201, body)
-    path = f"/users/{created['id']}"
-    _expect(writer, "POST /users", {**created, **body}, created)
+    """Check that `writer` creates, changes and deletes observers, and that all `readers` see the result."""
+    body = data.new_observer(7)
+    created = _request(writer, "POST", "/observers", 201, body)
+    path = f"/observers/{created['id']}"
+    _expect(writer, "POST /observers", {**created, **body}, created)
     _expect_from_all(path, readers, created)
     changed = _request(writer, "PATCH", path, 200, {"age": 88})
     _expect(writer, "PATCH", {**created, "age": 88, "updated_at": changed["updated_at"]}, changed)
@@ -65,19 +65,19 @@ def _check_writes(writer: HttpSystem, readers: Sequence[HttpSystem]) -> None:
     _request(writer, "DELETE", path, 204)
     for reader in readers:
         _request(reader, "GET", path, 404)
-        # A change must not create the deleted user again.
+        # A change must not create the deleted observer again.
         _request(reader, "PATCH", path, 404, {"age": 1})
-        _request(reader, "PATCH", f"/users/{uuid4()}", 404, {"age": 1})
+        _request(reader, "PATCH", f"/observers/{uuid4()}", 404, {"age": 1})
         _request(reader, "GET", path, 404)
-    bodies = [data.new_user(number) for number in range(100)]
-    batch = _request(writer, "POST", "/users/batch", 201, bodies)
-    _expect(writer, "POST /users/batch", 100, batch["created"])
+    bodies = [data.new_observer(number) for number in range(100)]
+    batch = _request(writer, "POST", "/observers/batch", 201, bodies)
+    _expect(writer, "POST /observers/batch", 100, batch["created"])
     without_generated = [
-        {key: value for key, value in user.items() if key not in _GENERATED} for user in batch["users"]
+        {key: value for key, value in observer.items() if key not in _GENERATED} for observer in batch["observers"]
     ]
-    _expect(writer, "POST /users/batch", bodies, without_generated)
-    for user in batch["users"][:3]:
-        _expect_from_all(f"/users/{user['id']}", readers, user)
+    _expect(writer, "POST /observers/batch", bodies, without_generated)
+    for observer in batch["observers"][:3]:
+        _expect_from_all(f"/observers/{observer['id']}", readers, observer)
 
 
 def _expect_from_all(path: str, readers: Sequence[HttpSystem], expected: Any) -> None:

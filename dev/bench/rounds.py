@@ -143,7 +143,7 @@ def memory_growth(system: System, stream: Workload, scale: Scale, database: Data
     before = memory(pids, "VmRSS")
     growth = {}
     for rows in scale.memory:
-        database.ensure_users(rows)
+        database.ensure_observers(rows)
         reset_peak_memory(pids)
         run_stream(rows)
         growth[rows] = memory(pids, "VmHWM") - before

@@ -26,7 +26,7 @@ class Sizes:
     """The sizes that are measured.
 
     :ivar streams: rows of a stream.
-    :ivar stored: stored users.
+    :ivar stored: stored observers.
     :ivar connections: connections of the load generator.
     :ivar workers: worker processes of the service.
     :ivar reads: requests per measurement.
@@ -112,7 +112,7 @@ class Bench:
 
     @staticmethod
     def requests(database: Database, rows: int = 0) -> Requests:
-        return Requests(workloads.Scale(users=database.users, stream=rows))
+        return Requests(workloads.Scale(observers=database.observers, stream=rows))
 
 
 def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> None:
@@ -129,9 +129,9 @@ def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> No
         one = stack.enter_context(running_nodes(directory / "one"))
         few = stack.enter_context(one.keyspace("_few"))
         many = stack.enter_context(one.keyspace("_many"))
-        for database, users in ((few, bench.sizes.stored[0]), (many, bench.sizes.stored[-1])):
-            say(f"Storing {users:,} users ...")
-            database.ensure_users(users)
+        for database, observers in ((few, bench.sizes.stored[0]), (many, bench.sizes.stored[-1])):
+            say(f"Storing {observers:,} observers ...")
+            database.ensure_observers(observers)
         for section in (_stored, _streams):
             sections.append(section(bench, few, many))
         sections += [_connections(bench, few), _workers(bench, few)]
@@ -151,11 +151,11 @@ def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> No
 
 
 def _stored(bench: Bench, few: Database, many: Database) -> Section:
-    """Compare reads and creates on a keyspace with few users and on one with many users."""
+    """Compare reads and creates on a keyspace with few observers and on one with many observers."""
     with ExitStack() as stack:
         cases = []
         for database in (few, many):
-            label = f"fieldbook with {database.users} users"
+            label = f"fieldbook with {database.observers} observers"
             system = bench.fieldbook(stack, database, label, {})
             for name in ("read", "create"):
                 cases.append(Case(name, system, bench.workload(name), database, bench.requests(database)))
@@ -210,15 +210,17 @@ def _nodes(bench: Bench, one: Database, three: Nodes) -> Section:
     """Compare one replica on one node with three replicas on three nodes, at LOCAL_QUORUM."""
     with ExitStack() as stack:
         on_three_nodes = stack.enter_context(three.keyspace())
-        on_three_nodes.ensure_users(one.users)
+        on_three_nodes.ensure_observers(one.observers)
         cases = []
         for database, label in ((one, "1 node"), (on_three_nodes, "3 nodes")):
             system = bench.fieldbook(stack, database, f"fieldbook, {label}", {})
             for name in ("read", "list", "create", "patch"):
                 cases.append(Case(name, system, bench.workload(name), database, bench.requests(database)))
             # This stream reads the whole table.
-            stream = replace(bench.workload("stream", 1), count=max(1, 200_000 // database.users), rows=database.users)
-            cases.append(Case("stream", system, stream, database, bench.requests(database, database.users)))
+            stream = replace(
+                bench.workload("stream", 1), count=max(1, 200_000 // database.observers), rows=database.observers
+            )
+            cases.append(Case("stream", system, stream, database, bench.requests(database, database.observers)))
         return bench.section("Nodes", cases)
 
 

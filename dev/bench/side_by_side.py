@@ -32,8 +32,8 @@ def run(arguments: Namespace, directory: Path, say: Callable[[str], None]) -> No
     with ExitStack() as stack:
         say("Starting Cassandra ...")
         database = stack.enter_context(stack.enter_context(running_nodes(directory)).keyspace())
-        say(f"Storing {scale.users:,} users ...")
-        database.ensure_users(scale.users)
+        say(f"Storing {scale.observers:,} observers ...")
+        database.ensure_observers(scale.observers)
         load = load_generator()
         stack.callback(load.close)
         with ExitStack() as running:

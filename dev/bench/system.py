@@ -15,6 +15,7 @@ from dev.bench.baselines.driver_loop import DriverJob
 from dev.bench.database import Database
 from dev.bench.load import ChildProcess, Job, Outcome
 from dev.bench.processes import Server, wait_for
+from dev.bench.resources import TESTBED, Resources, resources_of
 from dev.bench.workloads import BATCH, Requests, Workload
 from dev.local_cassandra.node import free_port
 from settings import PROJECT
@@ -47,15 +48,19 @@ class System(Protocol):
 class HttpSystem:
     """A service to which the load generator sends requests.
 
-    :param imports: whether the service has `POST /users/import`; otherwise imports run as batches.
+    :param imports: whether the service has `POST /observers/import`; otherwise imports run as batches.
+    :param resources: the names of the service's resources.
     """
 
-    def __init__(self, name: str, server: Server, port: int, load: ChildProcess, imports: bool) -> None:
+    def __init__(
+        self, name: str, server: Server, port: int, load: ChildProcess, imports: bool, resources: Resources = TESTBED
+    ) -> None:
         self.name = name
         self.port = port
         self._server = server
         self._load = load
         self._imports = imports
+        self._resources = resources
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
 
     def wait_until_ready(self) -> None:
@@ -66,7 +71,7 @@ class HttpSystem:
         self._server.check()
         try:
             # This route needs Cassandra: when it succeeds, the service is connected.
-            return self.client.get("/users?limit=1").status_code == 200
+            return self.client.get(f"/{self._resources.observers}?limit=1").status_code == 200
         except httpx.TransportError:
             return False
 
@@ -79,12 +84,12 @@ class HttpSystem:
         if name == "import" and not self._imports:
             name, count = "batch", (workload.rows or 0) // BATCH
         rows = workload.rows if name == "stream" else None
-        job = Job(self.port, requests.of(name), workload.statuses, count, connections, rate, rows)
+        job = Job(self.port, requests.of(name, self._resources), workload.statuses, count, connections, rate, rows)
         outcome: Outcome = self._load.call(job)
         return outcome
 
     def with_batched_imports(self) -> HttpSystem:
-        """Return the same service, whose imports run as batches although it has `POST /users/import`."""
+        """Return the same service, whose imports run as batches although it has `POST /observers/import`."""
         batched = copy(self)
         batched.name, batched._imports = f"{self.name} by batches", False
         return batched
@@ -110,7 +115,7 @@ class DriverSystem:
     def run(self, workload: Workload, requests: Requests, rate: float | None, count: int, connections: int) -> Outcome:
         name = {"import": "import_rows"}.get(workload.name, workload.name)
         rows = {"batch": BATCH}.get(workload.name, workload.rows or 0)
-        outcome: Outcome = self._child.call(DriverJob(name, count, connections, self._database.users, rate, rows))
+        outcome: Outcome = self._child.call(DriverJob(name, count, connections, self._database.observers, rate, rows))
         return outcome
 
     def close(self) -> None:
@@ -165,6 +170,7 @@ def start_fieldbook(
     :param python: path of a Python with the packages that the checkout requires.
     :raises BenchError: the service does not start.
     """
+    resources = resources_of(project)
     port = free_port()
     environment = {
         **database.environment,
@@ -178,8 +184,8 @@ def start_fieldbook(
         **variables,
     }
     log = directory / f"{label.replace(' ', '-')}.log"
-    server = Server([python, "-m", "gunicorn", "wsgi:app"], project, environment, log)
-    return _ready(HttpSystem(label, server, port, load, imports=False), server)
+    server = Server([python, "-m", "gunicorn", resources.app], project, environment, log)
+    return _ready(HttpSystem(label, server, port, load, imports=False, resources=resources), server)
 
 
 def _ready(system: HttpSystem, server: Server) -> HttpSystem:

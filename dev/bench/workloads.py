@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from dev.bench import data
 from dev.bench.load import request
+from dev.bench.resources import Resources
 
 BATCH = 100
 
@@ -42,7 +43,7 @@ class Workload:
 class Scale:
     """The size of a run.
 
-    :ivar users: users stored before the first round.
+    :ivar observers: observers stored before the first round.
     :ivar stream: rows of a stream.
     :ivar imported: rows of an import.
     :ivar factor: multiplies the numbers of requests.
@@ -50,7 +51,7 @@ class Scale:
     :ivar memory: rows of the streams that measure memory growth.
     """
 
-    users: int = 100_000
+    observers: int = 100_000
     stream: int = 100_000
     imported: int = 100_000
     factor: float = 1.0
@@ -59,7 +60,7 @@ class Scale:
 
 
 FULL = Scale()
-SHORT = Scale(users=10_000, stream=10_000, imported=2_000, factor=0.1, open_seconds=0.5, memory=())
+SHORT = Scale(observers=10_000, stream=10_000, imported=2_000, factor=0.1, open_seconds=0.5, memory=())
 
 
 def all_workloads(scale: Scale) -> dict[str, Workload]:
@@ -87,44 +88,66 @@ class Requests:
     """The requests of each workload, built once, before the measurement."""
 
     scale: Scale
-    _built: dict[str, list[bytes]] = field(default_factory=dict)
+    _built: dict[tuple[str, Resources], list[bytes]] = field(default_factory=dict)
 
-    def of(self, name: str) -> list[bytes]:
+    def of(self, name: str, resources: Resources) -> list[bytes]:
         """The requests of a workload as bytes, to be sent in turn."""
-        if name not in self._built:
-            self._built[name] = _BUILDERS[name](self.scale)
-        return self._built[name]
+        if (name, resources) not in self._built:
+            self._built[name, resources] = _BUILDERS[name](self.scale, resources)
+        return self._built[name, resources]
 
 
-def _read(scale: Scale) -> list[bytes]:
-    return [request("GET", f"/users/{data.sample(number, scale.users)}") for number in range(min(2000, scale.users))]
-
-
-def _patch(scale: Scale) -> list[bytes]:
+def _read(scale: Scale, resources: Resources) -> list[bytes]:
     return [
-        request("PATCH", f"/users/{data.sample(number, scale.users)}", b'{"age": %d}' % (number % 100))
-        for number in range(min(2000, scale.users))
+        request("GET", f"/{resources.observers}/{data.sample(number, scale.observers)}")
+        for number in range(min(2000, scale.observers))
     ]
 
 
-def _create(scale: Scale) -> list[bytes]:
-    return [request("POST", "/users", json.dumps(data.new_user(number)).encode()) for number in range(1000)]
+def _list(scale: Scale, resources: Resources) -> list[bytes]:
+    return [request("GET", f"/{resources.observers}?limit=100")]
 
 
-def _batch(scale: Scale) -> list[bytes]:
+def _genus(scale: Scale, resources: Resources) -> list[bytes]:
+    return [request("GET", f"/{resources.find}/{genus}") for genus in data.GENERA]
+
+
+def _stream(scale: Scale, resources: Resources) -> list[bytes]:
+    return [request("GET", f"/{resources.observers}/stream?limit={scale.stream}&fetch_size=1000")]
+
+
+def _create(scale: Scale, resources: Resources) -> list[bytes]:
     return [
-        request("POST", "/users/batch", json.dumps(list(map(data.new_user, range(first, first + BATCH)))).encode())
-        for first in range(0, 20 * BATCH, BATCH)
+        request("POST", f"/{resources.observers}", json.dumps(data.new_observer(number)).encode())
+        for number in range(1000)
     ]
 
 
-_BUILDERS: dict[str, Callable[[Scale], list[bytes]]] = {
+def _patch(scale: Scale, resources: Resources) -> list[bytes]:
+    return [
+        request(
+            "PATCH", f"/{resources.observers}/{data.sample(number, scale.observers)}", b'{"age": %d}' % (number % 100)
+        )
+        for number in range(min(2000, scale.observers))
+    ]
+
+
+def _batch(scale: Scale, resources: Resources) -> list[bytes]:
+    bodies = [list(map(data.new_observer, range(first, first + BATCH))) for first in range(0, 20 * BATCH, BATCH)]
+    return [request("POST", f"/{resources.observers}/batch", json.dumps(body).encode()) for body in bodies]
+
+
+def _import(scale: Scale, resources: Resources) -> list[bytes]:
+    return [request("POST", f"/{resources.observers}/import", data.ndjson(scale.imported), "application/x-ndjson")]
+
+
+_BUILDERS: dict[str, Callable[[Scale, Resources], list[bytes]]] = {
     "read": _read,
-    "list": lambda scale: [request("GET", "/users?limit=100")],
-    "genus": lambda scale: [request("GET", f"/animal/{genus}") for genus in data.GENERA],
-    "stream": lambda scale: [request("GET", f"/users/stream?limit={scale.stream}&fetch_size=1000")],
+    "list": _list,
+    "genus": _genus,
+    "stream": _stream,
     "create": _create,
     "patch": _patch,
     "batch": _batch,
-    "import": lambda scale: [request("POST", "/users/import", data.ndjson(scale.imported), "application/x-ndjson")],
+    "import": _import,
 }

@@ -10,26 +10,28 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 from dev.resource.generate import add, spec_of
 from dev.resource.names import Refused, in_prose
 from dev.resource.project import PROJECT
 from dev.resource.remove import SAMPLES, find, find_samples, remove
+from storage.cql.types import SCALARS
 
-_COLUMNS = """\
-columns are written as name:type
-  temperature:decimal        required
-  note:text?                 optional: absent or null is stored as null
-  'tags:set<text>'           a collection is optional: absent is empty
+_ADD_DETAILS = f"""\
+columns
+  temperature:decimal        a required field
+  'note:text?'               an optional field: a client may omit it or send null
+  'tags:set<text>'           a collection is always optional, and empty if a client omits it
 
 types
-  ascii bigint blob boolean date decimal double duration float inet int smallint text time timestamp timeuuid tinyint
-  uuid varint list<…> set<…> map<…, …> vector<float, n>
+{fill(" ".join(sorted(SCALARS - {"counter"})), width=90, initial_indent="  ", subsequent_indent="  ")}
+  list<T>  set<T>  map<K, V>  vector<float, SIZE>
 
 examples
   python -m dev.resource add reading --partition sensor:text --clustering recorded_at:timestamp:desc \\
-      --column temperature:decimal --column 'note:text?' --column 'tags:set<text>' --column calibrated_on:date
-  python -m dev.resource add observer --uuid-key --column name:text --column age:int
+      --column temperature:decimal --column 'note:text?' --column 'tags:set<text>'
+  python -m dev.resource add visitor --uuid-key --column name:text --column born_on:date
 """
 
 
@@ -53,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     adding = commands.add_parser(
         "add",
         help="add a resource: its modules, migration, sample rows and tests",
-        description="Add a resource: its modules, migration, sample rows and tests. Nothing is written if a name or\\n"
+        description="Add a resource: its modules, migration, sample rows and tests. Nothing is written if a name or\n"
         "type is not possible.",
-        epilog=_COLUMNS,
+        epilog=_ADD_DETAILS,
         formatter_class=raw,
     )
     adding.add_argument("name", metavar="NAME", help="a singular noun in snake_case, for example weather_station")
@@ -84,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     adding.add_argument(
         "--uuid-key",
         action="store_true",
-        help="the server makes an id, times and a version (ETag), and changes rows with lightweight transactions, as "
-        "for users; instead of --partition and --clustering",
+        help="instead of --partition and --clustering: the server makes id, created_at, updated_at and a version "
+        "(ETag), and changes rows with lightweight transactions",
     )
     adding.set_defaults(run=_add)
     removing = commands.add_parser(
@@ -97,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     which = removing.add_mutually_exclusive_group(required=True)
     which.add_argument("name", metavar="NAME", nargs="?", help="singular or plural")
-    which.add_argument("--samples", action="store_true", help=f"all that are left of {in_prose(SAMPLES)}")
+    which.add_argument("--samples", action="store_true", help=f"remove {in_prose(SAMPLES)}, or those that are left")
     removing.set_defaults(run=_remove)
     return parser
 
@@ -140,7 +142,7 @@ def _remove(arguments: argparse.Namespace) -> None:
     _list("Wrote", [removed.migration])
     if removed.pages:
         _list("These pages still mention it", removed.pages)
-    print("\nThe next `make run` drops the data. Before that, you can undo all this with git.")
+    print("\nThe next `make run` applies the migration, which deletes the rows.")
 
 
 def _list(title: str, paths: list[Path]) -> None:

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 from dev.resource.names import Refused
-from dev.resource.project import PROJECT, modules_of, packages, tables
+from dev.resource.project import PROJECT, modules_of, tables
 from dev.resource.spec import Spec
 from tests.testbed.app import create_app
 
@@ -27,7 +27,7 @@ def check_is_free(spec: Spec) -> None:
 
 def _names_in_use() -> dict[str, str]:
     """Names that the project uses, each with what has it."""
-    taken = {path.stem: "a module or folder of this project" for path in [*PROJECT.glob("*.py"), *packages()]}
+    taken = {path.stem: "a file or folder of this project" for path in PROJECT.iterdir()}
     for folder in ("routes", "schemas", "storage/db_io"):
         taken |= {path.stem: f"a module in {folder}/" for path in (PROJECT / folder).glob("*.py")}
     taken |= dict.fromkeys(tables(), "a table")

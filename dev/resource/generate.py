@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import pprint
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from dev.resource import clashes, names, project, values
+from dev.resource import clashes, names, project
 from dev.resource.columns import Column, parse_column
+from dev.resource.formatting import formatted
 from dev.resource.names import Refused
 from dev.resource.spec import Spec
 
@@ -29,17 +27,12 @@ _templates.filters.update(
     python=lambda value: pprint.pformat(value, width=1000, sort_dicts=False),
     multiline=lambda value: "{" + "".join(f"{name!r}: {each!r},\n" for name, each in value.items()) + "}",
     sequence=lambda items: ", ".join(items) + ("," if len(items) == 1 else ""),
-    code=lambda names: [f"`{name}`" for name in names],
     prose=names.in_prose,
     snake=lambda text: text.replace(" ", "_"),
     quoted=lambda text: f'"{text}"',
     capital=lambda text: text[0].upper() + text[1:],
 )
-_templates.globals.update(
-    python_value=values.python_value,
-    # The same in each project, so that the sample rows are stable.
-    uuid_of=lambda name, number: uuid5(NAMESPACE_URL, f"{name} {number}"),
-)
+_templates.globals["uuid_of"] = lambda name, number: uuid5(NAMESPACE_URL, f"{name} {number}")
 
 # The columns that the server makes with --uuid-key.
 _SERVER_COLUMNS = ("id", "created_at", "updated_at", "version")
@@ -102,7 +95,7 @@ def add(spec: Spec) -> tuple[list[Path], list[Path]]:
     clashes.check_is_free(spec)
     modules = {path: _render(spec, template) for template, path in project.modules_of(spec.plural).items()}
     clashes.check_modules(modules)
-    created = {path: _formatted(path, text) for path, text in modules.items()}
+    created = {path: formatted(path, text) for path, text in modules.items()}
     created[project.next_migration(spec.plural)] = _render(spec, "migration")
     rows = [row for row in _render(spec, "api").splitlines() if row]
     changed = {
@@ -117,32 +110,3 @@ def _render(spec: Spec, template: str) -> str:
     folder = "uuid_key" if spec.uuid_key else "partition"
     found = _templates.select_template([f"{folder}/{template}.j2", f"{template}.j2"])
     return found.render(spec=spec)
-
-
-def _formatted(path: Path, text: str) -> str:
-    """A module without the imports that it does not need, formatted.
-
-    :raises Refused: ruff is not installed.
-    """
-    name = path.relative_to(project.PROJECT).as_posix()
-    # The new modules do not exist yet, so ruff can't find out that they are not third-party packages.
-    packages = json.dumps(sorted(package.name for package in project.packages()))
-    imports = ["--select", "F401,I001", "--config", f"lint.isort.known-first-party = {packages}"]
-    commands = (
-        ["check", "--quiet", "--fix-only", *imports, "--stdin-filename", name, "-"],
-        ["format", "--quiet", "--stdin-filename", name, "-"],
-    )
-    for command in commands:
-        run = subprocess.run(
-            [sys.executable, "-m", "ruff", *command],
-            input=text,
-            cwd=project.PROJECT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if run.returncode != 0:
-            raise Refused(f"ruff can't format {name}: {run.stderr.strip()}")
-        text = run.stdout
-    return text

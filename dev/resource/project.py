@@ -77,8 +77,8 @@ def without_routes(page: str, path: str) -> str:
 
 
 def packages() -> list[Path]:
-    """The folders of the project."""
-    return sorted(path for path in PROJECT.glob("[a-z]*") if path.is_dir())
+    """The folders of the project that hold modules."""
+    return sorted(path.parent for path in PROJECT.glob("*/__init__.py"))
 
 
 def python_files() -> list[Path]:

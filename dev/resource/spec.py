@@ -208,10 +208,18 @@ class Spec:
     @property
     def sample_rows(self) -> list[str]:
         """Python source of the arguments of each sample row."""
-        rows = [(number, row) for number in range(self.test_partition) for row in range(3 if self.clustering else 1)]
+        partitions = range(self.test_partition)
+        rows = [(number, row) for number in partitions for row in (range(3) if self.clustering else [number])]
         return [
             ", ".join(
-                values.python_value(column, number if column.role == "partition" else row) for column in self.columns
+                self.sample_value(column, number if column.role == "partition" else row) for column in self.columns
             )
             for number, row in rows
         ]
+
+    def sample_value(self, column: Column, number: int) -> str:
+        """Python source of the value of a column in a sample row.
+
+        :param number: 0 to 2. The last value of an optional column is null or empty.
+        """
+        return column.default if column.is_optional and number == 2 else values.python_value(column, number)

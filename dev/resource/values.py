@@ -25,6 +25,13 @@ class _Examples(NamedTuple):
     python: Callable[[Any], str] = repr
 
 
+class _Vector(list[float]):
+    """A vector of equal elements. Its Python source is short, because vectors have hundreds of elements."""
+
+    def __repr__(self) -> str:
+        return f"[{self[0]}] * {len(self)}"
+
+
 def _datetime(text: str) -> str:
     year, month, day, hour, minute = map(int, re.findall(r"\d+", text)[:5])
     return f"datetime({year}, {month}, {day}, {hour}, {minute}, tzinfo=UTC)"
@@ -137,7 +144,7 @@ def _json(cql_type: CqlType, number: int, text_of: Callable[[int], str] | None =
         case "list" | "set":
             return _elements(cql_type, number, _json)
         case "vector":
-            return [number + index % 4 / 4 for index in range(cql_type.dimension)]
+            return _Vector([number + 0.25] * cql_type.dimension)
         case "text" if text_of is not None:
             return text_of(number)
         case name:

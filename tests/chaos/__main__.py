@@ -45,7 +45,7 @@ SCENARIOS = (
     ("SIGSTOP all nodes for 10 s", faults.pause_all),
     ("SIGHUP: restart of the service", faults.reload_service),
     ("nodes discard prepared statements", faults.discard_statements),
-    ("ALTER TABLE users ADD", faults.add_column),
+    ("ALTER TABLE observers ADD", faults.add_column),
 )
 
 COLUMNS = (

@@ -18,8 +18,8 @@ from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable, Session
 
 from dev.local_cassandra.ring import Ring
-from tests.chaos.history import Creation, Fields, Finding, History, UserRow
-from tests.chaos.load import creation_email, user_fields
+from tests.chaos.history import Creation, Fields, Finding, History, ObserverRow
+from tests.chaos.load import creation_email, observer_fields
 from tests.support import Service
 
 Result = TypeVar("Result")
@@ -28,16 +28,16 @@ Result = TypeVar("Result")
 BATCH_REPLAY_SECONDS = 40.0
 # Seconds in which running nodes must see each other as up.
 RETRY_SECONDS = 60.0
-# At most this many written users are read one by one, the newest first. The stream reads all users.
+# At most this many written observers are read one by one, the newest first. The stream reads all observers.
 SINGLE_READS = 400
 
-_USERS = "SELECT id, name, email, age, created_at, version FROM {}.users"
-_ANIMALS = "SELECT genus, species, image_url, size_cm, sightings, taxonomy FROM {}.animals"
+_OBSERVERS = "SELECT id, name, email, age, created_at, version FROM {}.observers"
+_FINDS = "SELECT genus, species, sightings FROM {}.finds"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A user as read from the table or from the service."""
+    """An observer as read from the table or from the service."""
 
     id: str
     created_at: datetime | None
@@ -50,31 +50,30 @@ def check_consistency(ring: Ring, service: Service, keyspace: str, history: Hist
     :returns: the number of rows checked.
     """
     with ring.session() as session:
-        rows = _retry(lambda: _read_users(session, keyspace))
+        rows = _retry(lambda: _read_observers(session, keyspace))
         deadline = time.monotonic() + BATCH_REPLAY_SECONDS
         while _partial_batches(history, rows) and time.monotonic() < deadline:
             time.sleep(0.5)
-            rows = _retry(lambda: _read_users(session, keyspace))
-        animals = _retry(lambda: list(session.execute(_ANIMALS.format(keyspace))))
-    _check_users(history, rows, "read at ALL")
+            rows = _retry(lambda: _read_observers(session, keyspace))
+        finds = _retry(lambda: [find._asdict() for find in session.execute(_FINDS.format(keyspace))])
+    _check_observers(history, rows, "read at ALL")
     for batch in _partial_batches(history, rows):
         detail = f"only part of a batch exists: {[creation.email for creation in batch]}; {_requests(batch[0])}"
         history.report(Finding("lost", batch[0].email, detail))
-    found = [{**animal._asdict(), "taxonomy": list(animal.taxonomy or [])} for animal in animals]
-    _check_animals(history, found, "read at ALL")
+    _check_finds(history, finds, "read at ALL")
     _check_through_service(service, history)
     known = sum(creation.row is not None for creation in history.creations.values())
-    return known + len(history.animals)
+    return known + len(history.finds)
 
 
-def _read_users(session: Session, keyspace: str) -> list[Row]:
+def _read_observers(session: Session, keyspace: str) -> list[Row]:
     return [
         Row(
             str(id_),
             created_at and created_at.replace(tzinfo=UTC),
             Fields(name, email, age, f'"{version.hex}"' if version else ""),
         )
-        for id_, name, email, age, created_at, version in session.execute(_USERS.format(keyspace))
+        for id_, name, email, age, created_at, version in session.execute(_OBSERVERS.format(keyspace))
     ]
 
 
@@ -90,7 +89,7 @@ def _retry(read: Callable[[], Result]) -> Result:
             time.sleep(0.2)
 
 
-def _check_users(history: History, rows: Iterable[Row], source: str) -> None:
+def _check_observers(history: History, rows: Iterable[Row], source: str) -> None:
     by_email: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_email[creation_email(row.fields.email or "")].append(row)
@@ -105,7 +104,7 @@ def _check_users(history: History, rows: Iterable[Row], source: str) -> None:
             key = f"the key {creation.key}" if creation.key else "one request"
             history.report(Finding("duplicate", email, f"{source}: {key} created {ids}; {_requests(creation)}"))
         for row in found:
-            _check_user(history, creation, row, source)
+            _check_observer(history, creation, row, source)
     ids = {row.id for found in by_email.values() for row in found}
     for creation in history.creations.values():
         if creation.row is not None and creation.row.id not in ids and not creation.row.allows(None):
@@ -113,10 +112,10 @@ def _check_users(history: History, rows: Iterable[Row], source: str) -> None:
             history.report(Finding("lost", creation.row.id, detail))
 
 
-def _check_user(history: History, creation: Creation, row: Row, source: str) -> None:
+def _check_observer(history: History, creation: Creation, row: Row, source: str) -> None:
     known = creation.row
     if known is None:
-        # The client never received the id, so it has not changed the user.
+        # The client never received the id, so it has not changed the observer.
         if not creation.fields.matches(row.fields):
             detail = f"{source}: {row}, but the request was {creation.fields}; {_requests(creation)}"
             history.report(Finding("unexplained", row.id, detail))
@@ -128,16 +127,16 @@ def _check_user(history: History, creation: Creation, row: Row, source: str) -> 
 
 
 def _partial_batches(history: History, rows: Iterable[Row]) -> list[list[Creation]]:
-    """Return batches with an unknown outcome of which some users exist and others do not."""
+    """Return batches with an unknown outcome of which some observers exist and others do not."""
     present = {creation_email(row.fields.email or "") for row in rows}
     batches = {id(c.batch): c.batch for c in history.creations.values() if c.batch is not None and c.row is None}
     return [batch for batch in batches.values() if 0 < sum(c.email in present for c in batch) < len(batch)]
 
 
-def _check_animals(history: History, found: list[dict[str, object]], source: str) -> None:
-    rows = {(str(animal["genus"]), str(animal["species"])): animal for animal in found}
-    for key in rows.keys() | history.animals.keys():
-        known, row = history.animals.get(key), rows.get(key)
+def _check_finds(history: History, found: list[dict[str, object]], source: str) -> None:
+    rows = {(str(find["genus"]), str(find["species"])): find for find in found}
+    for key in rows.keys() | history.finds.keys():
+        known, row = history.finds.get(key), rows.get(key)
         if known is None or row not in known.states:
             kind = "lost" if row is None else "unexplained"
             states = known and known.states
@@ -147,31 +146,31 @@ def _check_animals(history: History, found: list[dict[str, object]], source: str
 
 
 def _check_through_service(service: Service, history: History) -> None:
-    """Read all users by the stream, the newest written users one by one, and all animals."""
+    """Read all observers by the stream, the newest written observers one by one, and all finds."""
     with httpx.Client(base_url=f"http://127.0.0.1:{service.port}", timeout=30) as client:
-        documents = _get(client, "/users/stream?limit=10000000").json()
-        rows = [Row(d["id"], datetime.fromisoformat(d["created_at"]), user_fields(d)) for d in documents]
-        _check_users(history, rows, "GET /users/stream")
-        for genus in {genus for genus, _ in history.animals}:
-            genus_rows = {key: row for key, row in history.animals.items() if key[0] == genus}
+        documents = _get(client, "/observers/stream?limit=10000000").json()
+        rows = [Row(d["id"], datetime.fromisoformat(d["created_at"]), observer_fields(d)) for d in documents]
+        _check_observers(history, rows, "GET /observers/stream")
+        for genus in {genus for genus, _ in history.finds}:
+            genus_rows = {key: row for key, row in history.finds.items() if key[0] == genus}
             genus_history = History()
-            genus_history.animals = genus_rows
-            _check_animals(genus_history, _get(client, f"/animal/{genus}").json(), "GET /animal")
+            genus_history.finds = genus_rows
+            _check_finds(genus_history, _get(client, f"/find/{genus}").json(), "GET /find")
             for finding in genus_history.findings():
                 history.report(finding)
         written_ids, history.written_ids = history.written_ids, set()
         known = [c.row for c in history.creations.values() if c.row is not None]
         with ThreadPoolExecutor(4) as pool:
             newest = [row for row in known if row.id in written_ids][-SINGLE_READS:]
-            list(pool.map(lambda row: _check_single_user(client, history, row), newest))
+            list(pool.map(lambda row: _check_single_observer(client, history, row), newest))
 
 
-def _check_single_user(client: httpx.Client, history: History, row: UserRow) -> None:
-    response = _get(client, f"/users/{row.id}", 404)
-    fields = user_fields(response.json(), response.headers["ETag"]) if response.status_code == 200 else None
+def _check_single_observer(client: httpx.Client, history: History, row: ObserverRow) -> None:
+    response = _get(client, f"/observers/{row.id}", 404)
+    fields = observer_fields(response.json(), response.headers["ETag"]) if response.status_code == 200 else None
     if not row.allows(fields):
         kind = "lost" if fields is None or fields.etag in row.replaced_etags else "unexplained"
-        detail = f"GET /users/<id>: {fields}, expected one of {row.states}; {_last_writes(row)}"
+        detail = f"GET /observers/<id>: {fields}, expected one of {row.states}; {_last_writes(row)}"
         history.report(Finding(kind, row.id, detail))
 
 
@@ -195,7 +194,7 @@ def _get(client: httpx.Client, path: str, *statuses: int) -> httpx.Response:
         time.sleep(0.2)
 
 
-def _last_writes(row: UserRow) -> str:
+def _last_writes(row: ObserverRow) -> str:
     last = f"last acknowledged write: {row.last_acknowledged}"
     if not row.unknown_writes:
         return last

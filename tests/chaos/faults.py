@@ -150,16 +150,16 @@ def discard_statements(target: Target) -> Fault:
             [
                 f"ALTER TABLE {target.keyspace}.{table} WITH gc_grace_seconds = {864_000 - number}"
                 for number in range(1, 4)
-                for table in ("users", "animals")
+                for table in ("observers", "finds")
             ],
         )
 
 
 def add_column(target: Target) -> Fault:
-    """Add a column to the users table."""
+    """Add a column to the observers table."""
     with ExitStack() as stack:
         sessions = [stack.enter_context(target.ring.session(node)) for node in target.ring.nodes]
-        fault = _alter(target, sessions, [f"ALTER TABLE {target.keyspace}.users ADD nickname text"])
+        fault = _alter(target, sessions, [f"ALTER TABLE {target.keyspace}.observers ADD nickname text"])
     # A node that does not know the new column yet fails reads that select it. The service returns 503 or 504 then.
     fault.explains = lambda operation: operation.status in (503, 504)
     return fault
@@ -212,7 +212,7 @@ def _is_prepared(session: Session, prepared: PreparedStatement) -> bool:
 
 def _has_service_statement(session: Session, keyspace: str) -> bool:
     rows = session.execute("SELECT query_string FROM system.prepared_statements")
-    return any(row.query_string.startswith(f"UPDATE {keyspace}.users SET") for row in rows)
+    return any(row.query_string.startswith(f"UPDATE {keyspace}.observers SET") for row in rows)
 
 
 def _wait_for_detection(target: Target, fault: Fault) -> None:
@@ -243,7 +243,7 @@ def _wait_for_peer_detection(target: Target, fault: Fault, others: list[Node]) -
 
 def _refuses_reads_at_all(session: Session, keyspace: str) -> bool:
     """Return whether a node refuses a read at `ALL` at once, because it has marked a replica down."""
-    select = f"SELECT id FROM {keyspace}.users WHERE id = 00000000-0000-0000-0000-000000000000"
+    select = f"SELECT id FROM {keyspace}.observers WHERE id = 00000000-0000-0000-0000-000000000000"
     try:
         session.execute(SimpleStatement(select, retry_policy=FallthroughRetryPolicy()), timeout=1)
     except Unavailable:

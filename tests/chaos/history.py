@@ -86,7 +86,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The content of a user. `etag` is None if the response that contained it was lost."""
+    """The content of an observer. `etag` is None if the response that contained it was lost."""
 
     name: str
     email: str
@@ -103,12 +103,12 @@ class Fields:
 
 
 @dataclass
-class UserRow:
-    """A user whose id is known, with every state that it may be in.
+class ObserverRow:
+    """An observer whose id is known, with every state that it may be in.
 
     The state None means that there is no row.
 
-    :ivar email: the address that the user was created with.
+    :ivar email: the address that the observer was created with.
     :ivar last_acknowledged: the acknowledged write that `states` is based on.
     :ivar delete_pending: an unconditional `DELETE` has an unknown outcome; it may be applied at any later time.
     :ivar replaced_etags: ETags that acknowledged writes have replaced.
@@ -219,7 +219,7 @@ class UserRow:
 
 @dataclass
 class Creation:
-    """A user that a client wants to create once, with any number of requests.
+    """An observer that a client wants to create once, with any number of requests.
 
     The e-mail address identifies it.
     """
@@ -229,7 +229,7 @@ class Creation:
     key: str | None
     attempts: list[Operation]
     batch: list[Creation] | None = None
-    row: UserRow | None = None
+    row: ObserverRow | None = None
 
     @property
     def may_exist(self) -> bool:
@@ -238,8 +238,8 @@ class Creation:
 
 
 @dataclass
-class AnimalRow:
-    """An animal. Its writes are not transactions: the last write of its one writer wins.
+class FindRow:
+    """A find. Its writes are not transactions: the last write of its one writer wins.
 
     The state None means that there is no row.
     """
@@ -260,13 +260,13 @@ class History:
 
     Each row belongs to one client; the lists are shared.
 
-    :ivar written_ids: ids of the users that were written since the last consistency check.
+    :ivar written_ids: ids of the observers that were written since the last consistency check.
     """
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.creations: dict[str, Creation] = {}
-        self.animals: dict[tuple[str, str], AnimalRow] = {}
+        self.finds: dict[tuple[str, str], FindRow] = {}
         self.written_ids: set[str] = set()
         self._findings: dict[tuple[str, str], Finding] = {}
         self._lock = threading.Lock()
@@ -282,7 +282,7 @@ class History:
             return list(self._findings.values())
 
     def add(self, creations: Iterable[Creation]) -> None:
-        """Add users, before the first request that creates them is sent."""
+        """Add observers, before the first request that creates them is sent."""
         with self._lock:
             for creation in creations:
                 self.creations[creation.email] = creation

@@ -15,18 +15,18 @@ from uuid import uuid4
 import httpx
 
 from tests.chaos.history import (
-    AnimalRow,
     Creation,
     Fields,
     Finding,
+    FindRow,
     History,
+    ObserverRow,
     Operation,
     Outcome,
-    UserRow,
 )
 from tests.support import wait_for
 
-USER_KEYS = {"id", "name", "email", "age", "created_at", "updated_at"}
+OBSERVER_KEYS = {"id", "name", "email", "age", "created_at", "updated_at"}
 # Mean pause of a client between two requests, in seconds: a steady load that a small machine can serve.
 THINK_TIME = 0.06
 # Seconds for which a client retries a request with an Idempotency-Key. No fault lasts that long.
@@ -36,8 +36,8 @@ CLIENT_TIMEOUT = 30.0
 SPECIES_PER_CLIENT = 12
 
 
-def user_fields(document: dict[str, Any], etag: str | None = None) -> Fields:
-    """Convert a user as the service returns it."""
+def observer_fields(document: dict[str, Any], etag: str | None = None) -> Fields:
+    """Convert an observer as the service returns it."""
     return Fields(document["name"], document["email"], document["age"], etag)
 
 
@@ -50,7 +50,7 @@ class Client:
         self._random = random.Random(number)
         self._numbers = itertools.count(1)
         self._http = httpx.Client(base_url=base_url, timeout=CLIENT_TIMEOUT)
-        self._rows: list[UserRow] = []
+        self._rows: list[ObserverRow] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._actions: list[tuple[int, Callable[[], None]]] = [
@@ -62,8 +62,8 @@ class Client:
             (8, self._put),
             (6, self._delete),
             (22, self._get),
-            (7, self._post_animal),
-            (5, self._get_animal),
+            (7, self._post_find),
+            (5, self._get_find),
             (1, self._stream),
         ]
 
@@ -129,7 +129,7 @@ class Client:
         if operation.outcome in (Outcome.ACKNOWLEDGED, Outcome.REFUSED) and response is not None:
             self._report(operation, subject, f"unexpected response: {response.text[:300]}")
 
-    # --- Users ---------------------------------------------------------------------------------------------
+    # --- Observers -----------------------------------------------------------------------------------------
 
     def _create(self, count: int, with_key: bool) -> None:
         key = f"key-{uuid4()}" if with_key else None
@@ -152,7 +152,7 @@ class Client:
         return Creation(email, Fields(f"Observer {self.number}-{number}", email, self._random.randint(0, 150)), key, [])
 
     def _send_creations(self, creations: list[Creation], retry: bool = False) -> httpx.Response | None:
-        """Send one request for these users. With a key, retry it until the outcome is known."""
+        """Send one request for these observers. With a key, retry it until the outcome is known."""
         first = creations[0]
         bodies = [{"name": c.fields.name, "email": c.email, "age": c.fields.age} for c in creations]
         batch = first.batch is not None
@@ -161,8 +161,8 @@ class Client:
         while True:
             operation, response = self._send(
                 "POST",
-                "/users/batch" if batch else "/users",
-                kind=f"POST {'/users/batch' if batch else '/users'}{' with key' if first.key else ''}",
+                "/observers/batch" if batch else "/observers",
+                kind=f"POST {'/observers/batch' if batch else '/observers'}{' with key' if first.key else ''}",
                 writes=True,
                 headers=headers,
                 body=bodies if batch else bodies[0],
@@ -182,27 +182,29 @@ class Client:
         self, operation: Operation, response: httpx.Response, creations: list[Creation], retry: bool
     ) -> None:
         document = response.json()
-        users = document["users"] if creations[0].batch is not None else [document]
+        observers = document["observers"] if creations[0].batch is not None else [document]
         etag = response.headers.get("ETag") if creations[0].batch is None else None
-        for creation, user in itertools.zip_longest(creations, users):
-            if creation is None or user is None or not creation.fields.matches(user_fields(user)):
+        for creation, observer in itertools.zip_longest(creations, observers):
+            if creation is None or observer is None or not creation.fields.matches(observer_fields(observer)):
                 self._report(operation, creations[0].email, f"the response differs from the request: {document}")
             elif retry:
-                if creation.row is not None and creation.row.id != user["id"]:
-                    detail = f"the first request created {creation.row.id}, its retry with the same key {user['id']}"
+                if creation.row is not None and creation.row.id != observer["id"]:
+                    detail = (
+                        f"the first request created {creation.row.id}, its retry with the same key {observer['id']}"
+                    )
                     self._report(operation, creation.email, detail, kind="duplicate")
             else:
-                row = user_fields(user, etag)
-                created_at = datetime.fromisoformat(user["created_at"])
-                creation.row = UserRow(user["id"], creation.email, created_at, {row}, operation)
-                self._history.written_ids.add(user["id"])
+                row = observer_fields(observer, etag)
+                created_at = datetime.fromisoformat(observer["created_at"])
+                creation.row = ObserverRow(observer["id"], creation.email, created_at, {row}, operation)
+                self._history.written_ids.add(observer["id"])
 
-    def _choose_row(self) -> UserRow | None:
+    def _choose_row(self) -> ObserverRow | None:
         # Prefer recent rows, as real clients do, but use all of them.
         rows = self._rows if self._random.random() < 0.3 else self._rows[-30:]
         return self._random.choice(rows) if rows else None
 
-    def _choose_if_match(self, row: UserRow) -> str | None:
+    def _choose_if_match(self, row: ObserverRow) -> str | None:
         draw = self._random.random()
         if draw < 0.1 and row.replaced_etags:
             return self._random.choice(row.replaced_etags)
@@ -227,18 +229,18 @@ class Client:
         changes = {"name": f"Observer {self.number}", "email": email, "age": self._random.randint(0, 150)}
         self._change("PUT", row, changes)
 
-    def _change(self, method: str, row: UserRow, changes: dict[str, Any]) -> None:
+    def _change(self, method: str, row: ObserverRow, changes: dict[str, Any]) -> None:
         if_match = self._choose_if_match(row)
         headers = {"If-Match": if_match} if if_match else None
         operation, response = self._send(
-            method, f"/users/{row.id}", kind=f"{method} /users/<id>", writes=True, headers=headers, body=changes
+            method, f"/observers/{row.id}", kind=f"{method} /observers/<id>", writes=True, headers=headers, body=changes
         )
         self._history.written_ids.add(row.id)
         if operation.outcome is Outcome.UNKNOWN:
             row.record_unknown_change(operation, changes, if_match)
         elif response is not None and operation.status == 200:
             document = response.json()
-            changed = user_fields(document, response.headers["ETag"])
+            changed = observer_fields(document, response.headers["ETag"])
             self._report(operation, row.id, row.record_change(operation, changes, if_match, changed))
         elif operation.status == 404:
             self._report(operation, row.id, row.record_not_found(operation), kind="lost")
@@ -254,7 +256,7 @@ class Client:
         if_match = self._choose_if_match(row)
         headers = {"If-Match": if_match} if if_match else None
         operation, response = self._send(
-            "DELETE", f"/users/{row.id}", kind="DELETE /users/<id>", writes=True, headers=headers
+            "DELETE", f"/observers/{row.id}", kind="DELETE /observers/<id>", writes=True, headers=headers
         )
         self._history.written_ids.add(row.id)
         if operation.outcome is Outcome.UNKNOWN:
@@ -270,11 +272,11 @@ class Client:
         row = self._choose_row()
         if row is None:
             return
-        operation, response = self._send("GET", f"/users/{row.id}", kind="GET /users/<id>", writes=False)
+        operation, response = self._send("GET", f"/observers/{row.id}", kind="GET /observers/<id>", writes=False)
         if response is None or operation.status not in (200, 404):
             self._report_unexpected(operation, row.id, response)
             return
-        found = user_fields(response.json(), response.headers["ETag"]) if operation.status == 200 else None
+        found = observer_fields(response.json(), response.headers["ETag"]) if operation.status == 200 else None
         if not row.allows(found):
             kind = "lost" if found is None else "unexplained"
             self._report(operation, row.id, _read_contradiction(found, row), kind)
@@ -282,38 +284,34 @@ class Client:
             row.record_read(found)
 
     def _stream(self) -> None:
-        operation, response = self._send("GET", "/users/stream?limit=200", kind="GET /users/stream", writes=False)
+        operation, response = self._send(
+            "GET", "/observers/stream?limit=200", kind="GET /observers/stream", writes=False
+        )
         if response is None or operation.status != 200:
             self._report_unexpected(operation, "stream", response)
             return
         for document in response.json():
-            if set(document) != USER_KEYS or creation_email(document["email"]) not in self._history.creations:
+            if set(document) != OBSERVER_KEYS or creation_email(document["email"]) not in self._history.creations:
                 self._report(operation, document["id"], f"no client wrote {document}", kind="unexplained")
 
-    # --- Animals -------------------------------------------------------------------------------------------
+    # --- Finds ---------------------------------------------------------------------------------------------
 
-    def _animal(self) -> tuple[str, str, AnimalRow]:
+    def _find(self) -> tuple[str, str, FindRow]:
         genus, species = f"Genus-{self.number}", f"species-{self._random.randrange(SPECIES_PER_CLIENT)}"
-        return genus, species, self._history.animals.setdefault((genus, species), AnimalRow([None]))
+        return genus, species, self._history.finds.setdefault((genus, species), FindRow([None]))
 
-    def _post_animal(self) -> None:
-        genus, species, row = self._animal()
-        document = {
-            "genus": genus,
-            "species": species,
-            "image_url": f"https://example.org/{uuid4().hex[:8]}",
-            "size_cm": float(self._random.randint(1, 300)),
-            "sightings": next(self._numbers),
-            "taxonomy": ["Animalia", uuid4().hex[:8]],
-        }
-        operation, response = self._send("POST", "/animal", kind="POST /animal", writes=True, body=document)
+    def _post_find(self) -> None:
+        genus, species, row = self._find()
+        # The number is used once, so the state of a row identifies the request that wrote it.
+        document = {"genus": genus, "species": species, "sightings": next(self._numbers)}
+        operation, response = self._send("POST", "/find", kind="POST /find", writes=True, body=document)
         row.record_write(operation, document)
         if operation.status != 201:
             self._report_unexpected(operation, f"{genus} {species}", response)
 
-    def _get_animal(self) -> None:
-        genus, species, row = self._animal()
-        operation, response = self._send("GET", f"/animal/{genus}/{species}", kind="GET /animal", writes=False)
+    def _get_find(self) -> None:
+        genus, species, row = self._find()
+        operation, response = self._send("GET", f"/find/{genus}/{species}", kind="GET /find", writes=False)
         if response is None or operation.status not in (200, 404):
             self._report_unexpected(operation, f"{genus} {species}", response)
             return
@@ -324,12 +322,12 @@ class Client:
 
 
 def creation_email(email: str) -> str:
-    """Return the address that a user was created with: remove the plus tag that `PUT` requests add."""
+    """Return the address that an observer was created with: remove the plus tag that `PUT` requests add."""
     name, _, domain = email.partition("@")
     return f"{name.partition('+')[0]}@{domain}"
 
 
-def _read_contradiction(found: object, row: UserRow | AnimalRow) -> str:
+def _read_contradiction(found: object, row: ObserverRow | FindRow) -> str:
     return f"read {found}, expected one of {row.states}, last acknowledged write: {row.last_acknowledged}"
 
 

@@ -99,10 +99,10 @@ def _must_succeed_from(operation: Operation, detected: float, latest: float, fau
     :param detected: when the service had marked the node down.
     :param latest: when the service must have marked it down.
     """
-    if operation.kind.startswith(("POST /users/batch", "GET /users/stream")):
+    if operation.kind.startswith(("POST /observers/batch", "GET /observers/stream")):
         # The coordinator waits for the dead node until it has marked the node down itself.
         return fault.peers_detected_at or fault.down_until or latest
-    if operation.kind.startswith(("PUT", "PATCH", "DELETE", "POST /users with key")):
+    if operation.kind.startswith(("PUT", "PATCH", "DELETE", "POST /observers with key")):
         # A Paxos round from the first moments of the fault may still wait for the dead node.
         return latest
     return detected

@@ -31,7 +31,7 @@ class _Damage:
     """One kind of damage.
 
     :ivar kind: kind of the expected finding.
-    :ivar reported_by_id: the finding names the user's id; otherwise it names the e-mail address.
+    :ivar reported_by_id: the finding names the observer's id; otherwise it names the e-mail address.
     """
 
     name: str
@@ -41,15 +41,15 @@ class _Damage:
 
 
 def _delete(session: Session, keyspace: str, creation: Creation) -> None:
-    session.execute(f"DELETE FROM {keyspace}.users WHERE id = %s", (_id(creation),))
+    session.execute(f"DELETE FROM {keyspace}.observers WHERE id = %s", (_id(creation),))
 
 
 def _change(session: Session, keyspace: str, creation: Creation) -> None:
-    session.execute(f"UPDATE {keyspace}.users SET name = 'Nobody' WHERE id = %s", (_id(creation),))
+    session.execute(f"UPDATE {keyspace}.observers SET name = 'Nobody' WHERE id = %s", (_id(creation),))
 
 
 def _duplicate(session: Session, keyspace: str, creation: Creation) -> None:
-    insert = f"INSERT INTO {keyspace}.users (id, name, email, age, created_at, updated_at, version) "
+    insert = f"INSERT INTO {keyspace}.observers (id, name, email, age, created_at, updated_at, version) "
     fields = creation.fields
     session.execute(
         insert + "VALUES (%s, %s, %s, %s, toTimestamp(now()), toTimestamp(now()), uuid())",
@@ -58,14 +58,14 @@ def _duplicate(session: Session, keyspace: str, creation: Creation) -> None:
 
 
 _DAMAGES = (
-    _Damage("self-test: acknowledged user deleted", "lost", _delete),
-    _Damage("self-test: acknowledged user changed", "unexplained", _change),
-    _Damage("self-test: second user for one key", "duplicate", _duplicate, reported_by_id=False),
+    _Damage("self-test: acknowledged observer deleted", "lost", _delete),
+    _Damage("self-test: acknowledged observer changed", "unexplained", _change),
+    _Damage("self-test: second observer for one key", "duplicate", _duplicate, reported_by_id=False),
 )
 
 
 def damage_rows(target: Target, history: History) -> list[ScenarioResult]:
-    """Delete one acknowledged user, change one and duplicate one. Expect exactly three findings."""
+    """Delete one acknowledged observer, change one and duplicate one. Expect exactly three findings."""
     settled = [
         creation
         for creation in history.creations.values()
@@ -94,7 +94,7 @@ def damage_rows(target: Target, history: History) -> list[ScenarioResult]:
 def lose_only_replica(ring: Ring, timing: Timing, directory: Path) -> ScenarioResult:
     """Wipe a node that holds the only replica of its rows.
 
-    The check must report exactly the users on it as lost.
+    The check must report exactly the observers on it as lost.
     """
     history = History()
     with running_service(ring, _ONE_REPLICA, 1, timing, directory) as service:
@@ -105,7 +105,7 @@ def lose_only_replica(ring: Ring, timing: Timing, directory: Path) -> ScenarioRe
         finally:
             load.close()
         node = ring.nodes[2]
-        wiped = _users_on_node(ring, node.address, history)
+        wiped = _observers_on_node(ring, node.address, history)
         ring.kill(node)
         # Keep the system keyspaces, so that the node rejoins the ring with its identity.
         shutil.rmtree(node.directory / "data" / _ONE_REPLICA)
@@ -121,17 +121,18 @@ def lose_only_replica(ring: Ring, timing: Timing, directory: Path) -> ScenarioRe
     problems += [f"reported, but not on the wiped node: {id_}" for id_ in reported - wiped]
     problems += [f"reported without damage: {finding}" for finding in findings if finding.kind != "lost"]
     if not wiped:
-        problems.append("the wiped node held no user, so the self-test shows nothing")
+        problems.append("the wiped node held no observer, so the self-test shows nothing")
     result = _result("self-test: only replica killed and wiped", checked, findings, problems)
     result.operations = len(history.operations)
     result.facts.append(
-        f"{len(wiped)} of {len(history.creations)} users were on the wiped node, {len(reported)} are reported as lost"
+        f"{len(wiped)} of {len(history.creations)} observers were on the wiped node, "
+        f"{len(reported)} are reported as lost"
     )
     return result
 
 
-def _users_on_node(ring: Ring, address: str, history: History) -> set[str]:
-    """Return the ids of the users that certainly exist and whose only replica is this node."""
+def _observers_on_node(ring: Ring, address: str, history: History) -> set[str]:
+    """Return the ids of the observers that certainly exist and whose only replica is this node."""
     with ring.session() as session:
         metadata = session.cluster.metadata
         return {

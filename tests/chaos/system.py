@@ -15,6 +15,7 @@ from dev.local_cassandra.ring import ADDRESSES, Ring
 from settings import Settings
 from storage import db_initialize
 from tests.support import Service, service, wait_for
+from tests.testbed.database import create_tables
 
 # The driver multiplies each reconnection delay by a random factor between 0.85 and 1.15.
 MAX_JITTER = 1.15
@@ -78,6 +79,8 @@ def running_service(ring: Ring, keyspace: str, replicas: int, timing: Timing, di
     environment = service_environment(ring, keyspace, replicas, timing)
     settings = Settings(_env_file=None, **{name.lower(): value for name, value in environment.items()})
     db_initialize.initialize(settings, samples=False, say=lambda line: None)
+    with ring.session() as session:
+        create_tables(session, keyspace)
     pid_file = directory / f"gunicorn-{keyspace}.pid"
     with (
         ExitStack() as stack,

@@ -40,6 +40,7 @@ def long_requests(running: Service, count: int) -> Iterator[list[Future[httpx.Re
         yield requests
 
 
+@pytest.mark.slow
 def test_long_requests_do_not_delay_other_requests(start: Callable[..., Service]) -> None:
     """With ten long requests in flight, /health and a point read respond in under a second."""
     running = start()
@@ -141,6 +142,7 @@ def test_no_kind_of_request_stays_in_flight(start: Callable[..., Service], keysp
     wait_for(lambda: in_flight(running) == 0, description="no requests in flight")
 
 
+@pytest.mark.slow
 def test_stream_is_in_flight_until_its_last_byte(
     start: Callable[..., Service], keyspace: str, add_observers: Callable[[str, int], None]
 ) -> None:
@@ -245,6 +247,7 @@ def test_trickling_request_body_gets_504_at_the_deadline(start: Callable[..., Se
     assert 1.4 < elapsed < 5
 
 
+@pytest.mark.slow
 def test_rest_of_a_timed_out_body_is_not_parsed_as_a_request(start: Callable[..., Service]) -> None:
     """The connection is closed after the timeout, so later bytes cannot smuggle in a request."""
     running = start({"WEB_CONCURRENCY": "1"})
@@ -266,6 +269,7 @@ def test_rest_of_a_timed_out_body_is_not_parsed_as_a_request(start: Callable[...
     assert "GET /health/live 200" not in running.log_text().partition("POST /observers 504")[2]
 
 
+@pytest.mark.slow
 def test_connections_with_stalled_headers_are_closed(start: Callable[..., Service]) -> None:
     """12 clients with incomplete headers are disconnected; 4 threads still serve other clients."""
     running = start(SHORT_IDLE_TIMEOUT)
@@ -281,6 +285,7 @@ def test_connections_with_stalled_headers_are_closed(start: Callable[..., Servic
     assert "Traceback" not in running.log_text()
 
 
+@pytest.mark.slow
 def test_trickling_headers_do_not_exhaust_worker_threads(start: Callable[..., Service]) -> None:
     """/health responds while 40 clients send their headers a byte at a time to 16 threads."""
     running = start({"WEB_CONCURRENCY": "1", "GUNICORN_THREADS": "16"})
@@ -341,6 +346,7 @@ def test_idle_connections_occupy_no_threads(start: Callable[..., Service]) -> No
         assert time.monotonic() - began < 1
 
 
+@pytest.mark.slow
 def test_stream_to_a_stalled_client_is_aborted(
     start: Callable[..., Service], keyspace: str, add_observers: Callable[[str, int], None]
 ) -> None:
@@ -361,6 +367,7 @@ def test_stream_to_a_stalled_client_is_aborted(
         assert "Traceback" not in running.log_text()
 
 
+@pytest.mark.slow
 def test_slow_client_receives_the_complete_stream(
     start: Callable[..., Service], keyspace: str, add_observers: Callable[[str, int], None]
 ) -> None:

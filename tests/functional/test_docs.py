@@ -63,6 +63,7 @@ def with_sample_links_only(home: str) -> str:
     return json.dumps(body)
 
 
+@pytest.mark.slow
 def test_walk_through_adds_a_working_resource(tmp_path: Path, settings: Settings) -> None:
     """After all steps of the walk-through, the tests of the new resource and the linters pass."""
     if (PROJECT / "routes" / "readings.py").exists():

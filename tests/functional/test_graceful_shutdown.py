@@ -127,6 +127,7 @@ def test_worker_killed_while_draining_is_replaced(start: Callable[..., Service])
     assert running.process.wait(timeout=30) == 0
 
 
+@pytest.mark.slow
 def test_in_flight_requests_complete(
     start: Callable[..., Service], keyspace: str, add_observers: Callable[[str, int], None]
 ) -> None:
@@ -152,6 +153,7 @@ def test_in_flight_requests_complete(
     assert "Traceback" not in running.log_text()
 
 
+@pytest.mark.slow
 def test_new_connections_are_refused_while_in_flight_requests_complete(start: Callable[..., Service]) -> None:
     """A new connection is refused at once; it is not accepted and then left without a response."""
     running = start({"WEB_CONCURRENCY": "2"})
@@ -176,6 +178,7 @@ def test_new_connections_are_refused_while_in_flight_requests_complete(start: Ca
     assert running.process.wait(timeout=30) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_in_flight_requests_complete_after_aborted_streams(
     start: Callable[..., Service],
@@ -209,6 +212,7 @@ def test_in_flight_requests_complete_after_aborted_streams(
     assert running.process.wait(timeout=30) == 0
 
 
+@pytest.mark.slow
 def test_repeated_shutdown_does_not_shorten_draining(start: Callable[..., Service]) -> None:
     """POST /shutdown is safe to send more than once; each response gives the draining time."""
     running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "3"})

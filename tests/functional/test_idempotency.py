@@ -206,6 +206,7 @@ def test_failed_request_releases_its_key(live: Service, count: Count) -> None:
     assert count(body["email"]) == 1
 
 
+@pytest.mark.slow
 def test_retries_after_a_network_failure_create_one_observer(
     start: Callable[..., Service], proxy: TcpProxy, count: Count
 ) -> None:

@@ -98,6 +98,7 @@ def test_sample_rows_do_not_overwrite_later_changes(missing_keyspace: Settings, 
     assert oaks == {("robur", 999)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("testbed")
 def test_concurrent_runs_create_one_working_schema(missing_keyspace: Settings, session: Session) -> None:
     """Three instances that initialize at the same time agree on one schema with all sample rows."""

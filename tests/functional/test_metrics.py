@@ -116,6 +116,7 @@ def test_label_cardinality_is_bounded(live: Service) -> None:
     assert methods <= {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
 
 
+@pytest.mark.slow
 def test_killed_worker_counts_in_counters_but_not_in_gauges(start: Callable[..., Service]) -> None:
     """The requests of a killed worker stay counted; its open connections do not."""
     running = start({"WEB_CONCURRENCY": "2"})
@@ -133,6 +134,7 @@ def test_killed_worker_counts_in_counters_but_not_in_gauges(start: Callable[...,
     assert value(running, "fieldbook_requests_total", route="/find/<genus>/<species>") == 40
 
 
+@pytest.mark.slow
 def test_streams_are_counted_by_outcome(
     start: Callable[..., Service], proxy: TcpProxy, keyspace: str, add_observers: Callable[[str, int], None]
 ) -> None:
@@ -184,6 +186,7 @@ def test_in_flight_gauge_counts_waiting_requests(start: Callable[..., Service], 
     wait_for(lambda: value(running, "fieldbook_requests_in_flight") == 0, description="no requests in flight")
 
 
+@pytest.mark.slow
 def test_metrics_directory_is_removed_when_the_master_ends(start: Callable[..., Service], tmp_path: Path) -> None:
     """The master creates its own directory, keeps it after SIGHUP, and removes it when it ends."""
     running = start({"TMPDIR": str(tmp_path)})

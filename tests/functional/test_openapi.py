@@ -25,6 +25,7 @@ CHECKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_responses_conform_to_the_document(start: Callable[..., Service], keyspace: str, tmp_path: Path) -> None:
     """Schemathesis checks status, content type, body and headers of thousands of responses.

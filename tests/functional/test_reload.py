@@ -75,6 +75,7 @@ def assert_no_write_is_lost(writes: Load, session: Session, keyspace: str) -> No
     assert {each: stored.get(each) for each in writes.acknowledged} == writes.acknowledged
 
 
+@pytest.mark.slow
 def test_reload_loses_no_request(start: Callable[..., Service], session: Session, keyspace: str) -> None:
     """During two SIGHUPs, all requests get responses and all acknowledged writes are stored."""
     running = start({"CASSANDRA_KEYSPACE": keyspace})
@@ -92,6 +93,7 @@ def test_reload_loses_no_request(start: Callable[..., Service], session: Session
     assert_no_write_is_lost(writes, session, keyspace)
 
 
+@pytest.mark.slow
 def test_killed_worker_loses_only_its_in_flight_requests(
     start: Callable[..., Service], session: Session, keyspace: str
 ) -> None:
@@ -142,7 +144,9 @@ def test_sighup_applies_valid_settings_and_ignores_invalid_ones(
 ADD_HEADER = 'app.after_request(lambda response: response.headers.set("X-Changed", "1") or response)'
 
 
-@pytest.mark.parametrize("option", ["", "--preload", "--reload"])
+@pytest.mark.parametrize(
+    "option", ["", *(pytest.param(option, marks=pytest.mark.slow) for option in ("--preload", "--reload"))]
+)
 def test_new_workers_use_changed_code(
     start: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:

@@ -101,6 +101,7 @@ def test_run_uses_the_cassandra_in_cassandra_hosts(
     assert speaks_cql(environment["CASSANDRA_HOSTS"], int(environment["CASSANDRA_PORT"]))
 
 
+@pytest.mark.slow
 def test_run_uses_a_running_cassandra(run: Callable[..., Run], environment: dict[str, str], keyspace: str) -> None:
     """When a Cassandra already listens on CASSANDRA_PORT, `make run` uses it and starts none."""
     if environment["CASSANDRA_HOSTS"] != "127.0.0.1":
@@ -124,6 +125,7 @@ def test_run_reports_occupied_ports(run: Callable[..., Run], environment: dict[s
         assert f"Cassandra needs port {other} on 127.0.0.1: Address already in use" in cassandra.text()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_run_starts_and_stops_its_own_cassandra(run: Callable[..., Run], tmp_path: Path) -> None:
     """In a fresh clone, `make run` starts a node and a service, and Ctrl-C stops both.
@@ -288,6 +290,7 @@ def test_reload_uses_a_changed_route_module(reloading: Run, tmp_path: Path) -> N
     reloading.wait_for_responses(lambda response: response.json() == {"status": "alive and changed"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mistake"),
     [
@@ -313,6 +316,7 @@ def test_reload_survives_a_broken_module(reloading: Run, tmp_path: Path, name: s
     reloading.wait_for_responses(lambda response: response.status_code == 200)
 
 
+@pytest.mark.slow
 def test_reload_uses_changed_settings(reloading: Run, tmp_path: Path) -> None:
     """`make run RELOAD=1` restarts the workers when a default in settings.py changes."""
     module = tmp_path / "copy" / "settings.py"

@@ -95,6 +95,7 @@ def test_development_secret_key_is_generated_once(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_workers_and_instances_share_page_states(start: Callable[..., Service]) -> None:
     """An instance accepts another one's page_state if both have the same SECRET_KEY."""
     first, second, other_key = start(), start(), start({"SECRET_KEY": "the secret of somebody else"})

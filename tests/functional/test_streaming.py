@@ -45,6 +45,7 @@ def peak_memory(pid: int) -> float:
     raise AssertionError("/proc/PID/status has no VmHWM")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_memory_does_not_grow_with_the_number_of_rows(start: Callable[..., Service], large_keyspace: str) -> None:
     """A stream of 200,000 rows needs at most 15 MB more peak memory than a stream of 2,000 rows."""
@@ -150,6 +151,7 @@ def proxied_service(start: Callable[..., Service], proxy: TcpProxy, large_keyspa
     return running
 
 
+@pytest.mark.slow
 def test_error_before_the_first_page_returns_503_or_504(proxied_service: Service, proxy: TcpProxy) -> None:
     """The status line is sent with the first page, so an earlier error returns 503 or 504."""
     proxy.pause()
@@ -159,6 +161,7 @@ def test_error_before_the_first_page_returns_503_or_504(proxied_service: Service
     wait_for(lambda: proxied_service.client.get("/observers/stream").status_code == 503, description="503")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson", "text/csv"])
 def test_error_after_the_first_page_aborts_the_stream(proxied_service: Service, proxy: TcpProxy, accept: str) -> None:
     """The final chunk and, in JSON, the closing bracket are missing.
@@ -180,6 +183,7 @@ def test_error_after_the_first_page_aborts_the_stream(proxied_service: Service, 
     assert "stream /observers/stream aborted after" in proxied_service.log_text()
 
 
+@pytest.mark.slow
 def test_http_1_0_aborted_stream_ends_with_a_reset(proxied_service: Service, proxy: TcpProxy) -> None:
     """HTTP/1.0 has no chunks: a complete body ends with a normal close, an incomplete body with a reset."""
     with raw_request(proxied_service.port, "1.0", "/observers/stream?limit=5000") as connection:
@@ -195,6 +199,7 @@ def test_http_1_0_aborted_stream_ends_with_a_reset(proxied_service: Service, pro
                 pass
 
 
+@pytest.mark.slow
 def test_http_1_0_stream_of_a_killed_worker_ends_with_a_reset(proxied_service: Service) -> None:
     """If the worker is killed during a stream, the kernel resets the connection."""
     with raw_request(proxied_service.port, "1.0", f"/observers/stream?limit={ROWS}") as connection:
@@ -206,6 +211,7 @@ def test_http_1_0_stream_of_a_killed_worker_ends_with_a_reset(proxied_service: S
                 pass
 
 
+@pytest.mark.slow
 def test_fetching_stops_when_the_client_disconnects(proxied_service: Service, proxy: TcpProxy) -> None:
     """After the client disconnects, the service reads no further pages from Cassandra."""
     before = proxy.bytes_to_client
@@ -231,6 +237,7 @@ def wait_until_idle(proxy: TcpProxy) -> None:
     wait_for(is_idle, description="Cassandra to stop sending")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "pages_ahead"), [(2000, 1.0), (ROWS, 1.8)])
 def test_next_pages_are_prefetched(
     settings: Settings, proxy: TcpProxy, large_keyspace: str, limit: int, pages_ahead: float
@@ -284,6 +291,7 @@ def test_token_ranges_cover_all_rows(
             own_session.cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_deadline_applies_to_the_whole_stream(proxied_service: Service) -> None:
     """X-Request-Timeout limits the whole stream: after the deadline the stream is aborted."""
     began = time.monotonic()
@@ -298,6 +306,7 @@ def test_deadline_applies_to_the_whole_stream(proxied_service: Service) -> None:
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 def test_requests_are_served_during_a_stalled_stream(proxied_service: Service) -> None:
     """A client that does not read its stream occupies one thread; other requests are served."""
     with raw_request(proxied_service.port, "1.1", f"/observers/stream?limit={ROWS}") as stalled:

@@ -81,6 +81,7 @@ def test_service_connects_with_certificate_and_password(start: Callable[..., Ser
     assert running.client.get("/health").json()["nodes"] == {"up": 1, "down": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -221,7 +221,8 @@ def migrated_table(table: str) -> tuple[dict[str, CqlType], str, dict[str, str]]
     """Return columns with types, primary key, and clustering columns with orders of a table after all migrations."""
     text = "\n".join(path.read_text() for path in sorted((PROJECT / "storage" / "migrations").glob("*.cql")))
     text += TABLES.read_text().replace("{keyspace}.", "")
-    text = re.sub(r"--.*", "", text)
+    # A removed resource may be added again.
+    text = re.sub(r"--.*", "", text).rpartition(f"DROP TABLE IF EXISTS {table};")[2]
     created = re.search(rf"CREATE TABLE IF NOT EXISTS {table} \((.*?)\n\)(.*?);", text, re.DOTALL)
     assert created is not None
     lines = [line.strip().rstrip(",") for line in created[1].splitlines() if line.strip()]
@@ -268,7 +269,8 @@ def test_statements_take_their_columns_from_the_row_class(resource: Resource) ->
     for statement in statements:
         before_where = statement.cql.partition("WHERE")[0]
         assert "{columns}" in before_where or "{assignments}" in before_where
-        assert not [column for column in statement.columns if re.search(rf"\b{column}\b", before_where)]
+        named = re.sub(r"\{\w+\}(\.\w+)?", "", before_where)
+        assert not [column for column in statement.columns if re.search(rf"\b{column}\b", named)]
         assert "{" not in cql_text(statement, "keyspace")
 
 

@@ -11,8 +11,11 @@ from dev.bench.compare import pins
 from dev.bench.equality import normalize
 from dev.bench.load import Response
 from dev.bench.report import by_round
+from dev.bench.resources import resources_of
 from dev.bench.rounds import METRICS, Measurement
 from dev.bench.stats import Spread, percentile, ratios, spread
+from dev.bench.workloads import SHORT, Requests, all_workloads
+from settings import PROJECT
 
 
 def test_timestamps_are_compared_as_instants() -> None:
@@ -66,6 +69,17 @@ def test_comments_in_requirements_do_not_count_as_pins(tmp_path: Path) -> None:
     assert pins(old) == pins(new) == {"flask==3.1.3", "click==8.5.1"}
     new.write_text("click==8.5.2\nflask==3.1.3\n")
     assert pins(old) != pins(new)
+
+
+def test_older_revisions_are_measured_with_their_sample_resources(tmp_path: Path) -> None:
+    """`compare` sends a revision without tests/testbed the same requests, to other paths."""
+    old, new = resources_of(tmp_path), resources_of(PROJECT)
+    requests = Requests(SHORT)
+    for name in all_workloads(SHORT):
+        for before, after in zip(requests.of(name, old), requests.of(name, new), strict=True):
+            assert before.startswith((b"GET /users", b"POST /users", b"PATCH /users", b"GET /plant/"))
+            renamed = before.replace(b" /users", b" /observers", 1).replace(b" /plant/", b" /find/", 1)
+            assert renamed == after
 
 
 def test_written_tables_match_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

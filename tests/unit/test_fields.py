@@ -38,6 +38,11 @@ FIELDS: dict[str, tuple[Any, list[tuple[Any, Any]], list[Any]]] = {
     "TinyInt": (fields.TinyInt, [(-128, -128), (127, 127)], [-129, 128, "5", 5.5, True, None]),
     "SmallInt": (fields.SmallInt, [(-32768, -32768), (32767, 32767)], [-32769, 32768, "5"]),
     "Int": (fields.Int, [(-(2**31), -(2**31)), (2**31 - 1, 2**31 - 1)], [-(2**31) - 1, 2**31, "5", 1e30]),
+    "Segment": (
+        fields.Segment,
+        [("A-1 é", "A-1 é"), ("...", "..."), ("é" * 100,) * 2],
+        ["", " ", "a/b", ".", "..", "a\n", "x" * 101, 7, None],
+    ),
     "AsciiSegment": (
         fields.AsciiSegment,
         [("A-1", "A-1"), ("a b", "a b"), ("x" * 100, "x" * 100)],
@@ -233,9 +238,7 @@ BEYOND_SCHEMA = {
 
 # CQL types, to write accepted values in the form that responses have.
 CQL_TYPES = {
-    **{name: name.lower() for name in parameters.__all__ if not name.endswith("Segment")},
-    "AsciiSegment": "ascii",
-    "BlobSegment": "blob",
+    **{name: name.removesuffix("Segment").lower() or "text" for name in parameters.__all__},
     "ListOf": "list<int>",
     "SetOf": "set<decimal>",
     "SetOf SetOf": "set<frozen<set<int>>>",

@@ -62,7 +62,7 @@ def test_a_resource_with_free_names_is_written(written: list[Path]) -> None:
         *((name, "keyword or a builtin of Python") for name in ("class", "import", "list", "property")),
         *((name, "the service itself uses") for name in ("auth", "jobs", "upload", "ui", "v1", "stream", "docs")),
         *((name, "name of a group of routes") for name in ("home", "diagnostic")),
-        *((name, "name of a module or folder") for name in ("api", "test")),
+        *((name, "name of a file or folder") for name in ("api", "test")),
         *((name, "name of the route") for name in ("find", "observers")),
         ("performance", "name of the route /performance/"),
         ("idempotency_key", "name of a table"),
@@ -140,7 +140,7 @@ def test_key_columns_are_refused(
         *(([*READING, "--ttl", seconds], "seconds from 1 to 630720000") for seconds in ("0", "-1", "1.5", "630720001")),
         ([*READING, "--plural", "mountain"], "must be another word"),
         ([*READING, "--plural", "Mountains"], "lower-case letters"),
-        ([*READING, "--plural", "users"], "exists already"),
+        ([*READING, "--plural", "idempotency_keys"], "name of a table"),
     ],
 )
 def test_options_are_refused(

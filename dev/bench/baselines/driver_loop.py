@@ -23,7 +23,7 @@ from cassandra.cluster import Cluster
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.query import BatchStatement, BatchType, tuple_factory
 
-from dev.bench.data import GENERA, new_user, sample
+from dev.bench.data import GENERA, new_observer, sample
 from dev.bench.load import Outcome
 
 
@@ -33,15 +33,15 @@ class DriverJob:
 
     :ivar workload: the name of a method of `_Driver`.
     :ivar count: number of calls.
-    :ivar users: number of stored users (`data.sample`).
+    :ivar observers: number of stored observers (`data.sample`).
     :ivar rate: calls per second in an open loop; None for a closed loop.
-    :ivar rows: number of rows of a stream or an import, or of users in a batch.
+    :ivar rows: number of rows of a stream or an import, or of observers in a batch.
     """
 
     workload: str
     count: int
     threads: int
-    users: int
+    observers: int
     rate: float | None = None
     rows: int = 0
 
@@ -71,12 +71,12 @@ class _Driver:
 
         self._now = statements.now
         self._session = session = Cluster(**statements.cluster_arguments(tuple_factory)).connect()
-        self._select_user = session.prepare(statements.SELECT_USER)
-        self._select_user_version = session.prepare(statements.SELECT_USER_VERSION)
-        self._select_users = session.prepare(statements.SELECT_USERS)
-        self._select_animals = session.prepare(statements.SELECT_ANIMALS)
-        self._insert_user = session.prepare(statements.INSERT_USER)
-        self._update_user = session.prepare(statements.UPDATE_USER)
+        self._select_observer = session.prepare(statements.SELECT_OBSERVER)
+        self._select_observer_version = session.prepare(statements.SELECT_OBSERVER_VERSION)
+        self._select_observers = session.prepare(statements.SELECT_OBSERVERS)
+        self._select_finds = session.prepare(statements.SELECT_FINDS)
+        self._insert_observer = session.prepare(statements.INSERT_OBSERVER)
+        self._update_observer = session.prepare(statements.UPDATE_OBSERVER)
         self._pools: dict[int, ThreadPoolExecutor] = {}
 
     def run(self, job: DriverJob) -> Outcome:
@@ -110,18 +110,18 @@ class _Driver:
         return outcome
 
     def read(self, job: DriverJob, number: int) -> None:
-        assert self._session.execute(self._select_user, (sample(number, job.users),)).one()
+        assert self._session.execute(self._select_observer, (sample(number, job.observers),)).one()
 
     def list(self, job: DriverJob, number: int) -> None:
-        bound = self._select_users.bind(())
+        bound = self._select_observers.bind(())
         bound.fetch_size = 100
         assert len(self._session.execute(bound).current_rows) == 100
 
     def genus(self, job: DriverJob, number: int) -> None:
-        assert list(self._session.execute(self._select_animals, (GENERA[number % len(GENERA)],)))
+        assert list(self._session.execute(self._select_finds, (GENERA[number % len(GENERA)],)))
 
     def stream(self, job: DriverJob, number: int) -> float | None:
-        bound = self._select_users.bind(())
+        bound = self._select_observers.bind(())
         bound.fetch_size = min(1000, job.rows)
         rows = 0
         first = None
@@ -132,24 +132,26 @@ class _Driver:
         return first
 
     def create(self, job: DriverJob, number: int) -> None:
-        self._session.execute(self._insert_user, self._values(number))
+        self._session.execute(self._insert_observer, self._values(number))
 
     def patch(self, job: DriverJob, number: int) -> None:
-        identity = sample(number, job.users)
-        row = self._session.execute(self._select_user_version, (identity,)).one()
+        identity = sample(number, job.observers)
+        row = self._session.execute(self._select_observer_version, (identity,)).one()
         values = (row[1], row[2], number % 100, self._now(), uuid4(), identity, row[6])
-        self._session.execute(self._update_user, values)
+        self._session.execute(self._update_observer, values)
 
     def batch(self, job: DriverJob, number: int) -> None:
         batch = BatchStatement(BatchType.LOGGED)
-        for user_number in range(job.rows):
-            batch.add(self._insert_user, self._values(user_number))
+        for observer_number in range(job.rows):
+            batch.add(self._insert_observer, self._values(observer_number))
         self._session.execute(batch)
 
     def import_rows(self, job: DriverJob, number: int) -> None:
-        rows = (self._values(user_number) for user_number in range(job.rows))
-        execute_concurrent_with_args(self._session, self._insert_user, rows, concurrency=100, results_generator=False)
+        rows = (self._values(observer_number) for observer_number in range(job.rows))
+        execute_concurrent_with_args(
+            self._session, self._insert_observer, rows, concurrency=100, results_generator=False
+        )
 
     def _values(self, number: int) -> tuple[Any, ...]:
         created_at = self._now()
-        return (uuid4(), *new_user(number).values(), created_at, created_at, uuid4())
+        return (uuid4(), *new_observer(number).values(), created_at, created_at, uuid4())

@@ -34,19 +34,19 @@ from dev.bench.baselines import statements
 WINDOW = 100
 
 
-class NewUser(BaseModel):
+class NewObserver(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=100)]
     email: EmailStr
     age: Annotated[int, Field(ge=0, le=150)]
 
 
-class UserChanges(BaseModel):
+class ObserverChanges(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     email: EmailStr | None = None
     age: Annotated[int, Field(ge=0, le=150)] | None = None
 
 
-class User(BaseModel):
+class Observer(BaseModel):
     id: UUID
     name: str
     email: str
@@ -55,38 +55,35 @@ class User(BaseModel):
     updated_at: datetime
 
 
-class Animal(BaseModel):
+class Find(BaseModel):
     genus: str
     species: str
-    image_url: str | None
-    size_cm: float | None
     sightings: int
-    taxonomy: list[str]
 
 
 class Created(BaseModel):
     created: int
-    users: list[User]
+    observers: list[Observer]
 
 
 class Imported(BaseModel):
     created: int
 
 
-USERS = TypeAdapter(list[User])
-NEW_USERS = Annotated[list[NewUser], Field(min_length=1, max_length=100)]
+OBSERVERS = TypeAdapter(list[Observer])
+NEW_OBSERVERS = Annotated[list[NewObserver], Field(min_length=1, max_length=100)]
 
 
 class Database:
     """The session and the prepared statements."""
 
     session: Session
-    select_user: PreparedStatement
-    select_user_version: PreparedStatement
-    select_users: PreparedStatement
-    select_animals: PreparedStatement
-    insert_user: PreparedStatement
-    update_user: PreparedStatement
+    select_observer: PreparedStatement
+    select_observer_version: PreparedStatement
+    select_observers: PreparedStatement
+    select_finds: PreparedStatement
+    insert_observer: PreparedStatement
+    update_observer: PreparedStatement
 
 
 db = Database()
@@ -96,7 +93,14 @@ db = Database()
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     cluster = Cluster(**statements.cluster_arguments(dict_factory))
     db.session = await asyncio.to_thread(cluster.connect)
-    for name in ("select_user", "select_user_version", "select_users", "select_animals", "insert_user", "update_user"):
+    for name in (
+        "select_observer",
+        "select_observer_version",
+        "select_observers",
+        "select_finds",
+        "insert_observer",
+        "update_observer",
+    ):
         setattr(db, name, await asyncio.to_thread(db.session.prepare, getattr(statements, name.upper())))
     yield
     await asyncio.to_thread(cluster.shutdown)
@@ -136,17 +140,17 @@ async def execute(statement: PreparedStatement, *values: Any) -> AsyncResultSet:
     return await db.session.aexecute(statement, values)
 
 
-async def first_page_of_users(fetch_size: int) -> AsyncResultSet:
-    """Return the first page of all users."""
-    bound = db.select_users.bind(())
+async def first_page_of_observers(fetch_size: int) -> AsyncResultSet:
+    """Return the first page of all observers."""
+    bound = db.select_observers.bind(())
     bound.fetch_size = fetch_size
     return await db.session.aexecute(bound)
 
 
-def new_row(user: NewUser) -> dict[str, Any]:
+def new_row(observer: NewObserver) -> dict[str, Any]:
     """Return the row to store. The response omits its version."""
     moment = statements.now()
-    return {"id": uuid4(), **user.model_dump(), "created_at": moment, "updated_at": moment, "version": uuid4()}
+    return {"id": uuid4(), **observer.model_dump(), "created_at": moment, "updated_at": moment, "version": uuid4()}
 
 
 @app.get("/health/live")
@@ -154,25 +158,25 @@ async def live() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@app.get("/users", response_model=list[User])
-async def list_users(limit: Annotated[int, Query(ge=1, le=100)] = 10) -> Any:
-    return (await first_page_of_users(limit)).current_rows
+@app.get("/observers", response_model=list[Observer])
+async def list_observers(limit: Annotated[int, Query(ge=1, le=100)] = 10) -> Any:
+    return (await first_page_of_observers(limit)).current_rows
 
 
-@app.get("/users/stream")
-async def stream_users(
+@app.get("/observers/stream")
+async def stream_observers(
     limit: Annotated[int, Query(ge=0)] = 1000, fetch_size: Annotated[int, Query(ge=10, le=5000)] = 1000
 ) -> StreamingResponse:
     async def body() -> AsyncIterator[bytes]:
         remaining = limit
         separator = b"["
         if remaining:
-            result = await first_page_of_users(min(fetch_size, remaining))
+            result = await first_page_of_observers(min(fetch_size, remaining))
             while True:
                 page = result.current_rows[:remaining]
                 remaining -= len(page)
                 if page:
-                    yield separator + USERS.dump_json(USERS.validate_python(page))[1:-1]
+                    yield separator + OBSERVERS.dump_json(OBSERVERS.validate_python(page))[1:-1]
                     separator = b","
                 if not remaining or not result.has_more_pages:
                     break
@@ -182,60 +186,68 @@ async def stream_users(
     return StreamingResponse(body(), media_type="application/json")
 
 
-@app.get("/users/{user_id}", response_model=User)
-async def get_user(user_id: UUID) -> Any:
-    user = (await execute(db.select_user, user_id)).one()
-    if user is None:
-        raise HTTPException(404, "User not found")
-    return user
+@app.get("/observers/{observer_id}", response_model=Observer)
+async def get_observer(observer_id: UUID) -> Any:
+    observer = (await execute(db.select_observer, observer_id)).one()
+    if observer is None:
+        raise HTTPException(404, "Observer not found")
+    return observer
 
 
-@app.post("/users", response_model=User, status_code=201)
-async def post_user(user: NewUser, response: Response) -> Any:
-    row = new_row(user)
-    await execute(db.insert_user, *row.values())
-    response.headers["Location"] = f"/users/{row['id']}"
+@app.post("/observers", response_model=Observer, status_code=201)
+async def post_observer(observer: NewObserver, response: Response) -> Any:
+    row = new_row(observer)
+    await execute(db.insert_observer, *row.values())
+    response.headers["Location"] = f"/observers/{row['id']}"
     return row
 
 
-@app.patch("/users/{user_id}", response_model=User)
-async def patch_user(user_id: UUID, changes: UserChanges) -> Any:
-    """Read the user, then update it if its version is unchanged.
+@app.patch("/observers/{observer_id}", response_model=Observer)
+async def patch_observer(observer_id: UUID, changes: ObserverChanges) -> Any:
+    """Read the observer, then update it if its version is unchanged.
 
-    Never creates a deleted user again.
+    Never creates a deleted observer again.
     """
     changed = changes.model_dump(exclude_unset=True)
     for _ in itertools.repeat(None, 10):
-        user = (await execute(db.select_user_version, user_id)).one()
-        if user is None:
-            raise HTTPException(404, "User not found")
-        version = user.pop("version")
-        user |= changed
-        user["updated_at"] = statements.now()
-        values = (user["name"], user["email"], user["age"], user["updated_at"], uuid4(), user_id, version)
-        if (await execute(db.update_user, *values)).was_applied:
-            return user
-    raise HTTPException(409, "Too many concurrent changes of this user")
+        observer = (await execute(db.select_observer_version, observer_id)).one()
+        if observer is None:
+            raise HTTPException(404, "Observer not found")
+        version = observer.pop("version")
+        observer |= changed
+        observer["updated_at"] = statements.now()
+        values = (
+            observer["name"],
+            observer["email"],
+            observer["age"],
+            observer["updated_at"],
+            uuid4(),
+            observer_id,
+            version,
+        )
+        if (await execute(db.update_observer, *values)).was_applied:
+            return observer
+    raise HTTPException(409, "Too many concurrent changes of this observer")
 
 
-@app.delete("/users/{user_id}", status_code=204)
-async def delete_user(user_id: UUID) -> None:
-    await db.session.aexecute(f"DELETE FROM {statements.KEYSPACE}.users WHERE id = %s IF EXISTS", (user_id,))
+@app.delete("/observers/{observer_id}", status_code=204)
+async def delete_observer(observer_id: UUID) -> None:
+    await db.session.aexecute(f"DELETE FROM {statements.KEYSPACE}.observers WHERE id = %s IF EXISTS", (observer_id,))
 
 
-@app.post("/users/batch", response_model=Created, status_code=201)
-async def post_users(users: NEW_USERS) -> Any:
-    rows = [new_row(user) for user in users]
+@app.post("/observers/batch", response_model=Created, status_code=201)
+async def post_observers(observers: NEW_OBSERVERS) -> Any:
+    rows = [new_row(observer) for observer in observers]
     batch = BatchStatement(BatchType.LOGGED)
     for row in rows:
-        batch.add(db.insert_user, tuple(row.values()))
+        batch.add(db.insert_observer, tuple(row.values()))
     await db.session.aexecute(batch)
-    return {"created": len(rows), "users": rows}
+    return {"created": len(rows), "observers": rows}
 
 
-@app.post("/users/import", response_model=Imported, status_code=201)
-async def import_users(request: Request) -> Any:
-    """Import NDJSON with one user per line.
+@app.post("/observers/import", response_model=Imported, status_code=201)
+async def import_observers(request: Request) -> Any:
+    """Import NDJSON with one observer per line.
 
     Validate and insert each; `WINDOW` inserts run concurrently.
     """
@@ -244,7 +256,7 @@ async def import_users(request: Request) -> Any:
 
     async def store() -> None:
         nonlocal created
-        await asyncio.gather(*(execute(db.insert_user, *row.values()) for row in window))
+        await asyncio.gather(*(execute(db.insert_observer, *row.values()) for row in window))
         created += len(window)
         window.clear()
 
@@ -252,15 +264,15 @@ async def import_users(request: Request) -> Any:
     async for chunk in request.stream():
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            window.append(new_row(NewUser.model_validate_json(line)))
+            window.append(new_row(NewObserver.model_validate_json(line)))
             if len(window) == WINDOW:
                 await store()
     if rest:
-        window.append(new_row(NewUser.model_validate_json(rest)))
+        window.append(new_row(NewObserver.model_validate_json(rest)))
     await store()
     return {"created": created}
 
 
-@app.get("/animal/{genus}", response_model=list[Animal])
-async def list_animals(genus: str) -> Any:
-    return await (await execute(db.select_animals, genus)).aall()
+@app.get("/find/{genus}", response_model=list[Find])
+async def list_finds(genus: str) -> Any:
+    return await (await execute(db.select_finds, genus)).aall()

@@ -22,19 +22,19 @@ from pydantic import BaseModel, EmailStr, Field
 from dev.bench.baselines import statements
 
 
-class NewUser(BaseModel):
+class NewObserver(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=100)]
     email: EmailStr
     age: Annotated[int, Field(ge=0, le=150)]
 
 
-class UserChanges(BaseModel):
+class ObserverChanges(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     email: EmailStr | None = None
     age: Annotated[int, Field(ge=0, le=150)] | None = None
 
 
-class User(BaseModel):
+class Observer(BaseModel):
     id: UUID
     name: str
     email: str
@@ -43,13 +43,10 @@ class User(BaseModel):
     updated_at: datetime
 
 
-class Animal(BaseModel):
+class Find(BaseModel):
     genus: str
     species: str
-    image_url: str | None
-    size_cm: float | None
     sightings: int
-    taxonomy: list[str]
 
 
 class Database:
@@ -57,12 +54,12 @@ class Database:
 
     def __init__(self) -> None:
         self.session = Cluster(**statements.cluster_arguments(named_tuple_factory)).connect()
-        self.select_user = self.session.prepare(statements.SELECT_USER)
-        self.select_user_version = self.session.prepare(statements.SELECT_USER_VERSION)
-        self.select_users = self.session.prepare(statements.SELECT_USERS)
-        self.select_animals = self.session.prepare(statements.SELECT_ANIMALS)
-        self.insert_user = self.session.prepare(statements.INSERT_USER)
-        self.update_user = self.session.prepare(statements.UPDATE_USER)
+        self.select_observer = self.session.prepare(statements.SELECT_OBSERVER)
+        self.select_observer_version = self.session.prepare(statements.SELECT_OBSERVER_VERSION)
+        self.select_observers = self.session.prepare(statements.SELECT_OBSERVERS)
+        self.select_finds = self.session.prepare(statements.SELECT_FINDS)
+        self.insert_observer = self.session.prepare(statements.INSERT_OBSERVER)
+        self.update_observer = self.session.prepare(statements.UPDATE_OBSERVER)
 
 
 app = Flask(__name__)
@@ -78,14 +75,14 @@ def db() -> Database:
     return _database
 
 
-def as_user(row: Any) -> User:
-    return User(**{column: getattr(row, column) for column in statements.USER_COLUMNS})
+def as_observer(row: Any) -> Observer:
+    return Observer(**{column: getattr(row, column) for column in statements.OBSERVER_COLUMNS})
 
 
-def new_row(user: NewUser) -> tuple[User, tuple[Any, ...]]:
-    """Return the user for the response, and the values to store."""
+def new_row(observer: NewObserver) -> tuple[Observer, tuple[Any, ...]]:
+    """Return the observer for the response, and the values to store."""
     moment = statements.now()
-    created = User(id=uuid4(), **user.model_dump(), created_at=moment, updated_at=moment)
+    created = Observer(id=uuid4(), **observer.model_dump(), created_at=moment, updated_at=moment)
     return created, (*created.model_dump().values(), uuid4())
 
 
@@ -100,86 +97,86 @@ def live() -> Any:
     return jsonify(status="alive")
 
 
-@app.get("/users")
-def list_users() -> Any:
-    bound = db().select_users.bind(())
+@app.get("/observers")
+def list_observers() -> Any:
+    bound = db().select_observers.bind(())
     bound.fetch_size = int(request.args.get("limit", 10))
-    return jsonify([as_user(row).model_dump(mode="json") for row in db().session.execute(bound).current_rows])
+    return jsonify([as_observer(row).model_dump(mode="json") for row in db().session.execute(bound).current_rows])
 
 
-@app.get("/users/stream")
-def stream_users() -> Any:
+@app.get("/observers/stream")
+def stream_observers() -> Any:
     limit = int(request.args.get("limit", 1000))
 
     def body() -> Iterator[str]:
         yield "["
-        for number, row in enumerate(islice(db().session.execute(db().select_users), limit)):
-            yield ("," if number else "") + json.dumps(as_user(row).model_dump(mode="json"))
+        for number, row in enumerate(islice(db().session.execute(db().select_observers), limit)):
+            yield ("," if number else "") + json.dumps(as_observer(row).model_dump(mode="json"))
         yield "]"
 
     return Response(stream_with_context(body()), mimetype="application/json")
 
 
-@app.get("/users/<uuid:user_id>")
-def get_user(user_id: UUID) -> Any:
-    row = db().session.execute(db().select_user, (user_id,)).one()
+@app.get("/observers/<uuid:observer_id>")
+def get_observer(observer_id: UUID) -> Any:
+    row = db().session.execute(db().select_observer, (observer_id,)).one()
     if row is None:
-        return jsonify(error="User not found"), 404
-    return jsonify(as_user(row).model_dump(mode="json"))
+        return jsonify(error="Observer not found"), 404
+    return jsonify(as_observer(row).model_dump(mode="json"))
 
 
-@app.post("/users")
-def post_user() -> Any:
-    created, values = new_row(NewUser(**request.get_json()))
-    db().session.execute(db().insert_user, values)
-    return jsonify(created.model_dump(mode="json")), 201, {"Location": f"/users/{created.id}"}
+@app.post("/observers")
+def post_observer() -> Any:
+    created, values = new_row(NewObserver(**request.get_json()))
+    db().session.execute(db().insert_observer, values)
+    return jsonify(created.model_dump(mode="json")), 201, {"Location": f"/observers/{created.id}"}
 
 
-@app.patch("/users/<uuid:user_id>")
-def patch_user(user_id: UUID) -> Any:
-    changed = UserChanges(**request.get_json()).model_dump(exclude_unset=True)
+@app.patch("/observers/<uuid:observer_id>")
+def patch_observer(observer_id: UUID) -> Any:
+    changed = ObserverChanges(**request.get_json()).model_dump(exclude_unset=True)
     for _ in range(10):
-        row = db().session.execute(db().select_user_version, (user_id,)).one()
+        row = db().session.execute(db().select_observer_version, (observer_id,)).one()
         if row is None:
-            return jsonify(error="User not found"), 404
-        user = as_user(row).model_copy(update={**changed, "updated_at": statements.now()})
-        values = (user.name, user.email, user.age, user.updated_at, uuid4(), user_id, row.version)
-        if db().session.execute(db().update_user, values).was_applied:
-            return jsonify(user.model_dump(mode="json"))
-    return jsonify(error="Too many concurrent changes of this user"), 409
+            return jsonify(error="Observer not found"), 404
+        observer = as_observer(row).model_copy(update={**changed, "updated_at": statements.now()})
+        values = (observer.name, observer.email, observer.age, observer.updated_at, uuid4(), observer_id, row.version)
+        if db().session.execute(db().update_observer, values).was_applied:
+            return jsonify(observer.model_dump(mode="json"))
+    return jsonify(error="Too many concurrent changes of this observer"), 409
 
 
-@app.delete("/users/<uuid:user_id>")
-def delete_user(user_id: UUID) -> Any:
-    db().session.execute(f"DELETE FROM {statements.KEYSPACE}.users WHERE id = %s IF EXISTS", (user_id,))
+@app.delete("/observers/<uuid:observer_id>")
+def delete_observer(observer_id: UUID) -> Any:
+    db().session.execute(f"DELETE FROM {statements.KEYSPACE}.observers WHERE id = %s IF EXISTS", (observer_id,))
     return "", 204
 
 
-@app.post("/users/batch")
-def post_users() -> Any:
-    created = [new_row(NewUser(**user)) for user in request.get_json()]
+@app.post("/observers/batch")
+def post_observers() -> Any:
+    created = [new_row(NewObserver(**observer)) for observer in request.get_json()]
     batch = BatchStatement(BatchType.LOGGED)
     for _, values in created:
-        batch.add(db().insert_user, values)
+        batch.add(db().insert_observer, values)
     db().session.execute(batch)
-    return jsonify(created=len(created), users=[user.model_dump(mode="json") for user, _ in created]), 201
+    return jsonify(created=len(created), observers=[observer.model_dump(mode="json") for observer, _ in created]), 201
 
 
-@app.post("/users/import")
-def import_users() -> Any:
-    """Import NDJSON with one user per line.
+@app.post("/observers/import")
+def import_observers() -> Any:
+    """Import NDJSON with one observer per line.
 
     Validate and insert each; 100 inserts run concurrently.
     """
-    rows = (new_row(NewUser.model_validate_json(line))[1] for line in request.stream if line.strip())
+    rows = (new_row(NewObserver.model_validate_json(line))[1] for line in request.stream if line.strip())
     created = 0
     while window := list(islice(rows, 100)):
-        execute_concurrent_with_args(db().session, db().insert_user, window, concurrency=100)
+        execute_concurrent_with_args(db().session, db().insert_observer, window, concurrency=100)
         created += len(window)
     return jsonify(created=created), 201
 
 
-@app.get("/animal/<genus>")
-def list_animals(genus: str) -> Any:
-    rows = db().session.execute(db().select_animals, (genus,))
-    return jsonify([Animal(**row._asdict()).model_dump(mode="json") for row in rows])
+@app.get("/find/<genus>")
+def list_finds(genus: str) -> Any:
+    rows = db().session.execute(db().select_finds, (genus,))
+    return jsonify([Find(**row._asdict()).model_dump(mode="json") for row in rows])

@@ -12,20 +12,22 @@ from cassandra.cluster import EXEC_PROFILE_DEFAULT, ExecutionProfile
 from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
 
 KEYSPACE = os.environ.get("CASSANDRA_KEYSPACE", "")
-USER_COLUMNS = ("id", "name", "email", "age", "created_at", "updated_at")
+OBSERVER_COLUMNS = ("id", "name", "email", "age", "created_at", "updated_at")
 
-_USER = ", ".join(USER_COLUMNS)
-_ANIMAL = "genus, species, image_url, size_cm, sightings, taxonomy"
+_OBSERVER = ", ".join(OBSERVER_COLUMNS)
 
 # Only changes read the version. No response contains it.
-SELECT_USER = f"SELECT {_USER} FROM {KEYSPACE}.users WHERE id = ?"
-SELECT_USER_VERSION = f"SELECT {_USER}, version FROM {KEYSPACE}.users WHERE id = ?"
-SELECT_USERS = f"SELECT {_USER} FROM {KEYSPACE}.users"
-SELECT_ANIMALS = f"SELECT {_ANIMAL} FROM {KEYSPACE}.animals WHERE genus = ?"
+SELECT_OBSERVER = f"SELECT {_OBSERVER} FROM {KEYSPACE}.observers WHERE id = ?"
+SELECT_OBSERVER_VERSION = f"SELECT {_OBSERVER}, version FROM {KEYSPACE}.observers WHERE id = ?"
+SELECT_OBSERVERS = f"SELECT {_OBSERVER} FROM {KEYSPACE}.observers"
+SELECT_FINDS = f"SELECT genus, species, sightings FROM {KEYSPACE}.finds WHERE genus = ?"
 # Fieldbook uses the same timestamp: every later transaction has a newer one, even if a node's clock is wrong.
-INSERT_USER = f"INSERT INTO {KEYSPACE}.users ({_USER}, version) VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP 1"
-UPDATE_USER = (
-    f"UPDATE {KEYSPACE}.users SET name = ?, email = ?, age = ?, updated_at = ?, version = ? WHERE id = ? IF version = ?"
+INSERT_OBSERVER = (
+    f"INSERT INTO {KEYSPACE}.observers ({_OBSERVER}, version) VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP 1"
+)
+UPDATE_OBSERVER = (
+    f"UPDATE {KEYSPACE}.observers SET name = ?, email = ?, age = ?, updated_at = ?, version = ? "
+    "WHERE id = ? IF version = ?"
 )
 
 

@@ -186,6 +186,7 @@ def test_concurrent_queries_time_out_at_the_deadline(app_session: Session, setti
 # --- slow queries ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_slow_query_takes_five_seconds(live: Service) -> None:
     """The probe reads at a fixed pace for five seconds."""
     response = live.client.get("/slow_query")
@@ -211,6 +212,7 @@ def test_pause_between_reads_ends_at_the_deadline(client: FlaskClient, monkeypat
     assert 1 <= time.monotonic() - started < 2
 
 
+@pytest.mark.slow
 def test_long_running_query_takes_ten_seconds_and_does_not_block_others(start: Callable[..., Service]) -> None:
     """The probe takes ten seconds despite REQUEST_TIMEOUT=1; its worker serves other requests meanwhile."""
     running = start({"WEB_CONCURRENCY": "1", "REQUEST_TIMEOUT": "1"})
@@ -288,6 +290,7 @@ def test_status_reports_a_service_that_never_connected(start: Callable[..., Serv
 # --- Cassandra is unavailable ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_probes_return_504_when_cassandra_does_not_respond(proxied_service: Service, proxy: TcpProxy) -> None:
     """Each probe except status returns 504 at its deadline, with and without prepared statements."""
     for attempt in ("not prepared", "prepared"):

@@ -40,13 +40,13 @@ define phase
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run node stop test chaos bench bench-scale bench-compare lint format clean
+.PHONY: help run node stop test test-without-samples chaos bench bench-scale bench-compare lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  One test file, or one test:"
-	@echo "  .venv/bin/python -m pytest tests/functional/test_users.py -k create"
+	@echo "  .venv/bin/python -m pytest tests/functional/test_service.py -k health"
 
 run: .venv/ready ## start Cassandra, sample data and the service; Ctrl-C stops them (PORT=8001, RELOAD=1: restart on changes)
 	@.venv/bin/python -m dev.local_cassandra.run $(if $(RELOAD),--reload)
@@ -58,11 +58,14 @@ stop: ## stop everything that make run and make node started
 	@if [ -x .venv/bin/python ]; then .venv/bin/python -m dev.local_cassandra stop; \
 		else echo "Nothing is running: there is no .venv."; fi
 
-test: .venv/ready ## run the unit tests, then the functional tests on their own Cassandra (COVERAGE=1: measure line coverage)
+test: .venv/ready ## run the unit and functional tests on their own Cassandra (SHORT=1: no slow ones; COVERAGE=1: line coverage)
 	$(if $(COVERAGE),@.venv/bin/python -m coverage erase)
 	$(call phase,unit tests,$(PYTEST) tests/unit)
-	$(call phase,functional tests on Cassandra $(CASSANDRA),$(PYTEST) tests/functional)
+	$(call phase,functional tests on Cassandra $(CASSANDRA),$(PYTEST) tests/functional $(if $(SHORT),-m "not slow"))
 	$(if $(COVERAGE),@.venv/bin/python -m coverage combine --quiet && .venv/bin/python -m coverage report)
+
+test-without-samples: .venv/ready ## remove the sample resources in a copy, then run lint and the short form of test there
+	@.venv/bin/python -m tests.without_samples
 
 chaos: .venv/ready ## inject faults under load on three nodes, then check every row (SHORT=1: short form)
 	.venv/bin/python -m tests.chaos $(if $(SHORT),--short)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import string
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from cassandra.cluster import Session
 
 from api import create_app
 from settings import Settings
 from storage.db_io.cluster import paging_scope
-from tests.support import OBSERVER, Service
+from tests.support import OBSERVER, Service, service
+from tests.testbed import database
 from web import pagination
 
 
@@ -123,11 +125,20 @@ def test_if_match_on_a_deleted_observer_is_rejected(live: Service, create: Calla
 # --- pages -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def populated(start: Callable[..., Service], keyspace: str, add_observers: Callable[[str, int], None]) -> Service:
+@pytest.fixture(scope="module")
+def populated(
+    environment: dict[str, str],
+    settings: Settings,
+    session: Session,
+    add_observers: Callable[[str, int], None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
     """A service whose keyspace has 250 observers: ages 0 to 99 twice, and ages 0 to 49 a third time."""
-    add_observers(keyspace, 250)
-    return start({"CASSANDRA_KEYSPACE": keyspace})
+    with database.new_keyspace(session, settings) as name:
+        add_observers(name, 250)
+        variables = environment | {"CASSANDRA_KEYSPACE": name}
+        with service(variables, tmp_path_factory.mktemp("populated") / "log") as running:
+            yield running
 
 
 def test_link_headers_lead_through_all_observers(populated: Service) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -22,7 +22,8 @@ from storage.cql.statement import cql_text
 from storage.db_io import users
 from storage.db_io.users import INSERT_USER, SELECT_USERS_BY_AGE
 from tests.functional.problems import assert_problem
-from tests.support import Service
+from tests.support import Service, service
+from tests.testbed import database
 
 USER = {"name": "Ada", "email": "ada@example.org", "age": 36}
 
@@ -43,7 +44,7 @@ def url(created: httpx.Response) -> str:
     return str(created.headers["Location"])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def add_users(session: Session) -> Callable[[str, int], None]:
     """Insert users of ages 0 to 99: `add_users(keyspace, 1000)`."""
 
@@ -171,11 +172,20 @@ def test_if_match_rejects_an_outdated_version(
 # --- pages -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def populated(start: Callable[..., Service], keyspace: str, add_users: Callable[[str, int], None]) -> Service:
+@pytest.fixture(scope="module")
+def populated(
+    environment: dict[str, str],
+    settings: Settings,
+    session: Session,
+    add_users: Callable[[str, int], None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
     """A service whose keyspace has 250 users: ages 0 to 99 twice, and ages 0 to 49 a third time."""
-    add_users(keyspace, 250)
-    return start({"CASSANDRA_KEYSPACE": keyspace})
+    with database.new_keyspace(session, settings) as name:
+        add_users(name, 250)
+        variables = environment | {"CASSANDRA_KEYSPACE": name}
+        with service(variables, tmp_path_factory.mktemp("populated") / "log") as running:
+            yield running
 
 
 def test_link_headers_lead_through_all_users(populated: Service) -> None:

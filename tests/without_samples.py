@@ -1,0 +1,40 @@
+"""Remove the sample resources in a temporary copy of the project, then run its linters and the short form of its tests.
+
+    python -m tests.without_samples
+
+This is `make test-without-samples`. The copy uses the virtual environment of the project.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.support import copy_project
+
+COMMANDS = (
+    # The tests list the files of the project with Git.
+    ("git", "init", "--quiet"),
+    (sys.executable, "-m", "dev.resource", "remove", "--samples"),
+    # `-o` never installs into .venv again, whatever the times of the files are.
+    ("make", "-o", ".venv/ready", "lint"),
+    ("make", "-o", ".venv/ready", "test", "SHORT=1"),
+)
+
+
+def main() -> None:
+    """Run the commands until one fails. The exit status is that of the last one."""
+    with tempfile.TemporaryDirectory(prefix="fieldbook-") as directory:
+        copy = Path(directory) / "fieldbook"
+        copy_project(copy)
+        (copy / ".venv").symlink_to(sys.prefix)
+        for command in COMMANDS:
+            status = subprocess.run(command, cwd=copy, check=False).returncode
+            if status != 0:
+                sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,6 +99,24 @@ def test_walk_through_adds_a_working_resource(tmp_path: Path, settings: Settings
         assert run.returncode == 0, run.stdout + run.stderr
         if command[0] == "pytest":
             assert re.search(r"\d+ passed", run.stdout)
+
+
+def test_generator_writes_the_files_of_the_walk_through(tmp_path: Path) -> None:
+    """The command at the top of the page writes each file as the page shows it, apart from the sample rows."""
+    if (PROJECT / "routes" / "readings.py").exists():
+        pytest.skip("the walk-through has been followed in this working tree")
+    copy = tmp_path / "fieldbook"
+    copy_project(copy)
+    page = (PROJECT / "docs" / "adding-a-resource.md").read_text()
+    shown = re.search(r"^\$ \S+ -m (dev\.resource add (?:.*\\\n)*.*)$", page, re.MULTILINE)
+    assert shown is not None
+    command = [sys.executable, "-m", *shlex.split(shown[1].replace("\\\n", ""))]
+    subprocess.run(command, cwd=copy, env=clean_environment(), capture_output=True, check=True, timeout=100)
+    files = [(name, text) for name, language, text in docs_examples.files(page) if language != "diff"]
+    written = [(name, text) for name, text in files if "sample_data" not in name]
+    assert len(written) >= 5
+    for name, text in written:
+        assert (copy / name).read_text() == text, name
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -36,8 +36,11 @@ def fresh_service(start: Callable[..., Service], settings: Settings, keyspace: s
     return start({"CASSANDRA_KEYSPACE": keyspace}, app=PRODUCT)
 
 
-def test_api_page_has_examples() -> None:
-    assert len(docs_examples.examples((PROJECT / "docs" / "api.md").read_text())) > 20
+def test_every_curl_command_of_the_api_page_is_found() -> None:
+    page = (PROJECT / "docs" / "api.md").read_text()
+    found = [docs_examples.request_path(example.command) for example in docs_examples.examples(page)]
+    assert len(found) == page.count("\n$ curl ")
+    assert {"/", "/health", "/health/live"} <= set(found)
 
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES)

@@ -119,7 +119,9 @@ def test_generator_writes_the_files_of_the_walk_through(tmp_path: Path) -> None:
     written = [(name, text) for name, text in files if "sample_data" not in name]
     assert len(written) >= 5
     for name, text in written:
-        assert (copy / name).read_text() == text, name
+        # A project that has more migrations, or that has removed the samples, gives the migration another number.
+        (path,) = copy.glob(re.sub(r"\d{4}_", "*_", name))
+        assert path.read_text() == text, name
 
 
 @pytest.mark.parametrize("page", PAGES)

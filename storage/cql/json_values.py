@@ -39,7 +39,7 @@ def base64url(value: bytes) -> str:
 
 
 def same(value: Any) -> Any:
-    """The value, which needs no conversion."""
+    """Return the value unchanged: it needs no conversion."""
     return value
 
 
@@ -86,12 +86,12 @@ def _sorted(values: Any, encode: Encoder) -> list[Any]:
 
 
 def _pairs(value: Any) -> Any:
-    """Keys and values of a map; see `storage.cql.decoding` for maps that are lists of pairs."""
+    """Keys and values of a map. `storage.cql.decoding` returns some maps as lists of pairs."""
     return value.items() if isinstance(value, dict) else value
 
 
 def _key(value: Any) -> str:
-    """A key of a JSON object: text as it is, and JSON for other values."""
+    """A key of a JSON object: text unchanged, other values as JSON."""
     if isinstance(value, (str, UUID)):
         return str(value)
     return orjson.dumps(value).decode()

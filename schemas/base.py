@@ -68,7 +68,7 @@ def _message(where: str, kind: str, message: str) -> str:
 
 
 class RuleJsonSchema(GenerateJsonSchema):
-    """JSON Schema with the keywords that pydantic leaves out for types with a validator of their own."""
+    """JSON Schema with the bounds of types that have their own validator, which pydantic does not convert."""
 
     _KEYWORDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
 
@@ -89,7 +89,7 @@ class _TextJsonSchema(RuleJsonSchema):
 
 
 class _Input(BaseModel):
-    """Base of what a client sends: validation raises InvalidInput."""
+    """Base of the models of client input: validation raises InvalidInput."""
 
     # First element of `loc` in errors.
     _part: ClassVar[str]

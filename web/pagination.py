@@ -27,7 +27,7 @@ _INVALID = "Invalid page_state: it was not issued for this query"
 
 
 def key_range(query: Any) -> KeyRange:
-    """The range and order that the query parameters `from`, `to` and `order` of a list ask for."""
+    """The range and order in the query parameters `from`, `to` and `order` of a list."""
     return KeyRange(query.from_, query.to, None if query.order is None else query.order == "desc")
 
 

@@ -16,7 +16,7 @@ SAMPLES = ("animals", "plants", "users")
 
 @dataclass(frozen=True)
 class Removed:
-    """What `remove` did.
+    """The result of `remove`.
 
     :ivar pages: pages of the documentation that still mention the resources.
     """
@@ -28,9 +28,9 @@ class Removed:
 
 
 def find(name: str) -> Resource:
-    """The resource of this name, which is a singular or a plural.
+    """The resource with this singular or plural name.
 
-    :raises Refused: there is none.
+    :raises Refused: no resource has this name.
     """
     for resource in RESOURCES:
         singular = re.sub(r"(?<!^)(?=[A-Z])", "_", resource.schema.__name__).lower()
@@ -40,13 +40,13 @@ def find(name: str) -> Resource:
 
 
 def find_samples() -> list[Resource]:
-    """The sample resources that are still there.
+    """The sample resources that have not been removed.
 
-    :raises Refused: there are none.
+    :raises Refused: all of them have been removed.
     """
     found = [resource for resource in RESOURCES if resource.name in SAMPLES]
     if not found:
-        raise Refused(f"{in_prose(SAMPLES)} are removed already")
+        raise Refused(f"{in_prose(SAMPLES)} have already been removed")
     return found
 
 

@@ -28,7 +28,7 @@ _INT, _LONG = Struct(">i"), Struct(">q")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAYS = date(1970, 1, 1).toordinal()
 _DAY_MS = 86_400_000
-# Rounds nothing.
+# Decimal arithmetic without rounding.
 _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 # Types whose values all have the same number of bytes, for vectors: `valueLengthIfFixed` in Cassandra's source.
 _FIXED_SIZES = {

@@ -34,7 +34,7 @@ from cassandra.query import PreparedStatement
 from storage.cql.decoding import Decoder, decode_rows, decoder
 from storage.cql.types import CqlType
 
-# Types that the driver decodes as `storage.cql.decoding` does, but faster, in C.
+# Types for which the driver returns the same values as `storage.cql.decoding`, but faster, in C.
 _DECODED_BY_DRIVER = frozenset(
     {"ascii", "text", "blob", "tinyint", "smallint", "int", "bigint", "double", "uuid", "timeuuid"}
 )
@@ -58,7 +58,7 @@ def _cql_type(driver_type: Any) -> CqlType:
 
 
 class _Rows(ProtocolHandler.message_types_by_opcode[ResultMessage.opcode]):
-    """A result whose rows are decoded by `storage.cql.decoding`, unless the driver decodes all their types alike."""
+    """A result whose rows `storage.cql.decoding` decodes, unless the driver returns the same values for their types."""
 
     def recv_results_rows(
         self, f: BytesIO, protocol_version: int, user_type_map: Any, result_metadata: Any, encryption_policy: Any
@@ -77,14 +77,14 @@ class _Rows(ProtocolHandler.message_types_by_opcode[ResultMessage.opcode]):
 
 
 class RowProtocolHandler(ProtocolHandler):
-    """The driver's protocol, with rows whose values are those that docs/types.md lists."""
+    """The driver's protocol, with rows that have the Python values that docs/types.md lists."""
 
     message_types_by_opcode = ProtocolHandler.message_types_by_opcode | {ResultMessage.opcode: _Rows}
 
 
 @lru_cache(maxsize=1000)
 def _decoders(driver_types: tuple[Any, ...]) -> tuple[Decoder, ...] | None:
-    """The decoders of a row's columns; None if the driver decodes all of these types alike."""
+    """The decoders of a row's columns; None if the driver returns the same values for all of these types."""
     types = [_cql_type(driver_type) for driver_type in driver_types]
     if all(each.name in _DECODED_BY_DRIVER for each in types):
         return None

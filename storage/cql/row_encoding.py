@@ -1,8 +1,8 @@
-"""Rows as tuples or as JSON strings. Only this module chooses who writes the JSON: Cassandra or this service.
+"""Rows as tuples or as JSON strings. Only this module chooses whether Cassandra or the service writes the JSON.
 
 Forwarding the string that `SELECT JSON` returns costs a third as much as building JSON from values
-(docs/performance.md). It is used for a statement with `json_rows` if Cassandra's JSON has the same values as ours for
-every type that the statement returns. All other rows are encoded by `json_values`.
+(docs/performance.md). Cassandra encodes the rows of a statement with `json_rows` if its JSON has the same values as
+ours for every type that the statement returns. `json_values` encodes all other rows.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RowFormat(Protocol):
     def statement(self) -> Statement: ...
 
     def decode(self, rows: list[Any]) -> list[Any]:
-        """The rows in their form.
+        """Convert rows into tuples or JSON objects.
 
         :param rows: rows that :attr:`statement` returned.
         """
@@ -95,7 +95,7 @@ class _ServiceJson:
 
 
 class _CassandraJson:
-    """Rows that Cassandra encodes (`SELECT JSON`), with corrections of what it writes differently.
+    """Rows that Cassandra encodes (`SELECT JSON`), with corrections where its JSON differs from ours.
 
     Cassandra writes timestamps with a space in the middle, but a cast to text writes RFC 3339.
     """
@@ -118,9 +118,9 @@ class _CassandraJson:
         if not texts:
             return texts
         if not all(re.search(rf'"{name}": {_RFC3339}', texts[0]) for name in self._timestamps):
-            # Either the server casts timestamps to another format, or a null in the first row does not show the format.
+            # The server uses another timestamp format, or the first row has a null, which does not show the format.
             return [self._corrected(text) for text in texts]
-        # Nearly all pages end here, after two searches.
+        # Nearly all pages return below, after two searches.
         page = "\n".join(texts)
         suspects = [f'"{column}": ""' for column in self._not_text] if ': ""' in page else []
         suspects += [f'"{column}": null' for column in self._lists if ": null" in page]

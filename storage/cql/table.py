@@ -1,4 +1,4 @@
-"""A table, with the facts that its module states about it."""
+"""The facts about a table: its columns with their types, and its keys."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Table(Generic[Row]):
         self.partition_key = partition_key
         self.clustering_key: dict[str, Order] = dict(clustering_key or {})
         self.columns: dict[str, CqlType] = {}
-        # Without the names of the class, so that a column may be called `date` and have the type `date`.
+        # `localns={}` hides the attributes of the class, so that a column `date` may have the type `date`.
         for column, hint in get_type_hints(row, localns={}, include_extras=True).items():
             if not hasattr(hint, "__metadata__"):
                 raise ValueError(f'{row.__name__}.{column} needs a CQL type: Annotated[..., "text"]')
@@ -65,7 +65,7 @@ class Table(Generic[Row]):
     def decode(self, values: Sequence[bytes | None]) -> Row:
         """A row from values in the native protocol's encoding, one for each column.
 
-        A bound INSERT has them as its `values`.
+        The `values` of a bound INSERT have this form.
         """
         decoded = (None if data is None else decode(data) for decode, data in zip(self._decoders, values, strict=True))
         return self.row._make(decoded)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Rows with an id and a version that the service makes. Every change of such a row is a lightweight transaction.
+"""Rows with an id and a version that the service generates. Every change of a row is a lightweight transaction.
 
 docs/transactions.md explains why. The statements are in the module of each table.
 """

@@ -1,4 +1,4 @@
-"""Every CQL type: a row reads the same alone, in a list and in a stream, and no stored value breaks a read."""
+"""Every CQL type: a single read, a list and a stream return the same values, and no stored value breaks a read."""
 
 from __future__ import annotations
 

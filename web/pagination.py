@@ -55,7 +55,7 @@ def page_response(page: Page, columns: tuple[str, ...]) -> Response:
 
 def _scope() -> str:
     """The query that a token is valid for: path and parameters, without those that may differ from page to page."""
-    parameters = sorted(pair for pair in request.args.items(multi=True) if pair[0] not in ("limit", "page_state"))
+    parameters = sorted(pair for pair in request.args.items() if pair[0] not in ("limit", "page_state"))
     return f"{request.path} {parameters} {paging_scope(g.session)}"
 
 

@@ -85,6 +85,11 @@ def decoder(cql_type: CqlType) -> Decoder:
             names = cql_type.field_names
             return lambda data: dict(zip(names, _fields(data, inner), strict=True)) if data else None
         case "vector":
+            if cql_type.arguments[0].name in ("float", "double"):
+                # Embeddings have hundreds of elements.
+                code = "f" if cql_type.arguments[0].name == "float" else "d"
+                unpack = Struct(f">{cql_type.dimension}{code}").unpack
+                return lambda data: list(unpack(data)) if data else None
             size = fixed_size(cql_type.arguments[0])
             return lambda data: _vector(data, inner[0], cql_type.dimension, size) if data else None
     return _SCALARS.get(cql_type.name, bytes)

@@ -18,6 +18,7 @@ add the version to `DRIVER_VERSIONS` in `storage/__init__.py`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from typing import Any
@@ -73,7 +74,34 @@ class _Rows(ProtocolHandler.message_types_by_opcode[ResultMessage.opcode]):
             return
         self.column_names = [column[2] for column in metadata]
         self.column_types = [column[3] for column in metadata]
-        self.parsed_rows = decode_rows(f.read(), decoders)
+        self.parsed_rows = _EncodedRows(f.read(), decoders)
+
+
+class _EncodedRows(Sequence[tuple[Any, ...]]):
+    """Rows that are decoded when they are first used: in the thread of the request, not in the driver's event loop.
+
+    There, decoding would delay the responses to all other requests of the process, and an exception would close the
+    connection.
+    """
+
+    def __init__(self, data: bytes, decoders: tuple[Decoder, ...]) -> None:
+        self._data, self._decoders = data, decoders
+        self._rows: list[tuple[Any, ...]] | None = None
+
+    def _decoded(self) -> list[tuple[Any, ...]]:
+        if self._rows is None:
+            self._rows, self._data = decode_rows(self._data, self._decoders), b""
+        return self._rows
+
+    def __len__(self) -> int:
+        return len(self._decoded())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._decoded()[index]
+
+    def clear(self) -> None:
+        """Free the rows."""
+        self._rows, self._data = [], b""
 
 
 class RowProtocolHandler(ProtocolHandler):

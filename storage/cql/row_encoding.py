@@ -117,7 +117,7 @@ class _CassandraJson:
         texts = [row[0] for row in rows]
         if not texts:
             return texts
-        if not all(re.search(rf'"{name}": {_RFC3339}', texts[0]) for name in self._timestamps):
+        if not all(self._has_rfc3339(name, texts) for name in self._timestamps):
             # The server uses another timestamp format, or the first row has a null, which does not show the format.
             return [self._corrected(text) for text in texts]
         # Nearly all pages return below, after two searches.
@@ -127,6 +127,12 @@ class _CassandraJson:
         if not suspects:
             return texts
         return [self._corrected(text) if any(each in text for each in suspects) else text for text in texts]
+
+    @staticmethod
+    def _has_rfc3339(name: str, texts: list[str]) -> bool:
+        """Whether the server writes this timestamp in RFC 3339, by the first row in which it is not null."""
+        first = next((text for text in texts if f'"{name}": null' not in text), None)
+        return first is None or re.search(rf'"{name}": {_RFC3339}', first) is not None
 
     def _corrected(self, text: str) -> str:
         document = orjson.loads(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypeVar, get_type_hints
 
 from storage.cql.decoding import decoder
@@ -54,7 +54,7 @@ class Table(Generic[Row]):
             for index, (column, cql_type) in enumerate(self.columns.items())
             if column in public
         ]
-        self._decoders = [decoder(cql_type) for cql_type in self.columns.values()]
+        self._decoders = {column: decoder(cql_type) for column, cql_type in self.columns.items()}
 
     def document(self, row: Row) -> dict[str, Any]:
         """The row as clients receive it: values that `orjson` writes as the JSON that docs/types.md defines."""
@@ -62,10 +62,13 @@ class Table(Generic[Row]):
             column: row[index] if encode is same else encode(row[index]) for index, column, encode in self._encoders
         }
 
-    def decode(self, values: Sequence[bytes | None]) -> Row:
-        """A row from values in the native protocol's encoding, one for each column.
+    def decode(self, values: Mapping[str, bytes | None]) -> Row:
+        """A row from values in the native protocol's encoding, such as those of a bound INSERT.
 
-        The `values` of a bound INSERT have this form.
+        :param values: by column; a column without a value is null.
         """
-        decoded = (None if data is None else decode(data) for decode, data in zip(self._decoders, values, strict=True))
-        return self.row._make(decoded)  # type: ignore[attr-defined]
+        fields = {
+            column: None if (data := values.get(column)) is None else decode(data)
+            for column, decode in self._decoders.items()
+        }
+        return self.row(**fields)

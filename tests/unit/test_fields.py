@@ -180,7 +180,7 @@ FIELDS: dict[str, tuple[Any, list[tuple[Any, Any]], list[Any]]] = {
     ),
     "SetOf MapOf": (
         SetOf[MapOf[parameters.Text, ListOf[fields.Int]]],
-        [([{"b": [2], "a": [1]}, {}], [{}, {"b": [2], "a": [1]}])],
+        [([{"a": [1], "b": [2]}, {}], [{}, {"a": [1], "b": [2]}])],
         [[{"a": [1], "b": []}, {"b": [], "a": [1]}], [[]]],
     ),
     "MapOf text": (

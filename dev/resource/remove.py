@@ -1,4 +1,7 @@
-"""Remove a resource: delete its files, unregister it, and write the migration that drops its table."""
+"""Remove a resource: delete its files, unregister it, and write a migration.
+
+The migration drops its table.
+"""
 
 from __future__ import annotations
 

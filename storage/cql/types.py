@@ -37,7 +37,10 @@ class CqlType(NamedTuple):
 
     @property
     def is_collection(self) -> bool:
-        """Whether Cassandra does not distinguish an empty value of this type from null, unless it is frozen."""
+        """Whether the type is a list, set or map.
+
+        Unless it is frozen, Cassandra does not distinguish an empty value from null.
+        """
         return self.name in ("list", "set", "map")
 
 

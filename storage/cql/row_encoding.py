@@ -1,6 +1,7 @@
 """Rows as tuples or as JSON strings.
 
 Only this module chooses whether Cassandra or the service writes the JSON.
+
 Forwarding the string that `SELECT JSON` returns costs a third as much as building JSON from values
 (docs/performance.md). Cassandra encodes the rows of a statement with `json_rows` if its JSON has the same values as
 ours for every type that the statement returns. `json_values` encodes all other rows.

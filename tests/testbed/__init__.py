@@ -1,7 +1,6 @@
 """Resources for the tests, the fault-injection suite and the benchmarks.
 
-They have the form of generated resources.
-
-`observers` has an id that the service generates, `finds` has a partition for each genus. Tests of features that all
-resources share use the testbed, so that a project can remove the sample resources.
+They have the form of generated resources: `observers` has an id that the service generates, `finds` has a partition for
+each genus. Tests of features that all resources share use the testbed, so that a project can remove the sample
+resources.
 """

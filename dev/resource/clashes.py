@@ -48,7 +48,8 @@ def check_modules(modules: dict[Path, str]) -> None:
     for path, text in modules.items():
         name = path.relative_to(PROJECT).as_posix()
         tree = ast.parse(text)
-        if twice := _first_repeated(_bound_in_module(tree)) or _bound_twice_in_a_function(tree, is_test="test" in name):
+        is_test = name.startswith("tests/")
+        if twice := _first_repeated(_bound_in_module(tree)) or _bound_twice_in_a_function(tree, is_test):
             raise Refused(f"{name} would use {twice} for two things, so choose another name")
         for model in _classes(tree):
             if path.is_relative_to(PROJECT / "schemas") and model in models:

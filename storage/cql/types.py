@@ -14,6 +14,15 @@ SCALARS = frozenset(
 # Parameterized types, each with its number of type arguments; None for any number.
 _PARAMETERIZED = {"list": 1, "set": 1, "map": 2, "vector": 1, "tuple": None}
 
+# For error messages.
+_FORMS = {
+    "list": "list<T>",
+    "set": "set<T>",
+    "map": "map<K, V>",
+    "vector": "vector<T, N> with N > 0",
+    "frozen": "frozen<T>",
+}
+
 _TOKEN = re.compile(r"\s*([a-z_]+|[0-9]+|[<>,])")
 
 
@@ -90,7 +99,7 @@ def _parse(tokens: list[str], text: str) -> CqlType:
     _expect(">", tokens, text)
     count = 1 if name == "frozen" else _PARAMETERIZED[name]
     if (count is not None and len(arguments) != count) or (name == "vector" and dimension == 0):
-        raise ValueError(f"{text!r} is not a CQL type: {name} has the wrong number of parameters")
+        raise ValueError(f"{text!r} is not a CQL type: expected {_FORMS.get(name, name)}")
     return arguments[0] if name == "frozen" else CqlType(name, tuple(arguments), dimension)
 
 

@@ -154,3 +154,19 @@ def test_the_application_works_without_the_samples(tmp_path: Path, cassandra: di
     add(copy, "user --uuid-key --column full_name:text --column 'values:list<int>'")
     tests = ["tests/unit/test_architecture.py", "tests/functional/test_service.py", "tests/functional/test_users.py"]
     run(copy, "pytest", "-q", *tests, **cassandra)
+
+
+def test_a_resource_that_is_added_again_gets_its_sample_rows(tmp_path: Path, settings: Settings, keyspace: str) -> None:
+    copy = new_copy(tmp_path / "fieldbook")
+    environment = {
+        "CASSANDRA_HOSTS": ",".join(settings.cassandra_hosts),
+        "CASSANDRA_PORT": str(settings.cassandra_port),
+        "CASSANDRA_KEYSPACE": keyspace,
+    }
+    for _ in range(2):
+        add(copy, RESOURCES[0])
+        assert re.search(
+            r"^sample rows of readings: \d", run(copy, "storage.db_initialize", **environment), re.MULTILINE
+        )
+        run(copy, "dev.resource", "remove", "readings")
+        run(copy, "storage.db_initialize", **environment)

@@ -18,17 +18,17 @@ class Find(Body):
 class FindsPath(Path):
     """Path of all finds of a genus."""
 
-    genus: parameters.Text
+    genus: parameters.Segment
 
 
 class FindsQuery(ListQuery):
     """Query parameters of `GET /find/<genus>`."""
 
-    from_: parameters.Text | None = optional(alias="from")
-    to: parameters.Text | None = optional()
+    from_: parameters.Segment | None = optional(alias="from")
+    to: parameters.Segment | None = optional()
 
 
 class FindPath(FindsPath):
     """Path of one find."""
 
-    species: parameters.Text
+    species: parameters.Segment

@@ -14,7 +14,7 @@ SCALARS = frozenset(
 # Parameterized types, each with its number of type arguments; None for any number.
 _PARAMETERIZED = {"list": 1, "set": 1, "map": 2, "vector": 1, "tuple": None}
 
-# For error messages.
+# The correct form of each type, for error messages.
 _FORMS = {
     "list": "list<T>",
     "set": "set<T>",

@@ -14,7 +14,9 @@ Operation = Literal["create", "read", "list", "stream", "batch", "replace", "cha
 
 @dataclass(frozen=True)
 class Resource:
-    """What the home page, the start-up banner, the OpenAPI document and the tests know about a resource.
+    """The facts about a resource.
+
+    The home page, the start-up banner, the OpenAPI document and the tests read them.
 
     :ivar table: name, partition key, clustering columns, and columns with their CQL types.
     :ivar schema: a row as clients receive it. Where clients choose all of its fields, it is also the request body.

@@ -68,7 +68,10 @@ def _message(where: str, kind: str, message: str) -> str:
 
 
 class RuleJsonSchema(GenerateJsonSchema):
-    """JSON Schema with the bounds of types that have their own validator, which pydantic does not convert."""
+    """JSON Schema with the bounds of types that have their own validator.
+
+    pydantic does not convert these bounds to JSON Schema.
+    """
 
     _KEYWORDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
 
@@ -136,7 +139,10 @@ class Path(_Input):
 
 
 class Query(_Input):
-    """Base of query strings: unknown parameters are rejected. The types are those of `schemas.parameters`."""
+    """Base of query strings: unknown parameters are rejected.
+
+    The types of the fields are those of `schemas.parameters`.
+    """
 
     model_config = ConfigDict(extra="forbid")
     _part = "query"
@@ -144,7 +150,10 @@ class Query(_Input):
 
 
 class ListQuery(Query):
-    """Query parameters of a list of rows. A range over the first clustering column adds `from` and `to`."""
+    """Query parameters of a list of rows.
+
+    Subclasses add `from` and `to`: a range over the first clustering column.
+    """
 
     order: Literal["asc", "desc"] | None = optional(description="Order of the rows; by default that of the table.")
     limit: Annotated[Number, Field(ge=1, le=1000)] | None = optional(

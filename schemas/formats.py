@@ -109,7 +109,10 @@ def calendar_date(value: object) -> date:
 
 
 def time_of_day(value: object) -> str:
-    """A time as HH:MM:SS, with up to nine fractional digits. The result has no trailing zeros in the fraction."""
+    """A time as HH:MM:SS, with up to nine fractional digits.
+
+    The result has no trailing zeros in the fraction.
+    """
     rule = "A time must be HH:MM:SS with at most nine fractional digits, for example 08:30:00.5"
     clock, fraction = _match(TIME, value, rule).groups(default="")
     fraction = fraction.rstrip("0")
@@ -174,7 +177,10 @@ def boolean(value: object) -> bool:
 
 
 def number(value: object) -> float:
-    """A finite number of 64 bits. Whole numbers that a double does not hold exactly are not valid."""
+    """A finite number of 64 bits.
+
+    A whole number that a double does not hold exactly is not valid.
+    """
     # bool is a subclass of int.
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:

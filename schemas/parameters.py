@@ -1,6 +1,7 @@
-"""Types of path parts, query parameters and keys of maps, named after CQL: their values are text.
+"""Types of path parts, query parameters and keys of maps, named after CQL.
 
-Types whose JSON form is a string have the same text here. Blobs are in base64url, which needs no escapes in a URL.
+Their values are text. Types whose JSON form is a string have the same text here. Blobs are in base64url, which needs no
+escapes in a URL.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Remove the sample resources in a temporary copy of the project, then run its linters and the short form of its tests.
+"""Run the linters and the short form of the tests without the sample resources.
+
+The sample resources are removed in a temporary copy of the project.
 
     python -m tests.without_samples
 

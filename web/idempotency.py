@@ -39,7 +39,7 @@ def create_rows(table: VersionedTable[Any], bodies: Sequence[BaseModel]) -> Sequ
 
 
 def requested_key(bodies: Sequence[BaseModel]) -> IdempotencyKey | None:
-    """The `Idempotency-Key` of the request, for this caller and route; None if the request does not have the header.
+    """The `Idempotency-Key` of the request, for this caller and route; None without the header.
 
     Sets `g.idempotency_key`, so that an error response can say that a retry is safe.
 
@@ -59,7 +59,10 @@ def requested_key(bodies: Sequence[BaseModel]) -> IdempotencyKey | None:
 
 
 def fingerprint(bodies: Sequence[BaseModel]) -> bytes:
-    """Digest of the validated values, so that white space and the order of fields make no difference."""
+    """Digest of the validated values.
+
+    White space and the order of fields make no difference.
+    """
     values = [body.model_dump() for body in bodies]
     # Python's own JSON encoder, because orjson rejects integers of more than 64 bits.
     document = to_jsonable_python(values, bytes_mode="base64", inf_nan_mode="constants")

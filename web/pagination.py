@@ -1,4 +1,7 @@
-"""Pages of a list. `page_state` is Cassandra's paging state, signed for one query, valid for 24 hours."""
+"""Pages of a list.
+
+`page_state` is Cassandra's paging state, signed for one query and valid for 24 hours.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def requested_paging_state() -> bytes | None:
 
 
 def page_response(page: Page, columns: tuple[str, ...]) -> Response:
-    """One page of rows, in the format that the client accepts, with a `Link` header to the next page.
+    """One page of rows in the format that the client accepts, with a `Link` to the next page.
 
     :param page: rows as JSON.
     :param columns: names of the columns of the rows.
@@ -54,7 +57,10 @@ def page_response(page: Page, columns: tuple[str, ...]) -> Response:
 
 
 def _scope() -> str:
-    """The query that a token is valid for: path and parameters, without those that may differ from page to page."""
+    """The query that a token is valid for: path, parameters and paging scope of the cluster.
+
+    `limit` and `page_state` are left out, because they may differ from page to page.
+    """
     parameters = sorted(pair for pair in request.args.items() if pair[0] not in ("limit", "page_state"))
     return f"{request.path} {parameters} {paging_scope(g.session)}"
 

@@ -19,12 +19,15 @@ def etag(version: UUID) -> dict[str, str]:
 
 
 def accepted() -> Container[UUID] | None:
-    """The versions in `If-Match`, which the client accepts to change; None if the request does not have the header."""
+    """The versions in `If-Match`: the client accepts to change these. None without the header."""
     return _versions("If-Match")
 
 
 def is_known(version: UUID) -> bool:
-    """Whether `If-None-Match` has this version. The response is then 304, because the client has the row already."""
+    """Whether `If-None-Match` has this version.
+
+    The response is then 304, because the client already has the row.
+    """
     known = _versions("If-None-Match")
     return known is not None and version in known
 

@@ -98,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     which = removing.add_mutually_exclusive_group(required=True)
-    which.add_argument("name", metavar="NAME", nargs="?", help="singular or plural")
-    which.add_argument("--samples", action="store_true", help=f"remove {in_prose(SAMPLES)}, or those that are left")
+    which.add_argument("name", metavar="NAME", nargs="?", help="the singular or plural of the resource")
+    which.add_argument("--samples", action="store_true", help=f"remove the sample resources ({in_prose(SAMPLES)})")
     removing.set_defaults(run=_remove)
     return parser
 

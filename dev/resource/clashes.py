@@ -1,4 +1,4 @@
-"""Checks that the names of a new resource are free, in the project and in the generated modules."""
+"""Checks of the names of a new resource, in the project and in the generated modules."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _names_in_use() -> dict[str, str]:
 
 
 def check_modules(modules: dict[Path, str]) -> None:
-    """Check that no generated module uses a name for two things, and that the names of its models are new.
+    """Check that no module uses a name for two things, and that the models have new names.
 
     :param modules: the text of each module, with all imports that it may need.
     :raises Refused: a name is used for two things, or a model has the name of another model.
@@ -59,7 +59,7 @@ def check_modules(modules: dict[Path, str]) -> None:
 
 
 def _models() -> dict[str, Path]:
-    """The classes whose names are also names of schemas in the OpenAPI document, each with its file."""
+    """The names of the classes that the OpenAPI document has as schemas, each with its file."""
     paths = [*PROJECT.glob("schemas/*.py"), *PROJECT.glob("*/schemas.py")]
     return {name: path for path in paths for name in _classes(ast.parse(path.read_text()))}
 
@@ -82,7 +82,7 @@ def _bound_in_module(tree: ast.Module) -> list[str]:
 
 
 def _bound_twice_in_a_function(tree: ast.Module, is_test: bool) -> str | None:
-    """A name that is a parameter twice, or that hides a parameter or a name of the module; None without one."""
+    """A repeated parameter, or a name that hides a parameter or a name of the module."""
     # Parameters of tests have the names of fixtures. A column `date` hides no class: the module then uses `dt.date`.
     of_module = set(_bound_in_module(tree)) - {"date", "datetime"}
     for function in ast.walk(tree):

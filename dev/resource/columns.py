@@ -1,4 +1,4 @@
-"""Columns of a new resource, parsed from `name:type`, and how each appears in CQL, in the schema and in Python."""
+"""Columns of a new resource: their arguments `name:type`, and their CQL and Python code."""
 
 from __future__ import annotations
 
@@ -139,7 +139,9 @@ def _field(cql_type: CqlType) -> str:
 
 
 def parse_column(text: str, role: Role) -> Column:
-    """Parse `name:type`, with `?` at the end if the column may be null, or `:asc` or `:desc` on a clustering column.
+    """Parse a column, for example `note:text?` or `recorded_at:timestamp:desc`.
+
+    `?` means that the column may be null. Only clustering columns accept `:asc` and `:desc`.
 
     :raises Refused: the name or the type is not valid or not supported.
     """

@@ -42,7 +42,7 @@ def formatted(path: Path, text: str) -> str:
 
 
 def _wrapped(line: str) -> str:
-    """A docstring, comment or string of one line, wrapped at the line limit. ruff does not wrap these lines."""
+    """Wrap a docstring, comment or string of one line, which ruff does not wrap."""
     if len(line.rstrip("\n")) <= _WIDTH:
         return line
     indent = re.match(r" *", line)[0]  # type: ignore[index]

@@ -89,7 +89,7 @@ def _check_columns(columns: Sequence[Column], uuid_key: bool) -> None:
 
 
 def add(spec: Spec) -> tuple[list[Path], list[Path]]:
-    """Write the files of a resource, its line in routes/__init__.py and its rows in docs/api.md.
+    """Write the files of a resource, and add it to routes/__init__.py and docs/api.md.
 
     :returns: the files that were created, and those that were changed.
     :raises Refused: a name is already in use; nothing was written.

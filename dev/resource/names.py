@@ -98,7 +98,7 @@ def in_prose(words: Sequence[str]) -> str:
 
 
 def check_resource_name(name: str) -> None:
-    """Check the singular or the plural of a resource, without regard to the names in the project.
+    """Check the form of the singular or the plural of a resource, and reserved words.
 
     :raises Refused: the name is not valid, is a reserved word, or belongs to the service.
     """

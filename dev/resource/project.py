@@ -52,7 +52,7 @@ def tables() -> set[str]:
 
 
 def with_module(registry: str, plural: str) -> str:
-    """The text of routes/__init__.py with the line of a resource, before the line of the diagnostics."""
+    """The text of routes/__init__.py with a resource, before the line of the diagnostics."""
     line = f'    "routes.{plural}",\n'
     if _DIAGNOSTICS in registry:
         return registry.replace(_DIAGNOSTICS, line + _DIAGNOSTICS)
@@ -65,7 +65,10 @@ def without_module(registry: str, plural: str) -> str:
 
 
 def with_routes(page: str, rows: list[str]) -> str:
-    """The text of docs/api.md with rows in its table of routes, before the rows of the diagnostics."""
+    """The text of docs/api.md with new routes, before the routes of the diagnostics.
+
+    :param rows: rows of the table of routes.
+    """
     found = list(_ROUTE_ROW.finditer(page))
     position = next((row.start() for row in found if row[1].startswith("/performance/")), found[-1].end())
     return page[:position] + "".join(f"{row}\n" for row in rows) + page[position:]

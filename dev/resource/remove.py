@@ -1,4 +1,7 @@
-"""Remove a resource: delete its files, unregister it, and write the migration that drops its table."""
+"""Remove a resource: delete its files, unregister it, and write a migration.
+
+The migration drops its table.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,7 @@ def remove(resources: list[Resource], migration_name: str) -> Removed:
     changed = {project.REGISTRY: registry, project.API_PAGE: page}
     migration = project.next_migration(migration_name)
     drops = "".join(f"DROP TABLE IF EXISTS {resource.name};\n" for resource in resources)
-    drops += "-- A later table with the same name gets its sample rows.\n"
+    drops += "-- Without these entries, a new table with the same name gets its sample rows.\n"
     drops += "".join(
         f"DELETE FROM schema_migrations WHERE name = 'sample rows: {resource.name}';\n" for resource in resources
     )

@@ -201,7 +201,7 @@ class Spec:
 
     @property
     def wrong_values(self) -> list[tuple[str, Any]]:
-        """For each type of a column: the name of one column, and a JSON value that its field rejects."""
+        """For each type: the name of one column, and a JSON value that its field rejects."""
         by_type = {column.type.name: column for column in reversed(self.columns)}
         return [(column.name, values.wrong_value(column)) for column in self.columns if column in by_type.values()]
 

@@ -26,7 +26,7 @@ class _Examples(NamedTuple):
 
 
 class _Vector(list[float]):
-    """A vector of equal elements. Its Python source is short, because vectors have hundreds of elements."""
+    """A vector of equal elements, with short Python source even for hundreds of elements."""
 
     def __repr__(self) -> str:
         return f"[{self[0]}] * {len(self)}"

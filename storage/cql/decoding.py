@@ -104,7 +104,7 @@ def fixed_size(cql_type: CqlType) -> int | None:
 
 
 def _dict(pairs: list[tuple[Any, ...]]) -> Any:
-    """A dict, or the list of pairs if Python can't use the keys in a dict or regards two of them as equal."""
+    """A dict, or the pairs if a key has no hash or two keys are equal in Python."""
     try:
         values = dict(pairs)
     except TypeError:
@@ -113,7 +113,10 @@ def _dict(pairs: list[tuple[Any, ...]]) -> Any:
 
 
 def _fields(data: bytes, decoders: Sequence[Decoder]) -> list[Any]:
-    """The fields of a tuple or user-defined type. Fields that were added after the value was written are null."""
+    """The fields of a tuple or user-defined type.
+
+    Fields that were added to the type after the value was written are null.
+    """
     fields: list[Any] = []
     position = 0
     for decode in decoders:
@@ -137,7 +140,10 @@ def _vector(data: bytes, decode: Decoder, dimension: int, size: int | None) -> l
 
 
 def _unsigned_vint(data: bytes, position: int) -> tuple[int, int]:
-    """An integer of variable size and the position after it: the leading ones of the first byte count more bytes."""
+    """An integer of variable size, and the position after it.
+
+    The number of leading one bits in the first byte is the number of further bytes.
+    """
     first = data[position]
     extra = 8 - (~first & 0xFF).bit_length()
     value = first & (0xFF >> (extra + 1) if extra < 8 else 0)
@@ -193,7 +199,7 @@ def _date(data: bytes) -> date | str | None:
 
 
 def _iso_date(days: int) -> str:
-    """A date outside the years 1 to 9999 in ISO 8601 with a sign, as Java prints it: `-0044-03-15`, `+10000-01-01`.
+    """A date outside the years 1 to 9999 in ISO 8601, as Java writes it: `-0044-03-15`.
 
     :param days: since 1970-01-01.
     """

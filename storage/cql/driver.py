@@ -59,7 +59,10 @@ def _cql_type(driver_type: Any) -> CqlType:
 
 
 class _Rows(ProtocolHandler.message_types_by_opcode[ResultMessage.opcode]):
-    """A result whose rows `storage.cql.decoding` decodes, unless the driver returns the same values for their types."""
+    """A result whose rows `storage.cql.decoding` decodes.
+
+    The driver decodes rows of types for which it returns the same values.
+    """
 
     def recv_results_rows(
         self, f: BytesIO, protocol_version: int, user_type_map: Any, result_metadata: Any, encryption_policy: Any
@@ -112,7 +115,7 @@ class RowProtocolHandler(ProtocolHandler):
 
 @lru_cache(maxsize=1000)
 def _decoders(driver_types: tuple[Any, ...]) -> tuple[Decoder, ...] | None:
-    """The decoders of a row's columns; None if the driver returns the same values for all of these types."""
+    """The decoders of a row's columns; None if the driver can decode all of their types."""
     types = [_cql_type(driver_type) for driver_type in driver_types]
     if all(each.name in _DECODED_BY_DRIVER for each in types):
         return None

@@ -45,7 +45,7 @@ def same(value: Any) -> Any:
 
 @cache
 def encoder(cql_type: CqlType) -> Encoder:
-    """The function that converts a Python value of a type into a value that `orjson` writes as JSON.
+    """The function that converts Python values of a type for `orjson`.
 
     Null stays None, but a list or set that is null becomes `[]`, and a map `{}`.
     """
@@ -108,7 +108,10 @@ def _key(value: Any) -> str:
 
 
 def _float(value: float) -> float | None:
-    """The shortest decimal number that is this `float` (IEEE 754, 32 bits): 21.35, not 21.350000381469727."""
+    """The shortest number that reads back as the same 32-bit float (IEEE 754).
+
+    For example 21.35, not 21.350000381469727.
+    """
     if not math.isfinite(value):
         return None
     packed = _FLOAT.pack(value)
@@ -134,7 +137,10 @@ def _date(value: date | str) -> str:
 
 
 def _duration(value: Any) -> str:
-    """A duration in ISO 8601: `P1Y2M3DT4H5M6.5S`. All parts have the same sign, which is written once."""
+    """A duration in ISO 8601: `P1Y2M3DT4H5M6.5S`.
+
+    All parts have the same sign, which is written once.
+    """
     months, days, nanoseconds = abs(value.months), abs(value.days), abs(value.nanoseconds)
     sign = "-" if min(value.months, value.days, value.nanoseconds) < 0 else ""
     seconds, fraction = divmod(nanoseconds, 10**9)

@@ -1,4 +1,6 @@
-"""Rows as tuples or as JSON strings. Only this module chooses whether Cassandra or the service writes the JSON.
+"""Rows as tuples or as JSON strings.
+
+Only this module chooses whether Cassandra or the service writes the JSON.
 
 Forwarding the string that `SELECT JSON` returns costs a third as much as building JSON from values
 (docs/performance.md). Cassandra encodes the rows of a statement with `json_rows` if its JSON has the same values as
@@ -49,7 +51,7 @@ class RowFormat(Protocol):
 
 
 def row_format(session: Session, statement: Statement, options: QueryOptions) -> RowFormat:
-    """The form of a statement's rows: JSON strings for a statement with `json_rows`, otherwise tuples.
+    """The form of a statement's rows: JSON strings with `json_rows`, otherwise tuples.
 
     :raises StorageError: the statement can't be prepared.
     """
@@ -95,7 +97,7 @@ class _ServiceJson:
 
 
 class _CassandraJson:
-    """Rows that Cassandra encodes (`SELECT JSON`), with corrections where its JSON differs from ours.
+    """Rows that Cassandra encodes (`SELECT JSON`), corrected where its JSON differs.
 
     Cassandra writes timestamps with a space in the middle, but a cast to text writes RFC 3339.
     """

@@ -57,7 +57,10 @@ class Table(Generic[Row]):
         self._decoders = {column: decoder(cql_type) for column, cql_type in self.columns.items()}
 
     def document(self, row: Row) -> dict[str, Any]:
-        """The row as clients receive it: values that `orjson` writes as the JSON that docs/types.md defines."""
+        """The row as clients receive it.
+
+        `orjson` writes these values as the JSON that docs/types.md defines.
+        """
         return {
             column: row[index] if encode is same else encode(row[index]) for index, column, encode in self._encoders
         }

@@ -14,7 +14,7 @@ SCALARS = frozenset(
 # Parameterized types, each with its number of type arguments; None for any number.
 _PARAMETERIZED = {"list": 1, "set": 1, "map": 2, "vector": 1, "tuple": None}
 
-# For error messages.
+# The correct form of each type, for error messages.
 _FORMS = {
     "list": "list<T>",
     "set": "set<T>",
@@ -46,7 +46,10 @@ class CqlType(NamedTuple):
 
     @property
     def is_collection(self) -> bool:
-        """Whether Cassandra does not distinguish an empty value of this type from null, unless it is frozen."""
+        """Whether the type is a list, set or map.
+
+        Unless it is frozen, Cassandra does not distinguish an empty value from null.
+        """
         return self.name in ("list", "set", "map")
 
 

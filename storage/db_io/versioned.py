@@ -1,6 +1,7 @@
-"""Rows with an id and a version that the service generates. Every change of a row is a lightweight transaction.
+"""Rows with an id and a version that the service generates.
 
-docs/transactions.md explains why. The statements are in the module of each table.
+Every change of a row is a lightweight transaction. docs/transactions.md explains why. The statements are in the module
+of each table.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def changing_columns(row: type[Row]) -> tuple[str, ...]:
 
 
 class VersionedTable(Table[Row]):
-    """A table whose partition key is `id`. Every write gives a row a new `version`, which clients do not receive."""
+    """A table whose partition key is `id`, and whose rows have a version.
+
+    Every write gives the row a new `version`. Clients receive it as the `ETag`, not as a field.
+    """
 
     def __init__(
         self,

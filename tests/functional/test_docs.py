@@ -61,7 +61,7 @@ def test_examples_print_the_output_on_the_page(page: str, fresh_service: Service
 
 
 def with_sample_links_only(home: str) -> str:
-    """Return the JSON of the home page, whose links to resources are those to the sample resources of this project."""
+    """Return the JSON of the home page with links to the sample resources only."""
     body = json.loads(home)
     body["resources"] = {name: path for name, path in body["resources"].items() if name in SAMPLES.keys() - REMOVED}
     return json.dumps(body)

@@ -1,4 +1,4 @@
-"""`python -m dev.resource` in a copy of the project: generated resources pass their tests, and can be removed again."""
+"""`python -m dev.resource` in a copy of the project: generated resources work, and can be removed."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_refused_resource_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_removed_resources_leave_only_migrations(tmp_path: Path) -> None:
-    """A resource that was added and removed leaves the migration that creates its table, and the one that drops it."""
+    """A removed resource leaves two migrations: one creates its table, one drops it."""
     copy = new_copy(tmp_path / "fieldbook")
     migrations = len(list(copy.glob("storage/migrations/*.cql")))
     for resource in (RESOURCES[0], RESOURCES[8]):

@@ -218,7 +218,10 @@ def test_table_module_and_migrations_have_the_same_columns_and_keys(resource: Re
 
 
 def migrated_table(table: str) -> tuple[dict[str, CqlType], str, dict[str, str]]:
-    """Return columns with types, primary key, and clustering columns with orders of a table after all migrations."""
+    """Return the columns with types, the primary key and the clustering orders of a table.
+
+    The result is the state after all migrations.
+    """
     text = "\n".join(path.read_text() for path in sorted((PROJECT / "storage" / "migrations").glob("*.cql")))
     text += TABLES.read_text().replace("{keyspace}.", "")
     # A removed resource may be added again.

@@ -1,4 +1,4 @@
-"""Rows as JSON: whether Cassandra or the service encodes them, and the corrections of Cassandra's JSON."""
+"""Rows as JSON: the choice of the encoder, and the corrections of Cassandra's JSON."""
 
 from __future__ import annotations
 

@@ -89,6 +89,10 @@ def test_invalid_fields_are_rejected(live: Service, field: str, value: Any) -> N
     assert live.client.get(f"/animal/{genus}").json() == []
 
 
+def test_path_with_control_characters_is_not_found(live: Service) -> None:
+    assert_problem(live.client.get("/animal/%00/%0a"), 404)
+
+
 def test_cql_in_a_list_is_not_executed(live: Service) -> None:
     injection = "'; DROP TABLE animals; --"
     created = live.client.post("/animal", json={"genus": injection, "species": injection, "taxonomy": [injection]})

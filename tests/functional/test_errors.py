@@ -180,7 +180,7 @@ PATHS: list[tuple[str, str, int]] = [
     ("GET", "/find/", 404),
     ("GET", "/find/Quercus/none", 404),
     ("GET", "/find/Quercus/robur/more", 404),
-    ("GET", "/find/%00/%0a", 404),
+    ("GET", "/find/%00/%0a", 422),
     ("GET", "/find/%ff%fe/x", 404),
     ("GET", f"/find/{INJECTION}/{INJECTION}", 404),
     ("DELETE", "/observers", 405),

@@ -68,7 +68,8 @@ class DurationValue(NamedTuple):
 
 def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"A {name} must be a string, because JSON numbers lose digits")
+        reason = ", because JSON numbers lose digits" if isinstance(value, (int, float)) else ""
+        raise ValueError(f"A {name} must be a string{reason}")
     return value
 
 
@@ -121,7 +122,9 @@ def time_of_day(value: object) -> str:
 
 def duration(value: object) -> DurationValue:
     """An ISO 8601 duration, for example P1Y2M3DT4H5M6.5S. A negative duration begins with -P."""
-    rule = "A duration must be ISO 8601 text with at most nine fractional digits, for example P1Y2M3DT4H5M6.5S"
+    rule = (
+        "A duration must have the form P1Y2M3DT4H5M6.5S (ISO 8601); only seconds have a fraction, of up to nine digits"
+    )
     sign, *parts, fraction = _match(DURATION, value, rule).groups(default="")
     years, months, weeks, days, hours, minutes, seconds = (int(part or 0) for part in parts)
     factor = -1 if sign else 1

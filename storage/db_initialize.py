@@ -123,7 +123,7 @@ def create_keyspace(session: Session, settings: Settings, say: Callable[[str], N
 def migrate(session: Session, say: Callable[[str], None]) -> None:
     """Apply the migrations that are not recorded yet, in the order of their numbers.
 
-    :raises InitializeError: the text of a recorded migration has changed.
+    :raises InitializeError: the text of a recorded migration has changed, or Cassandra refuses a statement.
     """
     _ddl(session, _CREATE_MIGRATIONS)
     applied = dict(session.execute("SELECT name, sha256 FROM schema_migrations"))
@@ -140,7 +140,10 @@ def migrate(session: Session, say: Callable[[str], None]) -> None:
             continue
         # The whole file is parsed before its first statement is applied.
         for statement in list(parse_migration(text)):
-            _apply(session, statement, say)
+            try:
+                _apply(session, statement, say)
+            except (InvalidRequest, ConfigurationException, SyntaxException) as error:
+                raise InitializeError(f"{path.name}: Cassandra refuses\n{statement.cql}\n{error}") from error
         _record(session, path.name, digest)
         say(f"migration {path.name}: applied")
 

@@ -144,6 +144,17 @@ def test_only_optional_statements_may_fail(
         initialize(missing_keyspace, samples=False, say=quiet)
 
 
+def test_error_in_a_migration_names_the_file_and_the_statement(
+    missing_keyspace: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db_initialize, "MIGRATIONS", tmp_path)
+    (tmp_path / "0001_birds.cql").write_text("CREATE TABEL birds (name text PRIMARY KEY);\n")
+    with pytest.raises(
+        InitializeError, match=r"0001_birds\.cql: (.|\n)*CREATE TABEL birds(.|\n)*no viable alternative"
+    ):
+        initialize(missing_keyspace, samples=False, say=quiet)
+
+
 def test_missing_astra_keyspace_error_names_the_console(missing_keyspace: Settings, session: Session) -> None:
     """Only the Astra console creates keyspaces, so the error message refers to it."""
     astra = missing_keyspace.model_copy(update={"astra_db_secure_bundle_path": Path("/dev/null")})

@@ -238,12 +238,29 @@ def migrated_table(table: str) -> tuple[dict[str, CqlType], str, dict[str, str]]
         if cql_type.endswith(" PRIMARY KEY"):
             primary_key = name
         columns[name] = parse_type(cql_type.removesuffix(" PRIMARY KEY"))
+    for name in re.findall(rf"ALTER TABLE {table} DROP (?:IF EXISTS )?(\w+);", text):
+        columns.pop(name, None)
     for line in lines:
         if line.startswith("PRIMARY KEY"):
             primary_key = line.removeprefix("PRIMARY KEY (").removesuffix(")")
     ordered = re.search(r"CLUSTERING ORDER BY \((.*?)\)", created[2])
     orders = dict(part.split() for part in ordered[1].lower().split(",")) if ordered else {}
     return columns, primary_key, orders
+
+
+@EACH_RESOURCE
+def test_changes_of_a_resource_have_the_rules_of_its_creation(resource: Resource) -> None:
+    """A field has the same rule in the model of PATCH as in the model of POST."""
+    models = vars(import_module(resource.schema.__module__))
+    name = resource.schema.__name__
+    if "change" not in resource.operations:
+        pytest.skip("no PATCH route")
+    new, changes = models[f"New{name}"].model_fields, models[f"{name}Changes"].model_fields
+    assert list(new) == list(changes)
+    for field in new:
+        assert repr((changes[field].annotation, changes[field].metadata)) == repr(
+            (new[field].annotation, new[field].metadata)
+        )
 
 
 @EACH_RESOURCE

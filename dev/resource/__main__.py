@@ -46,6 +46,8 @@ def main(given: Sequence[str] | None = None) -> None:
         arguments.run(arguments)
     except Refused as error:
         parser.error(str(error))
+    except OSError as error:
+        parser.error(f"nothing was changed, because a file can't be read or written: {error}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,12 +96,14 @@ def _parser() -> argparse.ArgumentParser:
         "remove",
         help="remove a resource: its files and its table",
         description="Delete the files of a resource, unregister it, and write the migration that drops its table. Run\n"
-        "`git diff` to check the result.",
+        "`git diff` to check the result. Files that are not committed are deleted too; they are listed.",
         formatter_class=raw,
     )
     which = removing.add_mutually_exclusive_group(required=True)
     which.add_argument("name", metavar="NAME", nargs="?", help="singular or plural")
-    which.add_argument("--samples", action="store_true", help=f"remove {in_prose(SAMPLES)}, or those that are left")
+    which.add_argument(
+        "--samples", action="store_true", help=f"remove {in_prose(list(SAMPLES))}, or those that are left"
+    )
     removing.set_defaults(run=_remove)
     return parser
 
@@ -137,16 +141,17 @@ def _add(arguments: argparse.Namespace) -> None:
 def _remove(arguments: argparse.Namespace) -> None:
     resources = find_samples() if arguments.samples else [find(arguments.name)]
     removed = remove(resources, "drop_samples" if arguments.samples else f"drop_{resources[0].name}")
-    _list("Deleted", removed.deleted)
+    _list("Deleted", [path for path in removed.deleted if path not in removed.uncommitted])
+    _list("Deleted for good, because Git has no copy of the file as it was", removed.uncommitted)
     _list("Changed", removed.changed)
     _list("Wrote", [removed.migration])
-    if removed.pages:
-        _list("These pages still mention it", removed.pages)
+    _list("These pages still mention it", removed.pages)
     print("\nThe next `make run` applies the migration, which deletes the rows.")
 
 
 def _list(title: str, paths: list[Path]) -> None:
-    print(f"{title}:")
+    if paths:
+        print(f"{title}:")
     for path in paths:
         print(f"  {path.relative_to(PROJECT)}")
 

@@ -36,8 +36,9 @@ _SERVICE = frozenset(
 )
 # Used in the classes whose fields are the columns.
 _IN_CLASSES = frozenset(["bool", "bytes", "dict", "float", "int", "list", "optional", "parameters", "str"])
-# A column of the primary key is an argument of `location`, and stands next to these query parameters in links.
-_NEXT_TO_KEYS = frozenset(["endpoint", "from", "limit", "order", "page_state", "to"])
+# A column of the primary key is an argument of `location`, and a link to the next page has it beside the query
+# parameters. The others of these are reserved words of CQL.
+_BESIDE_KEYS = frozenset(["endpoint", "page_state"])
 # ruff rejects it, because it looks like a digit.
 _AMBIGUOUS = "l"
 
@@ -135,7 +136,7 @@ def check_column_name(name: str, is_key: bool) -> None:
         raise Refused(f"column {name}: pydantic uses that name in every model")
     if name == _AMBIGUOUS:
         raise Refused(f"column {name}: it looks like a digit, so choose another name")
-    if name in _IN_CLASSES or (is_key and name in _NEXT_TO_KEYS):
+    if name in _IN_CLASSES or (is_key and name in _BESIDE_KEYS):
         raise Refused(f"column {name}: the generated code uses that name for something else")
 
 

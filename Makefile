@@ -58,13 +58,13 @@ stop: ## stop everything that make run and make node started
 	@if [ -x .venv/bin/python ]; then .venv/bin/python -m dev.local_cassandra stop; \
 		else echo "Nothing is running: there is no .venv."; fi
 
-test: .venv/ready ## run the unit and functional tests on their own Cassandra (SHORT=1: no slow ones; COVERAGE=1: line coverage)
+test: .venv/ready ## run the unit and functional tests on their own Cassandra (SHORT=1: without slow tests; COVERAGE=1: line coverage)
 	$(if $(COVERAGE),@.venv/bin/python -m coverage erase)
 	$(call phase,unit tests,$(PYTEST) tests/unit)
 	$(call phase,functional tests on Cassandra $(CASSANDRA),$(PYTEST) tests/functional $(if $(SHORT),-m "not slow"))
 	$(if $(COVERAGE),@.venv/bin/python -m coverage combine --quiet && .venv/bin/python -m coverage report)
 
-test-without-samples: .venv/ready ## remove the sample resources in a copy, then run lint and the short form of test there
+test-without-samples: .venv/ready ## run lint and the short form of test in a copy without the sample resources
 	@.venv/bin/python -m tests.without_samples
 
 chaos: .venv/ready ## inject faults under load on three nodes, then check every row (SHORT=1: short form)

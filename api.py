@@ -34,7 +34,7 @@ def create_app(
     :param settings: None to read them from the environment and `.env`.
     :param session: from `storage.db_connect.open_session`; the caller closes it. None for the session of the process,
         which the first request opens.
-    :param blueprints: the routes.
+    :param blueprints: the blueprints whose routes the application serves.
     :raises SettingsError: a setting is wrong or missing, or the version of a package is not supported.
     """
     require_version("cassandra-driver", DRIVER_VERSIONS, used_by="storage/cql/driver.py")

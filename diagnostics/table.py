@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 MISSING_TABLE = "non_existent_table_xyz"
 
-# Scope of the idempotency keys that the probes read. No request has it, so no key exists.
+# Scope of the idempotency keys that the probes read. No request uses this scope, so the keys do not exist.
 _SCOPE = "diagnostics"
 
 
@@ -120,7 +120,7 @@ def stream_diagnostics_failing(session: Session, run_id: UUID, fetch_size: int, 
 
 
 def read_keys_concurrently(session: Session, keys: Sequence[UUID], options: QueryOptions) -> list[Page | StorageError]:
-    """Read idempotency keys, which every deployment has a table of, all at once.
+    """Read idempotency keys, all at once. Every deployment has their table.
 
     :returns: for each key the page with its row, if it exists, or the error.
     :raises StorageTimeout: the deadline has passed.

@@ -16,11 +16,11 @@ Operation = Literal["create", "read", "list", "stream", "batch", "replace", "cha
 class Resource:
     """What the home page, the start-up banner, the OpenAPI document and the tests know about a resource.
 
-    :ivar table: its table: name, partition key, clustering columns, and columns with their CQL types.
+    :ivar table: name, partition key, clustering columns, and columns with their CQL types.
     :ivar schema: a row as clients receive it. Where clients choose all of its fields, it is also the request body.
-    :ivar path: the URL under which all of its routes are.
-    :ivar operations: those that its routes offer.
-    :ivar sample_path: path of rows, to which the home page links; None for no link.
+    :ivar path: the path that all of its routes begin with.
+    :ivar operations: the operations that its routes offer.
+    :ivar sample_path: the path of some rows, for the link on the home page; None for no link.
     :ivar example: arguments of a curl command for the start-up banner, with `{url}` for the service's URL; None for no
         command.
     """

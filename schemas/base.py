@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.json_schema import GenerateJsonSchema
 
 from schemas.fields import Number, optional
@@ -68,7 +68,7 @@ def _message(where: str, kind: str, message: str) -> str:
 
 
 class RuleJsonSchema(GenerateJsonSchema):
-    """JSON Schema with the keywords that pydantic leaves out for types with a validator of their own."""
+    """JSON Schema with the bounds of types that have their own validator, which pydantic does not convert."""
 
     _KEYWORDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
 
@@ -89,7 +89,7 @@ class _TextJsonSchema(RuleJsonSchema):
 
 
 class _Input(BaseModel):
-    """Base of what a client sends: validation raises InvalidInput."""
+    """Base of the models of client input: validation raises InvalidInput."""
 
     # First element of `loc` in errors.
     _part: ClassVar[str]
@@ -150,7 +150,15 @@ class ListQuery(Query):
     limit: Annotated[Number, Field(ge=1, le=1000)] | None = optional(
         description="Number of rows in this response, whose `Link` header has the next page. By default all rows."
     )
-    page_state: str | None = optional(description="From the `Link` header of the previous response.")
+    page_state: str | None = optional(description="From the `Link` header of the previous response; needs `limit`.")
+
+    @field_validator("page_state")
+    @classmethod
+    def _needs_limit(cls, value: str | None, info: ValidationInfo) -> str | None:
+        # Without it, a client that drops `limit` by mistake would get all rows again.
+        if value is not None and info.data.get("limit", 0) is None:
+            raise ValueError("page_state needs the limit of the request that returned it")
+        return value
 
 
 class Inserted(BaseModel):

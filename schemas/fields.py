@@ -120,8 +120,8 @@ Number = Annotated[int, BeforeValidator(formats.whole_number)]
 
 # --- CQL types ---------------------------------------------------------------------------------------------
 #
-# The JSON form of a type is the same in requests and responses. A request may also use other texts of a value, for
-# example another UTC offset, and gets the canonical text back.
+# The JSON form of a type is the same in requests and responses. A request may also use another text of the same value,
+# for example another UTC offset. The response has the canonical text.
 
 
 def _string(pattern: re.Pattern[str], **keywords: Any) -> WithJsonSchema:

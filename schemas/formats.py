@@ -1,9 +1,9 @@
 """Text forms of CQL values, for JSON bodies, paths, query strings and keys of maps.
 
-Each function returns the Python value of a text. It raises ValueError with the rule for everything else, and the
-message never contains the client's value. Patterns bound the length of the text before it is converted, because some
-conversions take more than linear time. The JSON Schema of a type uses the same pattern, so that the patterns are in the
-syntax that Python and ECMAScript share.
+Each function returns the Python value of a text. For an invalid text it raises ValueError. The message states the rule
+and never contains the client's value. Patterns bound the length of a text before its conversion, because some
+conversions take more than linear time. The JSON Schema of a type uses the same pattern, so the patterns use only syntax
+that Python and ECMAScript share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from uuid import UUID
 
-# Bytes. Store larger values in files, because Cassandra reads a cell as a whole.
+# Bytes. Cassandra reads a cell as a whole, so larger values belong in files.
 MAX_BLOB = 64 * 1024
 # Bytes of a blob that is part of a URL.
 MAX_KEY = 255
@@ -214,7 +214,7 @@ def _same_single(value: float, packed: bytes) -> bool:
     try:
         return struct.pack(">f", value) == packed
     except OverflowError:
-        # Rounding up the greatest float to fewer digits.
+        # The greatest float, rounded up to fewer digits, does not fit into 32 bits.
         return False
 
 
@@ -225,7 +225,7 @@ def number_of_text(value: object) -> int | float:
 
 
 def inet(value: object) -> str:
-    """An IPv4 or IPv6 address in the form that `inet_ntop` writes, as when it is read."""
+    """An IPv4 or IPv6 address in the form of `inet_ntop`, which responses use too."""
     # An IPv6 address has at most 45 characters, and "%" begins a zone.
     if isinstance(value, str) and len(value) <= 45 and "%" not in value:
         try:

@@ -7,7 +7,7 @@ Before the view:
 3. `operators.require_operator`: on routes for operators, 401 or 403 for other clients.
 4. `concurrency_limit`: on routes with `RouteOptions.session`, 503 if too many requests are in flight.
 5. `deadline.find` and `consistency_level.find`: `X-Request-Timeout` and `X-Consistency-Level`, as `g.options`.
-6. `content_negotiation.negotiate`: `Accept`, as `g.media_type`.
+6. `content_negotiation.negotiate`: `Accept`, as `g.media_type`; `query_string.reject_repeated_parameters`.
 7. The Cassandra session, as `g.session`.
 
 The view checks its input, calls `storage.db_io` and returns a response. `errors.py` turns exceptions into problem
@@ -29,6 +29,7 @@ from web import access_log, consistency_level, content_negotiation, deadline, re
 from web.concurrency_limit import ConcurrencyLimit
 from web.dependencies import current_session
 from web.operators import require_operator
+from web.query_string import reject_repeated_parameters
 from web.route_options import options_of
 
 
@@ -53,6 +54,8 @@ def register(app: Flask, settings: Settings) -> None:
             consistency_level=consistency_level.find(),
         )
         content_negotiation.negotiate(route)
+        if request.query_string:
+            reject_repeated_parameters()
         if route.session:
             g.session = current_session(g.options.remaining())
 

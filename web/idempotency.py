@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: a key with which a client can send a request again."""
+"""`Idempotency-Key`: a key that makes a retry of a request safe."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _INVALID = "Invalid page_state: it was not issued for this query"
 
 
 def key_range(query: Any) -> KeyRange:
-    """The range and order that the query parameters `from`, `to` and `order` of a list ask for."""
+    """The range and order in the query parameters `from`, `to` and `order` of a list."""
     return KeyRange(query.from_, query.to, None if query.order is None else query.order == "desc")
 
 
@@ -55,7 +55,7 @@ def page_response(page: Page, columns: tuple[str, ...]) -> Response:
 
 def _scope() -> str:
     """The query that a token is valid for: path and parameters, without those that may differ from page to page."""
-    parameters = sorted(pair for pair in request.args.items(multi=True) if pair[0] not in ("limit", "page_state"))
+    parameters = sorted(pair for pair in request.args.items() if pair[0] not in ("limit", "page_state"))
     return f"{request.path} {parameters} {paging_scope(g.session)}"
 
 

@@ -146,11 +146,17 @@ def _csv_rows(columns: Columns, texts: Page) -> bytes:
 
 def _csv_lines(rows: Sequence[Sequence[Any]]) -> bytes:
     """CSV as PostgreSQL writes it: null is an empty field, and empty text is `""`."""
-    if any("" in row for row in rows):
-        # csv.writer writes null and empty text alike.
-        return "".join(",".join(map(_csv_field, row)) + "\r\n" for row in rows).encode()
     text = io.StringIO()
-    csv.writer(text).writerows(rows)
+    writer = csv.writer(text)
+    if not any("" in row for row in rows):
+        writer.writerows(rows)
+        return text.getvalue().encode()
+    for row in rows:
+        if "" in row:
+            # csv.writer writes null and empty text alike.
+            text.write(",".join(map(_csv_field, row)) + "\r\n")
+        else:
+            writer.writerow(row)
     return text.getvalue().encode()
 
 

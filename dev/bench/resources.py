@@ -1,7 +1,7 @@
 """The application and the resources that the workloads use.
 
 Older revisions have no tests/testbed. There the sample resources `users` and `plants` have the same columns and
-operations, so `compare` measures those. Only this module knows their names.
+operations, so `compare` measures those. Only this module uses the names of the sample resources.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Resources(NamedTuple):
     """The names in one revision.
 
     :ivar app: the WSGI application.
-    :ivar observers: the table of rows with a UUID; "/" and this name is its path.
+    :ivar observers: the table of rows with a UUID. Its path is `/<observers>`.
     :ivar finds: the table with a partition for each genus.
-    :ivar find: "/", this name, "/" and a genus is the path of a partition.
+    :ivar find: first part of the path of a partition, `/<find>/<genus>`.
     """
 
     app: str

@@ -21,8 +21,8 @@ from storage.cql.types import SCALARS
 _ADD_DETAILS = f"""\
 columns
   temperature:decimal        a required field
-  'note:text?'               an optional field: a client may omit it or send null
-  'tags:set<text>'           a collection is always optional, and empty if a client omits it
+  'note:text?'               an optional field: the client may omit it or send null
+  'tags:set<text>'           a collection is always optional, and empty if the client omits it
 
 types
 {fill(" ".join(sorted(SCALARS - {"counter"})), width=90, initial_indent="  ", subsequent_indent="  ")}
@@ -38,7 +38,7 @@ examples
 def main(given: Sequence[str] | None = None) -> None:
     """Run the command.
 
-    :param given: arguments of the command; None for those of the process.
+    :param given: command-line arguments; None for the arguments of the process.
     """
     parser = _parser()
     arguments = parser.parse_args(given)
@@ -57,8 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     adding = commands.add_parser(
         "add",
         help="add a resource: its modules, migration, sample rows and tests",
-        description="Add a resource: its modules, migration, sample rows and tests. Nothing is written if a name or\n"
-        "type is not possible.",
+        description="Add a resource: its modules, migration, sample rows and tests. If a name or type is not\n"
+        "valid, nothing is written.",
         epilog=_ADD_DETAILS,
         formatter_class=raw,
     )
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME:TYPE",
         action="append",
         default=[],
-        help="a column of the partition key, which every query names; may be repeated",
+        help="a column of the partition key: every query gives its value; may be repeated",
     )
     adding.add_argument(
         "--clustering",
@@ -88,15 +88,15 @@ def _parser() -> argparse.ArgumentParser:
     adding.add_argument(
         "--uuid-key",
         action="store_true",
-        help="instead of --partition and --clustering: the server makes id, created_at, updated_at and a version "
+        help="instead of --partition and --clustering: the server generates id, created_at, updated_at and a version "
         "(ETag), and changes rows with lightweight transactions",
     )
     adding.set_defaults(run=_add)
     removing = commands.add_parser(
         "remove",
         help="remove a resource: its files and its table",
-        description="Delete the files of a resource, unregister it, and write the migration that drops its table. Run\n"
-        "`git diff` to check the result. Files that are not committed are deleted too; they are listed.",
+        description="Delete the files of a resource, unregister it, and write the migration that drops its table.\n"
+        "Check the result with `git status` and `git diff`. Files that are not committed are deleted too, and listed.",
         formatter_class=raw,
     )
     which = removing.add_mutually_exclusive_group(required=True)
@@ -145,7 +145,7 @@ def _remove(arguments: argparse.Namespace) -> None:
     _list("Deleted for good, because Git has no copy of the file as it was", removed.uncommitted)
     _list("Changed", removed.changed)
     _list("Wrote", [removed.migration])
-    _list("These pages still mention it", removed.pages)
+    _list(f"Pages that still mention {in_prose([each.name for each in resources])}", removed.pages)
     print("\nThe next `make run` applies the migration, which deletes the rows.")
 
 

@@ -1,4 +1,4 @@
-"""Whether the names of a new resource are free: in the project, and in the modules that are written."""
+"""Checks that the names of a new resource are free, in the project and in the generated modules."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from tests.testbed.app import create_app
 
 
 def check_is_free(spec: Spec) -> None:
-    """Check that the project uses neither name of a resource yet.
+    """Check that the project does not use the singular or the plural of a resource.
 
-    :raises Refused: it does.
+    :raises Refused: the project uses one of them.
     """
     for path in modules_of(spec.plural).values():
         if path.exists():
-            raise Refused(f"{path.relative_to(PROJECT)} exists already")
+            raise Refused(f"{path.relative_to(PROJECT)} already exists")
     taken = _names_in_use()
     for name in (spec.singular, spec.plural):
         if name in taken:
-            raise Refused(f"{name} is the name of {taken[name]}")
+            raise Refused(f"{name} is the name of {taken[name]}, so choose another name")
 
 
 def _names_in_use() -> dict[str, str]:
-    """Names that the project uses, each with what has it."""
+    """Names that the project uses, each with a description of its use."""
     taken = {path.stem: "a file or folder of this project" for path in PROJECT.iterdir()}
     for folder in ("routes", "schemas", "storage/db_io"):
         taken |= {path.stem: f"a module in {folder}/" for path in (PROJECT / folder).glob("*.py")}
     taken |= dict.fromkeys([*tables(), "schema_migrations"], "a table")
-    # With the routes that only the tests use, because the tests of the new resource run next to them.
+    # Include the routes of the testbed: functional tests serve them together with the new resource.
     application = create_app()
-    taken |= dict.fromkeys(application.blueprints, "a group of routes")
+    taken |= dict.fromkeys(application.blueprints, "a blueprint")
     taken |= {rule.rule.split("/")[1]: f"the route {rule.rule}" for rule in application.url_map.iter_rules()}
     return taken
 
 
 def check_modules(modules: dict[Path, str]) -> None:
-    """Check that each name has one meaning in each new module, and that the models have new names.
+    """Check that no generated module uses a name for two things, and that the names of its models are new.
 
     :param modules: the text of each module, with all imports that it may need.
-    :raises Refused: a name has two meanings.
+    :raises Refused: a name is used for two things, or a model has the name of another model.
     """
     models = _models()
     for path, text in modules.items():
@@ -58,11 +58,13 @@ def check_modules(modules: dict[Path, str]) -> None:
             raise Refused(f"{name} would use {twice} for two things, so choose another name")
         for model in _classes(tree):
             if path.is_relative_to(PROJECT / "schemas") and model in models:
-                raise Refused(f"{models[model].relative_to(PROJECT)} has a class {model} already")
+                raise Refused(
+                    f"{models[model].relative_to(PROJECT)} already has a class {model}, so choose another name"
+                )
 
 
 def _models() -> dict[str, Path]:
-    """The classes whose names are also those of schemas in the OpenAPI document, each with its file."""
+    """The classes whose names are also names of schemas in the OpenAPI document, each with its file."""
     paths = [*PROJECT.glob("schemas/*.py"), *PROJECT.glob("*/schemas.py")]
     return {name: path for path in paths for name in _classes(ast.parse(path.read_text()))}
 
@@ -99,8 +101,8 @@ def _used_twice_in_a_class(tree: ast.Module) -> str | None:
 
 
 def _bound_twice_in_a_function(tree: ast.Module, is_test: bool) -> str | None:
-    """A name that is a parameter twice, that hides a parameter, or that hides a name of the module."""
-    # Parameters of tests have the names of fixtures. A column `date` hides no class, because the module uses `dt`.
+    """A name that is a parameter twice, or that hides a parameter or a name of the module; None without one."""
+    # Parameters of tests have the names of fixtures. A column `date` hides no class: the module then uses `dt.date`.
     of_module = set(_bound(tree)) - {"date", "datetime"}
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):

@@ -31,7 +31,7 @@ _SCALARS = {
     "uuid": ("Uuid", "UUID"),
     "varint": ("VarInt", "int"),
 }
-# Types that a URL can't hold in full, each with its field type for a column of the primary key.
+# Types whose values do not all fit into a URL, each with its field type for a column of the primary key.
 _SEGMENTS = {"ascii": "AsciiSegment", "blob": "BlobSegment", "text": "Segment"}
 _COLLECTIONS = frozenset(["list", "set", "map"])
 _NOT_SUPPORTED = {
@@ -51,7 +51,7 @@ class Column:
     """A column.
 
     :ivar nullable: a client may omit the field or send null.
-    :ivar descending: the table's order of a clustering column.
+    :ivar descending: a clustering column in descending order.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Column:
 
     @property
     def default(self) -> str:
-        """What a body without this field means, in Python; empty if the field is required."""
+        """The default value of the field, as Python source; empty if the field is required."""
         if self.is_collection:
             return "{}" if self.type.name == "map" else "[]"
         return "None" if self.nullable else ""
@@ -143,7 +143,7 @@ def _field(cql_type: CqlType) -> str:
 def parse_column(text: str, role: Role) -> Column:
     """Parse `name:type`, with `?` at the end if the column may be null, or `:asc` or `:desc` on a clustering column.
 
-    :raises Refused: the name or the type is not possible.
+    :raises Refused: the name or the type is not valid or not supported.
     """
     name, colon, type_text = text.partition(":")
     if not colon or not type_text:
@@ -170,14 +170,14 @@ def parse_column(text: str, role: Role) -> Column:
             f"column {name}: a collection may always be omitted and then reads as empty, so leave out the '?'"
         )
     if column.is_key and (cql_type.name not in _SCALARS or cql_type.name == "duration"):
-        raise Refused(f"column {name}: a {cql_type.name} can't be in the primary key")
+        raise Refused(f"column {name}: a {cql_type.name} can't be in the primary key of a generated resource")
     return column
 
 
 def _checked(cql_type: CqlType) -> CqlType:
     """The type, if the generator supports it.
 
-    :raises ValueError: it does not; the message says why.
+    :raises ValueError: the generator does not support the type; the message says why.
     """
     name = cql_type.name
     if name in _NOT_SUPPORTED:

@@ -1,4 +1,4 @@
-"""The text of new modules, formatted as `make lint` wants it."""
+"""The text of new modules, in the format that `make lint` requires."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _WIDTH = 120
 
 
 def formatted(path: Path, text: str) -> str:
-    """A module without the imports that it does not need, formatted.
+    """The text of a module without unused imports, formatted by ruff.
 
-    :raises Refused: ruff is not installed.
+    :raises Refused: ruff fails, for example because it is not installed.
     """
     name = path.relative_to(project.PROJECT).as_posix()
-    # The new modules do not exist yet, so ruff can't find out that they are not third-party packages.
+    # Name the packages of the project, because ruff takes a module that does not exist yet for a third-party package.
     packages = json.dumps(sorted(package.name for package in project.packages()))
     fix = ["check", "--quiet", "--fix-only", "--config", f"lint.isort.known-first-party = {packages}"]
-    # Sorting wraps long lines, so the imports that are not needed are removed before.
+    # Remove unused imports first, because sorting wraps long lines.
     for command in ([*fix, "--select", "F401"], [*fix, "--select", "I001"], ["format", "--quiet"]):
         run = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "--stdin-filename", name, "-"],
@@ -53,7 +53,7 @@ def _lines_of_docstrings(text: str) -> set[int]:
 
 
 def _wrapped(line: str, is_docstring: bool) -> str:
-    """A line of a docstring, a comment or a string within the line limit. ruff leaves these lines as they are."""
+    """A docstring, comment or string of one line, wrapped at the line limit. ruff does not wrap these lines."""
     if len(line.rstrip("\n")) <= _WIDTH:
         return line
     indent = re.match(r" *", line)[0]  # type: ignore[index]
@@ -70,13 +70,13 @@ def _wrapped(line: str, is_docstring: bool) -> str:
 
 
 def _parts(string: str, indent: str, comma: str = "") -> str:
-    # Two quotes are added, and the comma after the last part.
+    # Leave room for two quotes and the comma.
     parts = wrap(string, _WIDTH - len(indent) - len(f'""{comma}'), drop_whitespace=False)
     return "\n".join(f'{indent}"{part}"' for part in parts) + comma
 
 
 def _paragraph(text: str, indent: str) -> str:
-    # Further lines of a field such as `:param` are indented, and those of a comment are comments.
+    # Indent the further lines of a field such as `:param`, and begin those of a comment with `#`.
     further = indent + {":": "    ", "#": "# "}.get(text[0], "")
     lines = wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=further, break_long_words=False)
     return "".join(f"{line}\n" for line in lines)

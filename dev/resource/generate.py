@@ -34,7 +34,7 @@ _templates.filters.update(
 )
 _templates.globals["uuid_of"] = lambda name, number: uuid5(NAMESPACE_URL, f"{name} {number}")
 
-# The columns that the server makes with --uuid-key.
+# The columns that the server generates with --uuid-key.
 _SERVER_COLUMNS = ("id", "created_at", "updated_at", "version")
 
 
@@ -49,20 +49,22 @@ def spec_of(
     deletable: bool,
     uuid_key: bool,
 ) -> Spec:
-    """Check what the user asked for.
+    """Check the arguments of `add`, and return the resource that they describe.
 
     :param partition: columns as the user wrote them, as are `clustering` and `columns`.
-    :raises Refused: it is not possible.
+    :raises Refused: the arguments are not valid; the message says why.
     """
     names.check_resource_name(name)
     plural = plural or names.plural_of(name)
     names.check_resource_name(plural)
     if plural == name:
-        raise Refused(f"the plural of {name} must be another word: choose one with --plural, for example {name}_list")
+        raise Refused(
+            f"the plural of {name} must differ from the singular: choose one with --plural, for example {name}_list"
+        )
     if uuid_key and (partition or clustering):
-        raise Refused("with --uuid-key the server makes the key, so leave out --partition and --clustering")
+        raise Refused("with --uuid-key the server generates the key, so leave out --partition and --clustering")
     if not uuid_key and not partition:
-        raise Refused("name the partition key with --partition, or let the server make an id with --uuid-key")
+        raise Refused("name the partition key with --partition, or let the server generate an id with --uuid-key")
     if uuid_key and ttl is not None:
         raise Refused("--ttl is not possible with --uuid-key, because an update would renew only some columns of a row")
     if uuid_key and not columns:
@@ -82,7 +84,7 @@ def _check_columns(columns: Sequence[Column], uuid_key: bool) -> None:
         if column.name in seen:
             raise Refused(f"column {column.name} is named twice")
         if uuid_key and column.name in _SERVER_COLUMNS:
-            raise Refused(f"column {column.name}: with --uuid-key the server makes {', '.join(_SERVER_COLUMNS)}")
+            raise Refused(f"column {column.name}: with --uuid-key the server generates {', '.join(_SERVER_COLUMNS)}")
         seen.add(column.name)
 
 
@@ -90,7 +92,7 @@ def add(spec: Spec) -> tuple[list[Path], list[Path]]:
     """Write the files of a resource, its line in routes/__init__.py and its rows in docs/api.md.
 
     :returns: the files that were created, and those that were changed.
-    :raises Refused: the project has something of this name already; nothing was written.
+    :raises Refused: a name is already in use; nothing was written.
     """
     clashes.check_is_free(spec)
     modules = {path: _render(spec, template) for template, path in project.modules_of(spec.plural).items()}

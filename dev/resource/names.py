@@ -1,4 +1,4 @@
-"""Names of resources and columns: English forms, and which names are refused."""
+"""Names of resources and columns: their English forms, and the checks that reject names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from schemas.base import Body
 
 
 class Refused(Exception):
-    """The command can't be carried out. The message is one sentence that says why."""
+    """The command can't be executed. The message is one sentence that says why."""
 
 
 # A table's name may have at most 48 characters in Cassandra.
@@ -29,12 +29,12 @@ CQL_RESERVED = frozenset(
     """.split()
 )
 
-# Used by the service, or planned for it, whatever modules and routes there are now.
+# Names that the service uses, or reserves for planned features.
 _SERVICE = frozenset(
     "auth batch docs export exports health import imports jobs metrics openapi shutdown static stream ui uploads v1 "
     "job upload".split()
 )
-# Used in the classes whose fields are the columns.
+# Names in the generated classes. A field of the same name would hide them.
 _IN_CLASSES = frozenset(["bool", "bytes", "dict", "float", "int", "list", "optional", "parameters", "str"])
 # A column of the primary key is an argument of `location`, and a link to the next page has it beside the query
 # parameters. The others of these are reserved words of CQL.
@@ -82,8 +82,8 @@ def _plural_word(word: str) -> str:
 
 
 def with_article(noun: str) -> str:
-    """The noun after `a` or `an`."""
-    # Letters mislead for a silent h, and for a vowel letter that is spoken as "you" or "won".
+    """The noun with `a` or `an` before it."""
+    # Exceptions: a silent h, and vowel letters that are pronounced like "you" or "won".
     if re.match(r"(hour|honest|heir|honou?r)", noun):
         return f"an {noun}"
     if re.match(r"[aeiou]", noun) and not re.match(r"(eu|one|once|u[bcnrst][aeiou])", noun):
@@ -103,9 +103,9 @@ def in_prose(words: Sequence[str]) -> str:
 
 
 def check_resource_name(name: str) -> None:
-    """Check the singular or the plural of a resource, apart from what the project already has.
+    """Check the singular or the plural of a resource, without regard to the names in the project.
 
-    :raises Refused: the name is not legal, reserved, or belongs to the service.
+    :raises Refused: the name is not valid, is a reserved word, or belongs to the service.
     """
     _check_form(name, "resource")
     if name in CQL_RESERVED:
@@ -116,14 +116,14 @@ def check_resource_name(name: str) -> None:
     if name == _AMBIGUOUS:
         raise Refused(f"{name} looks like a digit, so choose another name")
     if name in _SERVICE:
-        raise Refused(f"{name} is a name that the service itself uses")
+        raise Refused(f"{name} is a name that the service itself uses or reserves")
 
 
 def check_column_name(name: str, is_key: bool) -> None:
-    """Check the name of a column, apart from the other columns.
+    """Check the name of a column, without regard to the other columns.
 
     :param is_key: the column belongs to the primary key.
-    :raises Refused: the name is not legal, reserved, or already used in the generated code.
+    :raises Refused: the name is not valid, is a reserved word, or is used in the generated code.
     """
     _check_form(name, "column")
     if name in CQL_RESERVED:

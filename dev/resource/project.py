@@ -31,7 +31,7 @@ def modules_of(plural: str) -> dict[str, Path]:
 
 
 def files_of(plural: str) -> list[Path]:
-    """The files that belong to a resource only, except its migrations."""
+    """The files that belong only to this resource, without its migrations."""
     return [path for path in modules_of(plural).values() if path.exists()]
 
 
@@ -54,7 +54,7 @@ def tables() -> dict[str, str]:
 
 
 def with_module(registry: str, plural: str) -> str:
-    """The text of routes/__init__.py with the line of a resource, before that of the diagnostics."""
+    """The text of routes/__init__.py with the line of a resource, before the line of the diagnostics."""
     line = f'    "routes.{plural}",\n'
     if _DIAGNOSTICS in registry:
         return registry.replace(_DIAGNOSTICS, line + _DIAGNOSTICS)
@@ -67,7 +67,7 @@ def without_module(registry: str, plural: str) -> str:
 
 
 def with_routes(page: str, rows: list[str]) -> str:
-    """The text of docs/api.md with rows in its table of routes, before those of the diagnostics."""
+    """The text of docs/api.md with rows in its table of routes, before the rows of the diagnostics."""
     found = list(_ROUTE_ROW.finditer(page))
     position = next((row.start() for row in found if row[1].startswith("/performance/")), found[-1].end())
     return page[:position] + "".join(f"{row}\n" for row in rows) + page[position:]
@@ -105,7 +105,8 @@ def imports_of(path: Path) -> set[str]:
 def write(created: dict[Path, str], changed: dict[Path, str], deleted: Sequence[Path] = ()) -> None:
     """Create, change and delete files: all, or none.
 
-    :param created: files that do not exist yet, each with its text, as is `changed`.
+    :param created: files that do not exist yet, each with its text.
+    :param changed: existing files, each with its new text.
     """
     before = {path: path.read_bytes() for path in (*changed, *deleted)}
     new: list[Path] = []

@@ -21,7 +21,7 @@ SAMPLES = {
 
 @dataclass(frozen=True)
 class Removed:
-    """What `remove` did.
+    """The result of `remove`.
 
     :ivar uncommitted: those of the deleted files of which Git has no copy.
     :ivar pages: pages of the documentation that still mention the resources.
@@ -35,9 +35,9 @@ class Removed:
 
 
 def find(name: str) -> Resource:
-    """The resource of this name, which is a singular or a plural.
+    """The resource with this singular or plural name.
 
-    :raises Refused: there is none.
+    :raises Refused: no resource has this name.
     """
     for resource in RESOURCES:
         if name == resource.name or camel_case(name) == resource.schema.__name__:
@@ -46,14 +46,14 @@ def find(name: str) -> Resource:
 
 
 def find_samples() -> list[Resource]:
-    """The sample resources that are still there, without resources of the user that have the same names.
+    """The sample resources that have not been removed. A later resource of the same name is none of them.
 
-    :raises Refused: there are none.
+    :raises Refused: all of them have been removed.
     """
     tables = project.tables()
     found = [each for each in RESOURCES if each.name in SAMPLES and tables.get(each.name) == SAMPLES[each.name]]
     if not found:
-        raise Refused(f"{in_prose(list(SAMPLES))} are removed already")
+        raise Refused(f"{in_prose(list(SAMPLES))} have already been removed")
     return found
 
 

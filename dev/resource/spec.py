@@ -1,4 +1,4 @@
-"""A resource to add, and its names: what the templates read."""
+"""A resource to add: the facts and names that the templates read."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Spec:
     """A resource to add.
 
     :ivar singular: snake_case, as is `plural`.
-    :ivar key: the columns of the primary key in its order; empty with a key that the server makes.
+    :ivar key: the columns of the primary key, in order; empty with `uuid_key`.
     :ivar plain: the other columns.
     :ivar ttl: `default_time_to_live` of the table in seconds, or None.
     :ivar deletable: whether there is a DELETE route.
-    :ivar uuid_key: the server makes id, times and version.
+    :ivar uuid_key: the server generates id, times and version.
     """
 
     singular: str
@@ -68,17 +68,17 @@ class Spec:
 
     @property
     def of_partition(self) -> str:
-        """The partition in prose: `a sensor and a day`."""
+        """The columns of the partition key in prose: `a sensor and a day`."""
         return " and ".join(names.with_article(column.noun) for column in self.partition)
 
     @property
     def layout(self) -> str:
-        """What a partition and a row are."""
+        """The partitions of the table, and the order of their rows."""
         partition = " and ".join(self.names(self.partition))
         if not self.clustering:
             return f"one row per {partition}"
         order = ", then ".join(column.name + (" descending" if column.descending else "") for column in self.clustering)
-        return f"one partition per {partition}, its rows by {order}"
+        return f"one partition per {partition}, rows ordered by {order}"
 
     # --- paths ---------------------------------------------------------------------------------------------
 
@@ -140,7 +140,7 @@ class Spec:
 
     @property
     def operations(self) -> list[str]:
-        """What the routes offer, as the registry names it."""
+        """The operations of the routes, with their names in the registry."""
         if self.uuid_key:
             offered = ["create", "read", "list", "stream", "batch", "replace", "change"]
         else:
@@ -162,14 +162,14 @@ class Spec:
 
     @property
     def test_partition(self) -> int:
-        """The number of the example partition that the tests use, and the sample rows do not."""
+        """The number of the example partition that the tests use. The sample rows do not use it."""
         return 1 if all(column.type.name == "boolean" for column in self.partition) else 2
 
     def document(self, number: int, row: int = 0) -> dict[str, Any]:
         """An example as JSON.
 
-        :param number: of the values of its partition, 0 to 2.
-        :param row: number of the values of its other columns.
+        :param number: number of the example values of its partition key, 0 to 2.
+        :param row: number of the example values of its other columns, 0 to 2.
         """
         return {
             column.name: values.json_value(column, number if column.role == "partition" else row)
@@ -201,12 +201,12 @@ class Spec:
 
     @property
     def absent(self) -> dict[str, Any]:
-        """What the optional fields read as if the client omits them."""
+        """The values of the optional fields in a response if the client omitted them, as JSON."""
         return {column.name: json.loads(column.default.replace("None", "null")) for column in self.optional}
 
     @property
     def wrong_values(self) -> list[tuple[str, Any]]:
-        """For each type of a column: the name of a column, and a value that it rejects."""
+        """For each type of a column: the name of one column, and a JSON value that its field rejects."""
         by_type = {column.type.name: column for column in reversed(self.columns)}
         return [(column.name, values.wrong_value(column)) for column in self.columns if column in by_type.values()]
 

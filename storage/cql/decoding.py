@@ -28,7 +28,7 @@ _INT, _LONG = Struct(">i"), Struct(">q")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAYS = date(1970, 1, 1).toordinal()
 _DAY_MS = 86_400_000
-# Rounds nothing.
+# Decimal arithmetic without rounding.
 _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 # Types whose values all have the same number of bytes, for vectors: `valueLengthIfFixed` in Cassandra's source.
 _FIXED_SIZES = {
@@ -85,6 +85,11 @@ def decoder(cql_type: CqlType) -> Decoder:
             names = cql_type.field_names
             return lambda data: dict(zip(names, _fields(data, inner), strict=True)) if data else None
         case "vector":
+            if cql_type.arguments[0].name in ("float", "double"):
+                # Embeddings have hundreds of elements.
+                code = "f" if cql_type.arguments[0].name == "float" else "d"
+                unpack = Struct(f">{cql_type.dimension}{code}").unpack
+                return lambda data: list(unpack(data)) if data else None
             size = fixed_size(cql_type.arguments[0])
             return lambda data: _vector(data, inner[0], cql_type.dimension, size) if data else None
     return _SCALARS.get(cql_type.name, bytes)

@@ -18,6 +18,7 @@ add the version to `DRIVER_VERSIONS` in `storage/__init__.py`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from typing import Any
@@ -34,7 +35,7 @@ from cassandra.query import PreparedStatement
 from storage.cql.decoding import Decoder, decode_rows, decoder
 from storage.cql.types import CqlType
 
-# Types that the driver decodes as `storage.cql.decoding` does, but faster, in C.
+# Types for which the driver returns the same values as `storage.cql.decoding`, but faster, in C.
 _DECODED_BY_DRIVER = frozenset(
     {"ascii", "text", "blob", "tinyint", "smallint", "int", "bigint", "double", "uuid", "timeuuid"}
 )
@@ -58,7 +59,7 @@ def _cql_type(driver_type: Any) -> CqlType:
 
 
 class _Rows(ProtocolHandler.message_types_by_opcode[ResultMessage.opcode]):
-    """A result whose rows are decoded by `storage.cql.decoding`, unless the driver decodes all their types alike."""
+    """A result whose rows `storage.cql.decoding` decodes, unless the driver returns the same values for their types."""
 
     def recv_results_rows(
         self, f: BytesIO, protocol_version: int, user_type_map: Any, result_metadata: Any, encryption_policy: Any
@@ -73,18 +74,45 @@ class _Rows(ProtocolHandler.message_types_by_opcode[ResultMessage.opcode]):
             return
         self.column_names = [column[2] for column in metadata]
         self.column_types = [column[3] for column in metadata]
-        self.parsed_rows = decode_rows(f.read(), decoders)
+        self.parsed_rows = _EncodedRows(f.read(), decoders)
+
+
+class _EncodedRows(Sequence[tuple[Any, ...]]):
+    """Rows that are decoded when they are first used: in the thread of the request, not in the driver's event loop.
+
+    There, decoding would delay the responses to all other requests of the process, and an exception would close the
+    connection.
+    """
+
+    def __init__(self, data: bytes, decoders: tuple[Decoder, ...]) -> None:
+        self._data, self._decoders = data, decoders
+        self._rows: list[tuple[Any, ...]] | None = None
+
+    def _decoded(self) -> list[tuple[Any, ...]]:
+        if self._rows is None:
+            self._rows, self._data = decode_rows(self._data, self._decoders), b""
+        return self._rows
+
+    def __len__(self) -> int:
+        return len(self._decoded())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._decoded()[index]
+
+    def clear(self) -> None:
+        """Free the rows."""
+        self._rows, self._data = [], b""
 
 
 class RowProtocolHandler(ProtocolHandler):
-    """The driver's protocol, with rows whose values are those that docs/types.md lists."""
+    """The driver's protocol, with rows that have the Python values that docs/types.md lists."""
 
     message_types_by_opcode = ProtocolHandler.message_types_by_opcode | {ResultMessage.opcode: _Rows}
 
 
 @lru_cache(maxsize=1000)
 def _decoders(driver_types: tuple[Any, ...]) -> tuple[Decoder, ...] | None:
-    """The decoders of a row's columns; None if the driver decodes all of these types alike."""
+    """The decoders of a row's columns; None if the driver returns the same values for all of these types."""
     types = [_cql_type(driver_type) for driver_type in driver_types]
     if all(each.name in _DECODED_BY_DRIVER for each in types):
         return None

@@ -39,7 +39,7 @@ def base64url(value: bytes) -> str:
 
 
 def same(value: Any) -> Any:
-    """The value, which needs no conversion."""
+    """Return the value unchanged: it needs no conversion."""
     return value
 
 
@@ -56,10 +56,11 @@ def encoder(cql_type: CqlType) -> Encoder:
         case "list":
             return lambda value: [inner[0](each) for each in value or ()]
         case "set":
-            return lambda value: _sorted(value or (), inner[0])
+            is_nested = bool(cql_type.arguments[0].arguments)
+            return lambda value: _sorted(value or (), inner[0], is_nested)
         case "map":
             key_text = base64url if cql_type.arguments[0].name == "blob" else lambda key: _key(inner[0](key))
-            return lambda value: {key_text(key): inner[1](each) for key, each in _pairs(value or {})}
+            return lambda value: _by_key({key_text(key): inner[1](each) for key, each in _pairs(value or {})})
         case "vector":
             return _nullable(lambda value: [inner[0](each) for each in value])
         case "tuple":
@@ -74,24 +75,33 @@ def _nullable(encode: Encoder) -> Encoder:
     return lambda value: None if value is None else encode(value)
 
 
-def _sorted(values: Any, encode: Encoder) -> list[Any]:
+def _sorted(values: Any, encode: Encoder, is_nested: bool) -> list[Any]:
     """The elements of a set in ascending order.
 
     The order that Cassandra returns is not known before the row is read, but the response to a write needs it.
+
+    :param is_nested: the elements are collections, whose own order is known only after they are encoded.
     """
+    if is_nested:
+        return sorted(map(encode, values), key=orjson.dumps)
     try:
         return [encode(each) for each in sorted(values)]
     except TypeError:
-        return sorted(map(encode, values), key=orjson.dumps)
+        # Some timestamps or dates are text, because Python has no value for them.
+        return sorted(map(encode, values))
+
+
+def _by_key(entries: dict[str, Any]) -> dict[str, Any]:
+    return {key: entries[key] for key in sorted(entries)}
 
 
 def _pairs(value: Any) -> Any:
-    """Keys and values of a map; see `storage.cql.decoding` for maps that are lists of pairs."""
+    """Keys and values of a map. `storage.cql.decoding` returns some maps as lists of pairs."""
     return value.items() if isinstance(value, dict) else value
 
 
 def _key(value: Any) -> str:
-    """A key of a JSON object: text as it is, and JSON for other values."""
+    """A key of a JSON object: text unchanged, other values as JSON."""
     if isinstance(value, (str, UUID)):
         return str(value)
     return orjson.dumps(value).decode()

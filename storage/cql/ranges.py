@@ -12,8 +12,8 @@ from storage.cql.table import Table
 class KeyRange(NamedTuple):
     """A range over the first clustering column, and the order of its rows.
 
-    :ivar lower: the least value, which is part of the range; None for no limit.
-    :ivar upper: the value at which the range ends, which is not part of it; None for no limit.
+    :ivar lower: the lower bound, inclusive; None for no bound.
+    :ivar upper: the upper bound, exclusive; None for no bound.
     :ivar descending: the order of the rows; None for the order of the table.
     """
 
@@ -27,7 +27,7 @@ def in_range(
 ) -> tuple[Statement, Sequence[Any]]:
     """Restrict a SELECT of one partition to a range, and order its rows.
 
-    The result is one of at most eight statements, so each is prepared once.
+    For one SELECT this returns at most eight different statements, so the cache of prepared statements stays small.
 
     :param statement: ends with the conditions on the whole partition key.
     :param values: one for each `?` of the statement.
@@ -40,6 +40,6 @@ def in_range(
             cql += f" AND {column} {operator} ?"
             values.append(bound)
     if key_range.descending is not None and key_range.descending != (own_order == "desc"):
-        # Cassandra can only read the clustering columns in their order, or all of them reversed.
+        # Cassandra can read a partition only in the table's order or in its exact reverse.
         cql += f" ORDER BY {column} {'DESC' if key_range.descending else 'ASC'}"
     return statement._replace(cql=cql), values

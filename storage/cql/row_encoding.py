@@ -1,8 +1,8 @@
-"""Rows as tuples or as JSON strings. Only this module chooses who writes the JSON: Cassandra or this service.
+"""Rows as tuples or as JSON strings. Only this module chooses whether Cassandra or the service writes the JSON.
 
 Forwarding the string that `SELECT JSON` returns costs a third as much as building JSON from values
-(docs/performance.md). It is used for a statement with `json_rows` if Cassandra's JSON has the same values as ours for
-every type that the statement returns. All other rows are encoded by `json_values`.
+(docs/performance.md). Cassandra encodes the rows of a statement with `json_rows` if its JSON has the same values as
+ours for every type that the statement returns. `json_values` encodes all other rows.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RowFormat(Protocol):
     def statement(self) -> Statement: ...
 
     def decode(self, rows: list[Any]) -> list[Any]:
-        """The rows in their form.
+        """Convert rows into tuples or JSON objects.
 
         :param rows: rows that :attr:`statement` returned.
         """
@@ -95,7 +95,7 @@ class _ServiceJson:
 
 
 class _CassandraJson:
-    """Rows that Cassandra encodes (`SELECT JSON`), with corrections of what it writes differently.
+    """Rows that Cassandra encodes (`SELECT JSON`), with corrections where its JSON differs from ours.
 
     Cassandra writes timestamps with a space in the middle, but a cast to text writes RFC 3339.
     """
@@ -117,16 +117,22 @@ class _CassandraJson:
         texts = [row[0] for row in rows]
         if not texts:
             return texts
-        if not all(re.search(rf'"{name}": {_RFC3339}', texts[0]) for name in self._timestamps):
-            # Either the server casts timestamps to another format, or a null in the first row does not show the format.
+        if not all(self._has_rfc3339(name, texts) for name in self._timestamps):
+            # The server uses another timestamp format, or the first row has a null, which does not show the format.
             return [self._corrected(text) for text in texts]
-        # Nearly all pages end here, after two searches.
+        # Nearly all pages return below, after two searches.
         page = "\n".join(texts)
         suspects = [f'"{column}": ""' for column in self._not_text] if ': ""' in page else []
         suspects += [f'"{column}": null' for column in self._lists if ": null" in page]
         if not suspects:
             return texts
         return [self._corrected(text) if any(each in text for each in suspects) else text for text in texts]
+
+    @staticmethod
+    def _has_rfc3339(name: str, texts: list[str]) -> bool:
+        """Whether the server writes this timestamp in RFC 3339, by the first row in which it is not null."""
+        first = next((text for text in texts if f'"{name}": null' not in text), None)
+        return first is None or re.search(rf'"{name}": {_RFC3339}', first) is not None
 
     def _corrected(self, text: str) -> str:
         document = orjson.loads(text)

@@ -1,8 +1,8 @@
-"""A table, with the facts that its module states about it."""
+"""The facts about a table: its columns with their types, and its keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypeVar, get_type_hints
 
 from storage.cql.decoding import decoder
@@ -42,7 +42,7 @@ class Table(Generic[Row]):
         self.partition_key = partition_key
         self.clustering_key: dict[str, Order] = dict(clustering_key or {})
         self.columns: dict[str, CqlType] = {}
-        # Without the names of the class, so that a column may be called `date` and have the type `date`.
+        # `localns={}` hides the attributes of the class, so that a column `date` may have the type `date`.
         for column, hint in get_type_hints(row, localns={}, include_extras=True).items():
             if not hasattr(hint, "__metadata__"):
                 raise ValueError(f'{row.__name__}.{column} needs a CQL type: Annotated[..., "text"]')
@@ -54,7 +54,7 @@ class Table(Generic[Row]):
             for index, (column, cql_type) in enumerate(self.columns.items())
             if column in public
         ]
-        self._decoders = [decoder(cql_type) for cql_type in self.columns.values()]
+        self._decoders = {column: decoder(cql_type) for column, cql_type in self.columns.items()}
 
     def document(self, row: Row) -> dict[str, Any]:
         """The row as clients receive it: values that `orjson` writes as the JSON that docs/types.md defines."""
@@ -62,10 +62,13 @@ class Table(Generic[Row]):
             column: row[index] if encode is same else encode(row[index]) for index, column, encode in self._encoders
         }
 
-    def decode(self, values: Sequence[bytes | None]) -> Row:
-        """A row from values in the native protocol's encoding, one for each column.
+    def decode(self, values: Mapping[str, bytes | None]) -> Row:
+        """A row from values in the native protocol's encoding, such as those of a bound INSERT.
 
-        A bound INSERT has them as its `values`.
+        :param values: by column; a column without a value is null.
         """
-        decoded = (None if data is None else decode(data) for decode, data in zip(self._decoders, values, strict=True))
-        return self.row._make(decoded)  # type: ignore[attr-defined]
+        fields = {
+            column: None if (data := values.get(column)) is None else decode(data)
+            for column, decode in self._decoders.items()
+        }
+        return self.row(**fields)

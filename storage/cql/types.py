@@ -27,7 +27,7 @@ _TOKEN = re.compile(r"\s*([a-z_]+|[0-9]+|[<>,])")
 
 
 class CqlType(NamedTuple):
-    """A CQL type. `frozen<…>` is not part of it, because it does not change the values.
+    """A CQL type. `frozen<…>` is left out, because it does not change the values.
 
     :ivar name: for example `int`, `list` or `udt`.
     :ivar arguments: types of the elements: of a map, keys and values; of a user-defined type, its fields.
@@ -59,12 +59,12 @@ def parse_type(text: str) -> CqlType:
     tokens = _tokens(text)
     parsed = _parse(tokens, text)
     if tokens:
-        raise ValueError(f"{text!r} is not a CQL type: nothing may follow after {parsed}")
+        raise ValueError(f"{text!r} is not a CQL type: unexpected text after {parsed}")
     return parsed
 
 
 def _tokens(text: str) -> list[str]:
-    """The tokens of a type, the first one last."""
+    """The tokens of a type in reverse order, so that `pop()` returns the next one."""
     tokens = []
     position, text = 0, text.rstrip().lower()
     while position < len(text):

@@ -1,4 +1,4 @@
-"""Rows with an id and a version that the service makes. Every change of such a row is a lightweight transaction.
+"""Rows with an id and a version that the service generates. Every change of a row is a lightweight transaction.
 
 docs/transactions.md explains why. The statements are in the module of each table.
 """
@@ -25,7 +25,7 @@ from storage.cql.consistency import default_level, serial_level
 from storage.cql.driver import murmur3_token
 from storage.cql.token_scan import is_worth_scanning, scan
 from storage.db_io.idempotency import IdempotencyKey, claim_key, finish_key, forget_key, release_key
-from storage.errors import BatchTooLarge, RowNotFound, StorageError, StorageTimeout, VersionConflict
+from storage.errors import BatchTooLarge, KeyReused, RowNotFound, StorageError, StorageTimeout, VersionConflict
 
 # A NamedTuple with the fields `id`, `created_at`, `updated_at` and `version`, among others.
 Row = TypeVar("Row", bound=Any)
@@ -107,7 +107,7 @@ class VersionedTable(Table[Row]):
         """
         # Binding fails if the client's consistency level can't be reached. The key must not be claimed then.
         bound = [bind(session, self._insert, row, options).values for row in rows]
-        claim = claim_key(session, key, _to_text(bound), options)
+        claim = claim_key(session, key, _to_text(self._insert.columns, bound), options)
         claimed = [self.decode(values) for values in _from_text(claim.answer)]
         if not claim.finished:
             try:
@@ -275,13 +275,28 @@ def stream_by_id(session: Session, statement: Statement, limit: int, fetch_size:
     return scan(session, statement, options, partition_key="id", token=_token, limit=limit, fetch_size=fetch_size)
 
 
-def _to_text(rows: Sequence[Sequence[bytes | None]]) -> str:
-    """Rows of bound values as JSON with base64, in which every CQL type keeps its values."""
-    return orjson.dumps([[None if data is None else b64encode(data).decode() for data in row] for row in rows]).decode()
+def _to_text(columns: Sequence[str], rows: Sequence[Sequence[bytes | None]]) -> str:
+    """Rows of bound values as JSON with base64, in which every CQL type keeps its values.
+
+    With the names of the columns, because a later version of the service may have others, or another order.
+    """
+    named = [dict(zip(columns, row, strict=True)) for row in rows]
+    return orjson.dumps(named, default=_base64_text).decode()
 
 
-def _from_text(text: str) -> list[list[bytes | None]]:
-    return [[None if data is None else b64decode(data) for data in row] for row in orjson.loads(text)]
+def _base64_text(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+def _from_text(text: str) -> list[dict[str, bytes | None]]:
+    """The rows in a stored answer.
+
+    :raises KeyReused: version 0.2.0 stored the answer, in another form.
+    """
+    rows = orjson.loads(text)
+    if not all(isinstance(row, dict) for row in rows):
+        raise KeyReused("This key was used before the service was upgraded. Use a new key.")
+    return [{column: None if data is None else b64decode(data) for column, data in row.items()} for row in rows]
 
 
 def _token(row: str) -> int:

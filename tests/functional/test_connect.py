@@ -83,7 +83,11 @@ def test_forked_process_opens_its_own_session(environment: dict[str, str]) -> No
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("arguments", [(), ("--preload",)], ids=["without preload", "with preload"])
+@pytest.mark.parametrize(
+    "arguments",
+    [(), pytest.param(("--preload",), marks=pytest.mark.slow)],
+    ids=["without preload", "with preload"],
+)
 def test_every_worker_connects_with_and_without_preload(
     start: Callable[..., Service], arguments: tuple[str, ...]
 ) -> None:
@@ -137,6 +141,7 @@ def test_service_starts_before_cassandra_and_connects_later(start: Callable[...,
     assert running.client.get("/find/Quercus").status_code == 200
 
 
+@pytest.mark.slow
 def test_requests_keep_deadlines_while_cassandra_does_not_respond(
     start: Callable[..., Service], proxy: TcpProxy
 ) -> None:
@@ -158,6 +163,7 @@ def test_requests_keep_deadlines_while_cassandra_does_not_respond(
     wait_for(running.healthy, timeout=30, description="the service to be healthy")
 
 
+@pytest.mark.slow
 def test_service_reconnects_after_an_outage(start: Callable[..., Service], proxy: TcpProxy) -> None:
     """During an outage /health is 503; afterwards the service reconnects by itself."""
     running = start({"CASSANDRA_PORT": str(proxy.port), "CASSANDRA_RECONNECT_MAX": "1"})
@@ -171,6 +177,7 @@ def test_service_reconnects_after_an_outage(start: Callable[..., Service], proxy
     )
 
 
+@pytest.mark.slow
 def test_service_connects_once_its_missing_keyspace_is_created(start: Callable[..., Service], session: Session) -> None:
     """The log names the command that creates the keyspace; then the service connects without a restart."""
     running = start({"CASSANDRA_KEYSPACE": "fieldbook_test_missing"}, healthy=False)

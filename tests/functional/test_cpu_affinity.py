@@ -39,6 +39,7 @@ def is_pinned(pid: int) -> bool:
     return len(set().union(*found)) == 1
 
 
+@pytest.mark.slow
 def test_worker_is_pinned_to_one_core(start: Callable[..., Service]) -> None:
     """All threads of a worker are pinned, including those of the driver.
 

@@ -36,8 +36,11 @@ def fresh_service(start: Callable[..., Service], settings: Settings, keyspace: s
     return start({"CASSANDRA_KEYSPACE": keyspace}, app=PRODUCT)
 
 
-def test_api_page_has_examples() -> None:
-    assert len(docs_examples.examples((PROJECT / "docs" / "api.md").read_text())) > 20
+def test_every_curl_command_of_the_api_page_is_found() -> None:
+    page = (PROJECT / "docs" / "api.md").read_text()
+    found = [docs_examples.request_path(example.command) for example in docs_examples.examples(page)]
+    assert len(found) == page.count("\n$ curl ")
+    assert {"/", "/health", "/health/live"} <= set(found)
 
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES)
@@ -116,7 +119,9 @@ def test_generator_writes_the_files_of_the_walk_through(tmp_path: Path) -> None:
     written = [(name, text) for name, text in files if "sample_data" not in name]
     assert len(written) >= 5
     for name, text in written:
-        assert (copy / name).read_text() == text, name
+        # A project that has more migrations, or that has removed the samples, gives the migration another number.
+        (path,) = copy.glob(re.sub(r"\d{4}_", "*_", name))
+        assert path.read_text() == text, name
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -71,7 +71,7 @@ def test_shutdown_returns_501_under_other_servers(environment: dict[str, str], m
 # --- connection draining and stop --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trigger", ["SIGTERM", "POST /shutdown"])
+@pytest.mark.parametrize("trigger", ["SIGTERM", pytest.param("POST /shutdown", marks=pytest.mark.slow)])
 def test_requests_are_served_while_draining(start: Callable[..., Service], trigger: str) -> None:
     """While draining, requests are served and /health returns 503; then the service stops."""
     running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "3", "WEB_CONCURRENCY": "2"})

@@ -50,7 +50,9 @@ def quiet(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["storage/db_initialize.py"], ["-m", "storage.db_initialize"]], ids=["as a file", "as a module"]
+    "command",
+    [["storage/db_initialize.py"], pytest.param(["-m", "storage.db_initialize"], marks=pytest.mark.slow)],
+    ids=["as a file", "as a module"],
 )
 def test_command_is_safe_to_run_more_than_once(
     missing_keyspace: Settings, session: Session, command: list[str]

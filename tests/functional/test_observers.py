@@ -1,4 +1,4 @@
-"""What all resources with an id from the server share: versions, pages and batches."""
+"""Features that all resources with a server-generated id share: versions, pages and batches."""
 
 from __future__ import annotations
 

@@ -144,9 +144,8 @@ def test_sighup_applies_valid_settings_and_ignores_invalid_ones(
 ADD_HEADER = 'app.after_request(lambda response: response.headers.set("X-Changed", "1") or response)'
 
 
-@pytest.mark.parametrize(
-    "option", ["", *(pytest.param(option, marks=pytest.mark.slow) for option in ("--preload", "--reload"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["", "--preload", "--reload"])
 def test_new_workers_use_changed_code(
     start: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:

@@ -17,7 +17,7 @@ from storage.cql.types import SCALARS
 from tests.support import clean_environment, copy_project
 
 # Ten resources of different shapes. Together they have every type that the generator supports, and as a column of the
-# primary key every type that Cassandra allows there.
+# primary key every scalar type that Cassandra allows there.
 RESOURCES = [
     "reading --partition sensor:text --clustering recorded_at:timestamp:desc --column temperature:decimal "
     "--column note:text? --column 'tags:set<text>' --column calibrated_on:date",
@@ -105,7 +105,7 @@ def test_the_resources_have_every_type() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_generated_resources_pass_their_tests(copy: Path, cassandra: dict[str, str]) -> None:
-    """Their own tests, and those that compare schema, table, migration, registry and API page."""
+    """Run their own tests, and the tests that compare schema, table, migration, registry and API page."""
     new = git(copy, "ls-files", "--others", "--exclude-standard", "tests").split()
     assert len(new) == len(RESOURCES)
     printed = run(copy, "pytest", "-q", *new, "tests/unit/test_architecture.py", **cassandra)
@@ -175,7 +175,7 @@ def test_the_application_works_without_the_samples(tmp_path: Path, cassandra: di
         assert not list(copy.rglob(f"{resource}.py"))
     assert "  docs/api.md\n" in printed.partition("still mention")[2]
     add(copy, "user --uuid-key --column full_name:text --column 'values:list<int>'")
-    with pytest.raises(AssertionError, match="are removed already"):
+    with pytest.raises(AssertionError, match="have already been removed"):
         run(copy, "dev.resource", "remove", "--samples")
     tests = ["tests/unit/test_architecture.py", "tests/functional/test_service.py", "tests/functional/test_users.py"]
     run(copy, "pytest", "-q", *tests, **cassandra)

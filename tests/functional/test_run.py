@@ -282,6 +282,7 @@ def route_module(project: Path) -> tuple[Path, str]:
     return next((path, path.read_text()) for path in (project / "routes").glob("*.py") if '"alive"' in path.read_text())
 
 
+@pytest.mark.slow
 def test_reload_uses_a_changed_route_module(reloading: Run, tmp_path: Path) -> None:
     """`make run RELOAD=1` restarts the workers when a route module changes."""
     module, text = route_module(tmp_path / "copy")

@@ -264,7 +264,9 @@ def test_next_pages_are_prefetched(
         session.cluster.shutdown()
 
 
-@pytest.mark.parametrize("deleted", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "deleted", [pytest.param(0.0, marks=pytest.mark.slow), 0.5, pytest.param(1.0, marks=pytest.mark.slow)]
+)
 def test_token_ranges_cover_all_rows(
     settings: Settings, session: Session, add_observers: Callable[[str, int], None], deleted: float
 ) -> None:

@@ -1,10 +1,11 @@
-"""Every CQL type: a row reads the same alone, in a list and in a stream, and no stored value breaks a read."""
+"""Every CQL type: a single read, a list and a stream return the same values, and no stored value breaks a read."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import re
+import threading
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from storage.cql import QueryOptions, Statement, Table, execute, stream
+from storage.cql import QueryOptions, Statement, Table, driver, execute, stream
+from storage.cql.decoding import decode_rows
 from storage.cql.types import SCALARS, parse_type
 from tests.support import PROJECT
 from web.media_types import CSV, JSON, NDJSON
@@ -103,8 +105,8 @@ def assert_same_in_every_form(session: Session, table: Table[Any], run: int) -> 
 # --- a table with every type -------------------------------------------------------------------------------
 
 
-class Everything(NamedTuple):
-    """A row of `everything`. The Python types are those that docs/types.md lists."""
+class EveryType(NamedTuple):
+    """A row of `every_type`. The Python types are those that docs/types.md lists."""
 
     run: Annotated[int, "int"]
     id: Annotated[int, "int"]
@@ -143,7 +145,7 @@ class Everything(NamedTuple):
     vector_smallint: Annotated[Any, "vector<smallint, 2>"]
 
 
-EVERYTHING = Table("everything", Everything, partition_key=("run",), clustering_key={"id": "asc"})
+EVERY_TYPE = Table("every_type", EveryType, partition_key=("run",), clustering_key={"id": "asc"})
 
 
 class Proven(NamedTuple):
@@ -168,15 +170,15 @@ PROVEN = Table("proven", Proven, partition_key=("run",), clustering_key={"id": "
 
 @pytest.fixture(scope="module")
 def types(session: Session) -> Iterator[Session]:
-    """A session with the tables `everything` and `proven`."""
-    for table in (EVERYTHING, PROVEN):
+    """A session with the tables `every_type` and `proven`."""
+    for table in (EVERY_TYPE, PROVEN):
         definitions = ", ".join(f"{name} {cql_type}" for name, cql_type in table.columns.items())
         definitions = definitions.replace("list<list<int>>", "frozen<list<frozen<list<int>>>>")
         definitions = definitions.replace("map<timestamp, set<uuid>>", "map<timestamp, frozen<set<uuid>>>")
         definitions = definitions.replace("map<list<int>, blob>", "map<frozen<list<int>>, blob>")
         session.execute(f"CREATE TABLE {table.name} ({definitions}, PRIMARY KEY (run, id))", timeout=60)
     yield session
-    for table in (EVERYTHING, PROVEN):
+    for table in (EVERY_TYPE, PROVEN):
         session.execute(f"DROP TABLE {table.name}", timeout=60)
 
 
@@ -268,7 +270,7 @@ def nullable(**values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[dict[st
     return st.lists(st.fixed_dictionaries({name: st.none() | each for name, each in values.items()}), max_size=3)
 
 
-EVERYTHING_ROWS = nullable(
+EVERY_TYPE_ROWS = nullable(
     a_ascii=ASCII,
     a_text=TEXT,
     a_boolean=st.booleans(),
@@ -336,14 +338,27 @@ JSON_VALUES: dict[str, Callable[[Any], Any]] = {
 
 
 @GENERATED
-@given(rows=EVERYTHING_ROWS)
+@given(rows=EVERY_TYPE_ROWS)
 def test_values_of_every_type_read_the_same_in_every_form(types: Session, rows: list[dict[str, Any]]) -> None:
-    run = insert(types, EVERYTHING, rows)
-    found = {row["id"]: row for row in assert_same_in_every_form(types, EVERYTHING, run)}
+    run = insert(types, EVERY_TYPE, rows)
+    found = {row["id"]: row for row in assert_same_in_every_form(types, EVERY_TYPE, run)}
     assert len(found) == len(rows)
     for number, row in enumerate(rows):
         for name, to_json in JSON_VALUES.items():
             assert found[number][name] == (None if row[name] is None else to_json(row[name])), name
+
+
+def test_rows_are_decoded_in_the_thread_that_reads_them(types: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding in the driver's event loop would delay all other requests of the process."""
+    threads = []
+
+    def recording(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return decode_rows(*arguments)
+
+    monkeypatch.setattr(driver, "decode_rows", recording)
+    read(types, EVERY_TYPE, insert(types, EVERY_TYPE, [dict.fromkeys(EveryType._fields[2:])]))
+    assert set(threads) == {threading.current_thread()}
 
 
 @GENERATED

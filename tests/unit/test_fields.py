@@ -180,7 +180,7 @@ FIELDS: dict[str, tuple[Any, list[tuple[Any, Any]], list[Any]]] = {
     ),
     "SetOf MapOf": (
         SetOf[MapOf[parameters.Text, ListOf[fields.Int]]],
-        [([{"b": [2], "a": [1]}, {}], [{}, {"b": [2], "a": [1]}])],
+        [([{"a": [1], "b": [2]}, {}], [{}, {"a": [1], "b": [2]}])],
         [[{"a": [1], "b": []}, {"b": [], "a": [1]}], [[]]],
     ),
     "MapOf text": (
@@ -218,7 +218,7 @@ FIELDS: dict[str, tuple[Any, list[tuple[Any, Any]], list[Any]]] = {
     "short Text": (Annotated[fields.Text, Field(min_length=1, max_length=3)], [("abc", "abc")], ["", "abcd"]),
 }
 
-# Refused values that the JSON Schema accepts, because it has no words for the rule, or the rule is about digits.
+# Refused values that the JSON Schema accepts, because it can't express the rule, or the rule is about digits.
 BEYOND_SCHEMA = {
     "BigInt": ["9223372036854775808", "-9223372036854775809"],
     "Decimal": ["1E+6145", "10E+6144", "1E-6145", "9" * 1001],

@@ -1,4 +1,4 @@
-"""The fingerprint of a request body."""
+"""The fingerprint of a request body, and the answers that are stored under a key."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel
 
+from storage.db_io.versioned import _from_text, _to_text
+from storage.errors import KeyReused
+from tests.testbed.db_io import observers
 from web.idempotency import fingerprint
 
 
@@ -64,3 +67,16 @@ def test_fingerprint_is_the_digest_of_canonical_json() -> None:
 
     expected = sha256('[{"age":36,"name":"Grace 🐢 \\"\\\\\u007f\u2028"}]'.encode()).digest()
     assert fingerprint([Named(name='Grace 🐢 "\\\u007f\u2028', age=36)]) == expected
+
+
+def test_stored_answers_of_version_0_2_0_are_refused() -> None:
+    with pytest.raises(KeyReused, match="before the service was upgraded"):
+        _from_text('[["8a6e3a56-6c0f-4d2b-9d1e-3f3a5b7f9c10","Ada","ada@example.org",36]]')
+
+
+def test_stored_answers_name_their_columns() -> None:
+    """A later version of the service may have other columns, or another order."""
+    observer = observers.TABLE.new({"name": "Ada", "email": "ada@example.org", "age": 36})
+    text = _to_text(["age", "gone", "name"], [[b"\0\0\0\x24", b"x", b"Ada"]])
+    (row,) = map(observers.TABLE.decode, _from_text(text))
+    assert (row.name, row.age, row.email) == (observer.name, observer.age, None)

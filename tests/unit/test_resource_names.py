@@ -1,4 +1,4 @@
-"""`python -m dev.resource`: what it refuses, English forms of names, and how columns are written."""
+"""`python -m dev.resource`: rejected arguments, English forms of names, and the code of columns."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def test_a_resource_with_free_names_is_written(written: dict[Path, str]) -> None
         *((name, "keyword or a builtin of Python") for name in ("none", "value_error")),
         ("l", "looks like a digit"),
         *((name, "the service itself uses") for name in ("auth", "jobs", "upload", "ui", "v1", "stream", "docs")),
-        *((name, "name of a group of routes") for name in ("home", "diagnostic")),
+        *((name, "name of a blueprint") for name in ("home", "diagnostic")),
         *((name, "name of a file or folder") for name in ("api", "test")),
         *((name, "name of the route") for name in ("find", "observers")),
         ("performance", "name of the route /performance/"),
         ("idempotency_key", "name of a table"),
         ("resource", "name of a module in routes/"),
-        ("problem", "schemas/base.py has a class Problem already"),
-        ("error", "tests/functional/test_errors.py exists already"),
+        ("problem", "schemas/base.py already has a class Problem"),
+        ("error", "tests/functional/test_errors.py already exists"),
         *((name, "for two things") for name in ("path", "decimal", "page", "session", "response")),
         ("sheep", "choose one with --plural"),
     ],
@@ -147,10 +147,10 @@ def test_key_columns_are_refused(
     ("options", "reason"),
     [
         (["--column", "a:int"], "name the partition key"),
-        (["--uuid-key", "--partition", "a:int"], "the server makes the key"),
-        (["--uuid-key", "--clustering", "a:int"], "the server makes the key"),
+        (["--uuid-key", "--partition", "a:int"], "the server generates the key"),
+        (["--uuid-key", "--clustering", "a:int"], "the server generates the key"),
         (["--uuid-key"], "at least one --column"),
-        *((["--uuid-key", "--column", f"{name}:int"], "the server makes id") for name in ("id", "version")),
+        *((["--uuid-key", "--column", f"{name}:int"], "the server generates id") for name in ("id", "version")),
         (["--uuid-key", "--column", "a:int", "--ttl", "5"], "--ttl is not possible"),
         *(([*READING, "--ttl", seconds], "seconds from 1 to 630720000") for seconds in ("0", "-1", "1.5", "630720001")),
         *(
@@ -159,7 +159,7 @@ def test_key_columns_are_refused(
         ),
         (["--uuid-key", "--column", "dt:int", "--column", "date:date"], "use dt for two things"),
         ([*READING, "--plural", "none"], "keyword or a builtin of Python"),
-        ([*READING, "--plural", "mountain"], "must be another word"),
+        ([*READING, "--plural", "mountain"], "must differ from the singular"),
         ([*READING, "--plural", "Mountains"], "lower-case letters"),
         ([*READING, "--plural", "idempotency_keys"], "name of a table"),
     ],

@@ -1,4 +1,4 @@
-"""Rows as JSON: who encodes them, and what is corrected in Cassandra's JSON. Needs no node."""
+"""Rows as JSON: whether Cassandra or the service encodes them, and the corrections of Cassandra's JSON."""
 
 from __future__ import annotations
 

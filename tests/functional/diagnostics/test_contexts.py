@@ -100,7 +100,8 @@ def test_query_error_probe_detects_a_replaced_session(client: FlaskClient, monke
 def test_streaming_error_leaves_the_session_usable(live: Service) -> None:
     """The error of a stream is caught, and the session streams all rows afterwards."""
     body = live.client.post(STREAMING_ERROR).json()
-    assert "by zero" in body.pop("error_message")
+    # A node whose JIT compiler has seen this division many times leaves out the reason, "/ by zero".
+    assert "the operation 'int / int' failed" in body.pop("error_message")
     assert body == {
         "session_unchanged": True,
         "session_open": True,

@@ -1,4 +1,4 @@
-"""Finds: one partition per genus, its rows by species."""
+"""Finds: one partition per genus, rows ordered by species."""
 
 from __future__ import annotations
 

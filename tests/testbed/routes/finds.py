@@ -1,4 +1,4 @@
-"""Finds: one partition per genus, its rows by species."""
+"""Finds: one partition per genus, rows ordered by species."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ blueprint = Blueprint("finds", __name__, resource=RESOURCE)
 def list_finds(path: FindsPath, query: FindsQuery) -> Response:
     """The finds of a genus: all as a stream, or one page with `limit`.
 
-    `from` is the least species, and `to` is the first one after the range.
+    `from` (inclusive) and `to` (exclusive) limit species.
     """
     rows = key_range(query)
     if query.limit is None:

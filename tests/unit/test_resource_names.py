@@ -303,9 +303,9 @@ def test_failed_writes_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(FileExistsError):
         project.write({new: "new", existing: "new"}, texts)
     assert (changed.read_text(), existing.read_text(), new.exists()) == ("before", "other", False)
-    # A directory can't be deleted like a file.
-    with pytest.raises(OSError, match="directory"):
-        project.write({new: "new"}, texts, [existing, tmp_path / "directory"])
+    # The second deletion fails, because the first has succeeded.
+    with pytest.raises(FileNotFoundError):
+        project.write({new: "new"}, texts, [existing, existing])
     assert (changed.read_text(), existing.read_text(), new.exists()) == ("before", "other", False)
 
 

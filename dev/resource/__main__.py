@@ -46,6 +46,8 @@ def main(given: Sequence[str] | None = None) -> None:
         arguments.run(arguments)
     except Refused as error:
         parser.error(str(error))
+    except OSError as error:
+        parser.error(f"nothing was changed, because a file can't be read or written: {error}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,12 +96,14 @@ def _parser() -> argparse.ArgumentParser:
         "remove",
         help="remove a resource: its files and its table",
         description="Delete the files of a resource, unregister it, and write the migration that drops its table.\n"
-        "Check the result with `git status` and `git diff`.",
+        "Check the result with `git status` and `git diff`. Files that are not committed are deleted too, and listed.",
         formatter_class=raw,
     )
     which = removing.add_mutually_exclusive_group(required=True)
     which.add_argument("name", metavar="NAME", nargs="?", help="the singular or plural of the resource")
-    which.add_argument("--samples", action="store_true", help=f"remove the sample resources ({in_prose(SAMPLES)})")
+    which.add_argument(
+        "--samples", action="store_true", help=f"remove the sample resources that are left ({in_prose(list(SAMPLES))})"
+    )
     removing.set_defaults(run=_remove)
     return parser
 
@@ -137,16 +141,17 @@ def _add(arguments: argparse.Namespace) -> None:
 def _remove(arguments: argparse.Namespace) -> None:
     resources = find_samples() if arguments.samples else [find(arguments.name)]
     removed = remove(resources, "drop_samples" if arguments.samples else f"drop_{resources[0].name}")
-    _list("Deleted", removed.deleted)
+    _list("Deleted", [path for path in removed.deleted if path not in removed.uncommitted])
+    _list("Deleted for good, because Git has no copy of the file as it was", removed.uncommitted)
     _list("Changed", removed.changed)
     _list("Wrote", [removed.migration])
-    if removed.pages:
-        _list(f"Pages that still mention {in_prose([each.name for each in resources])}", removed.pages)
+    _list(f"Pages that still mention {in_prose([each.name for each in resources])}", removed.pages)
     print("\nThe next `make run` applies the migration, which deletes the rows.")
 
 
 def _list(title: str, paths: list[Path]) -> None:
-    print(f"{title}:")
+    if paths:
+        print(f"{title}:")
     for path in paths:
         print(f"  {path.relative_to(PROJECT)}")
 

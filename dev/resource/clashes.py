@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from dev.resource.names import Refused
 from dev.resource.project import PROJECT, modules_of, tables
 from dev.resource.spec import Spec
@@ -30,7 +32,7 @@ def _names_in_use() -> dict[str, str]:
     taken = {path.stem: "a file or folder of this project" for path in PROJECT.iterdir()}
     for folder in ("routes", "schemas", "storage/db_io"):
         taken |= {path.stem: f"a module in {folder}/" for path in (PROJECT / folder).glob("*.py")}
-    taken |= dict.fromkeys(tables(), "a table")
+    taken |= dict.fromkeys([*tables(), "schema_migrations"], "a table")
     # Include the routes of the testbed: functional tests serve them together with the new resource.
     application = create_app()
     taken |= dict.fromkeys(application.blueprints, "a blueprint")
@@ -49,7 +51,10 @@ def check_modules(modules: dict[Path, str]) -> None:
         name = path.relative_to(PROJECT).as_posix()
         tree = ast.parse(text)
         is_test = name.startswith("tests/")
-        if twice := _first_repeated(_bound_in_module(tree)) or _bound_twice_in_a_function(tree, is_test):
+        twice = (
+            _first_repeated(_bound(tree)) or _used_twice_in_a_class(tree) or _bound_twice_in_a_function(tree, is_test)
+        )
+        if twice:
             raise Refused(f"{name} would use {twice} for two things, so choose another name")
         for model in _classes(tree):
             if path.is_relative_to(PROJECT / "schemas") and model in models:
@@ -68,7 +73,8 @@ def _classes(tree: ast.Module) -> list[str]:
     return [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
 
 
-def _bound_in_module(tree: ast.Module) -> list[str]:
+def _bound(tree: ast.Module | ast.ClassDef) -> list[str]:
+    """The names that the statements of a module or class define."""
     bound: list[str] = []
     for node in tree.body:
         match node:
@@ -81,10 +87,23 @@ def _bound_in_module(tree: ast.Module) -> list[str]:
     return bound
 
 
+def _used_twice_in_a_class(tree: ast.Module) -> str | None:
+    """A field that is defined twice, that other fields use, or that is an attribute of every model."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            fields = _bound(node)
+            used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)}
+            used |= {name for name in fields if hasattr(BaseModel, name)} - {"model_config"}
+            for repeated in (_first_repeated(fields), *(used & set(fields))):
+                if repeated:
+                    return repeated
+    return None
+
+
 def _bound_twice_in_a_function(tree: ast.Module, is_test: bool) -> str | None:
     """A repeated parameter, or a name that hides a parameter or a name of the module."""
     # Parameters of tests have the names of fixtures. A column `date` hides no class: the module then uses `dt.date`.
-    of_module = set(_bound_in_module(tree)) - {"date", "datetime"}
+    of_module = set(_bound(tree)) - {"date", "datetime"}
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):
             parameters = [argument.arg for argument in function.args.args]

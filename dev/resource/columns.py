@@ -40,6 +40,8 @@ _NOT_SUPPORTED = {
 }
 # Cassandra's limit.
 _MAX_VECTOR = 8192
+# Three levels of collections, each `frozen`.
+_MAX_BRACKETS = 6
 
 Role = Literal["partition", "clustering", "plain"]
 
@@ -150,12 +152,14 @@ def parse_column(text: str, role: Role) -> Column:
         raise Refused(f"column {text!r}: write it as name:type, for example temperature:decimal")
     check_column_name(name, role != "plain")
     descending = False
-    if role == "clustering" and (order := re.search(r":(asc|desc)$", type_text)):
-        descending = order[1] == "desc"
+    if role == "clustering" and (order := re.search(r"(?i):(asc|desc)$", type_text)):
+        descending = order[1].lower() == "desc"
         type_text = type_text[: order.start()]
     nullable = type_text.endswith("?")
     if re.search(r"(?i)\bstatic\b", type_text):
         raise Refused(f"column {name}: the generator does not support static columns")
+    if type_text.count("<") > _MAX_BRACKETS:
+        raise Refused(f"column {name}: the type is nested too deeply")
     try:
         cql_type = _checked(parse_type(type_text.removesuffix("?")))
     except ValueError as error:

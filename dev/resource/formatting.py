@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -38,22 +39,40 @@ def formatted(path: Path, text: str) -> str:
         if run.returncode != 0:
             raise Refused(f"ruff can't format {name}: {run.stderr.strip()}")
         text = run.stdout
-    return "".join(_wrapped(line) for line in text.splitlines(keepends=True))
+    docstrings = _lines_of_docstrings(text)
+    lines = enumerate(text.splitlines(keepends=True), 1)
+    return "".join(_wrapped(line, number in docstrings) for number, line in lines)
 
 
-def _wrapped(line: str) -> str:
-    """Wrap a docstring, comment or string of one line, which ruff does not wrap."""
+def _lines_of_docstrings(text: str) -> set[int]:
+    numbers: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            numbers |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return numbers
+
+
+def _wrapped(line: str, is_docstring: bool) -> str:
+    """A docstring, comment or string of one line, wrapped at the line limit. ruff does not wrap these lines."""
     if len(line.rstrip("\n")) <= _WIDTH:
         return line
     indent = re.match(r" *", line)[0]  # type: ignore[index]
     text = line.strip()
-    if text.startswith('"""') and text.endswith('"""'):
+    if is_docstring and text.startswith('"""') and text.endswith('"""'):
         return _paragraph(text.removesuffix('"""'), indent) + f'{indent}"""\n'
+    if is_docstring or text.startswith("#"):
+        return _paragraph(text, indent)
     if string := re.fullmatch(r'"([^"]+)"(,?)', text):
-        # Leave room for two quotes and a comma.
-        parts = wrap(string[1], _WIDTH - len(indent) - 3, drop_whitespace=False)
-        return "\n".join(f'{indent}"{part}"' for part in parts) + f"{string[2]}\n"
-    return _paragraph(text, indent)
+        return _parts(string[1], indent, string[2]) + "\n"
+    if assigned := re.fullmatch(r'(\w+ ?= ?)"([^"]+)"(,?)', text):
+        return f"{indent}{assigned[1]}(\n{_parts(assigned[2], f'{indent}    ')}\n{indent}){assigned[3]}\n"
+    return line
+
+
+def _parts(string: str, indent: str, comma: str = "") -> str:
+    # Leave room for two quotes and the comma.
+    parts = wrap(string, _WIDTH - len(indent) - len(f'""{comma}'), drop_whitespace=False)
+    return "\n".join(f'{indent}"{part}"' for part in parts) + comma
 
 
 def _paragraph(text: str, indent: str) -> str:

@@ -19,13 +19,13 @@ MAX_LENGTH = 48
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
-# Cassandra 5.0's reserved_keywords.txt, and LIMIT, which that file lacks.
+# Cassandra 5.0's reserved_keywords.txt, and FALSE, LIMIT and TRUE, which that file lacks.
 CQL_RESERVED = frozenset(
     """
     add allow alter and apply asc authorize batch begin by columnfamily create delete desc describe drop entries execute
-    from full grant if in index infinity insert into is keyspace limit materialized modify nan norecursive not null of
-    on or order primary rename revoke schema select set table to token truncate unlogged update use using view where
-    with
+    false from full grant if in index infinity insert into is keyspace limit materialized modify nan norecursive not
+    null of on or order primary rename revoke schema select set table to token true truncate unlogged update use using
+    view where with
     """.split()
 )
 
@@ -34,8 +34,13 @@ _SERVICE = frozenset(
     "auth batch docs export exports health import imports jobs metrics openapi shutdown static stream ui uploads v1 "
     "job upload".split()
 )
-# Names in the annotations of the generated classes. A field of the same name would hide them.
-_TYPES = frozenset(["bool", "bytes", "dict", "float", "int", "list", "parameters", "str"])
+# Names in the generated classes. A field of the same name would hide them.
+_IN_CLASSES = frozenset(["bool", "bytes", "dict", "float", "int", "list", "optional", "parameters", "str"])
+# A column of the primary key is an argument of `location`, and a link to the next page has it beside the query
+# parameters. The others of these are reserved words of CQL.
+_BESIDE_KEYS = frozenset(["endpoint", "page_state"])
+# ruff rejects it, because it looks like a digit.
+_AMBIGUOUS = "l"
 
 _IRREGULAR = {
     "child": "children",
@@ -105,8 +110,11 @@ def check_resource_name(name: str) -> None:
     _check_form(name, "resource")
     if name in CQL_RESERVED:
         raise Refused(f"{name} is a reserved word of CQL")
-    if keyword.iskeyword(name) or hasattr(builtins, name):
+    # A name is that of a module, of variables and, in camel case, of a class.
+    if any(keyword.iskeyword(each) or hasattr(builtins, each) for each in (name, camel_case(name))):
         raise Refused(f"{name} is a keyword or a builtin of Python")
+    if name == _AMBIGUOUS:
+        raise Refused(f"{name} looks like a digit, so choose another name")
     if name in _SERVICE:
         raise Refused(f"{name} is a name that the service itself uses or reserves")
 
@@ -126,8 +134,9 @@ def check_column_name(name: str, is_key: bool) -> None:
         raise Refused(f"column {name}: every row already has a method of that name, because a row is a tuple")
     if hasattr(Body, name) or name.startswith("model_"):
         raise Refused(f"column {name}: pydantic uses that name in every model")
-    # A column of the primary key is a keyword argument of `location`.
-    if name in _TYPES or (is_key and name == "endpoint"):
+    if name == _AMBIGUOUS:
+        raise Refused(f"column {name}: it looks like a digit, so choose another name")
+    if name in _IN_CLASSES or (is_key and name in _BESIDE_KEYS):
         raise Refused(f"column {name}: the generated code uses that name for something else")
 
 

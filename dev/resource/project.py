@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +15,7 @@ REGISTRY = PROJECT / "routes" / "__init__.py"
 API_PAGE = PROJECT / "docs" / "api.md"
 
 _DIAGNOSTICS = '    "diagnostics.routes",\n'
+_CREATE_OR_DROP = re.compile(r"^(?:CREATE TABLE IF NOT EXISTS (\w+)|DROP TABLE IF EXISTS (\w+))", re.MULTILINE)
 _ROUTE_ROW = re.compile(r"^\| `[A-Z]+ (/[^`]*)` \| .*\n", re.MULTILINE)
 
 
@@ -29,10 +32,7 @@ def modules_of(plural: str) -> dict[str, Path]:
 
 def files_of(plural: str) -> list[Path]:
     """The files that belong only to this resource, without its migrations."""
-    return [
-        *(path for path in modules_of(plural).values() if path.exists()),
-        *sorted((PROJECT / "tests" / "unit").glob(f"test_{plural}.py")),
-    ]
+    return [path for path in modules_of(plural).values() if path.exists()]
 
 
 def next_migration(name: str) -> Path:
@@ -41,13 +41,15 @@ def next_migration(name: str) -> Path:
     return MIGRATIONS / f"{max(numbers, default=0) + 1:04}_{name}.cql"
 
 
-def tables() -> set[str]:
-    """The tables that exist after all migrations, and the one that records them."""
-    found = {"schema_migrations"}
+def tables() -> dict[str, str]:
+    """The tables that exist after all migrations, each with the name of the migration that created it."""
+    found: dict[str, str] = {}
     for path in sorted(MIGRATIONS.glob("[0-9]*.cql")):
-        text = path.read_text()
-        found |= set(re.findall(r"^CREATE TABLE IF NOT EXISTS (\w+)", text, re.MULTILINE))
-        found -= set(re.findall(r"^DROP TABLE IF EXISTS (\w+)", text, re.MULTILINE))
+        for created, dropped in _CREATE_OR_DROP.findall(path.read_text()):
+            if dropped:
+                found.pop(dropped, None)
+            else:
+                found.setdefault(created, path.name)
     return found
 
 
@@ -103,25 +105,46 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
-def write(created: dict[Path, str], changed: dict[Path, str]) -> None:
-    """Create and change files: all, or none.
+def write(created: dict[Path, str], changed: dict[Path, str], deleted: Sequence[Path] = ()) -> None:
+    """Create, change and delete files: all, or none.
 
     :param created: files that do not exist yet, each with its text.
     :param changed: existing files, each with its new text.
     """
-    before = {path: path.read_text() for path in changed}
-    written = []
+    before = {path: path.read_bytes() for path in (*changed, *deleted)}
+    new: list[Path] = []
+    touched: list[Path] = []
     try:
         for path, text in created.items():
             with path.open("x") as file:
-                written.append(path)
+                new.append(path)
                 file.write(text)
         for path, text in changed.items():
+            touched.append(path)
             path.write_text(text)
+        for path in deleted:
+            path.unlink()
+            touched.append(path)
     except BaseException:
-        for path in written:
+        for path in new:
             with suppress(OSError):
                 path.unlink()
-        for path, text in before.items():
-            path.write_text(text)
+        for path in touched:
+            # A file that could not be opened for the change can't be opened again, and is as it was.
+            with suppress(OSError):
+                path.write_bytes(before[path])
         raise
+
+
+def uncommitted(paths: Sequence[Path]) -> list[Path]:
+    """The files of which Git has no copy: untracked, ignored, or changed since the last commit."""
+    return [path for path in paths if not _is_committed(path)]
+
+
+def _is_committed(path: Path) -> bool:
+    command = ["git", "status", "--porcelain", "--ignored", "--", str(path)]
+    try:
+        run = subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=60, check=False)
+    except FileNotFoundError:
+        return False
+    return run.returncode == 0 and not run.stdout

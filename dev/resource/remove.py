@@ -10,21 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dev.resource import project
-from dev.resource.names import Refused, in_prose
+from dev.resource.names import Refused, camel_case, in_prose
 from routes import RESOURCES
 from routes.resource import Resource
 
-SAMPLES = ("animals", "plants", "users")
+# The sample resources, each with the migration that creates its table.
+SAMPLES = {
+    "animals": "0001_animals_and_plants.cql",
+    "plants": "0001_animals_and_plants.cql",
+    "users": "0002_users.cql",
+}
 
 
 @dataclass(frozen=True)
 class Removed:
     """The result of `remove`.
 
+    :ivar uncommitted: those of the deleted files of which Git has no copy.
     :ivar pages: pages of the documentation that still mention the resources.
     """
 
     deleted: list[Path]
+    uncommitted: list[Path]
     changed: list[Path]
     migration: Path
     pages: list[Path]
@@ -36,20 +43,20 @@ def find(name: str) -> Resource:
     :raises Refused: no resource has this name.
     """
     for resource in RESOURCES:
-        singular = re.sub(r"(?<!^)(?=[A-Z])", "_", resource.schema.__name__).lower()
-        if name in (resource.name, singular):
+        if name == resource.name or camel_case(name) == resource.schema.__name__:
             return resource
     raise Refused(f"there is no resource {name}; there are {in_prose([each.name for each in RESOURCES] or ['none'])}")
 
 
 def find_samples() -> list[Resource]:
-    """The sample resources that have not been removed.
+    """The sample resources that have not been removed. A later resource of the same name is none of them.
 
     :raises Refused: all of them have been removed.
     """
-    found = [resource for resource in RESOURCES if resource.name in SAMPLES]
+    tables = project.tables()
+    found = [each for each in RESOURCES if each.name in SAMPLES and tables.get(each.name) == SAMPLES[each.name]]
     if not found:
-        raise Refused(f"{in_prose(SAMPLES)} have already been removed")
+        raise Refused(f"{in_prose(list(SAMPLES))} have already been removed")
     return found
 
 
@@ -72,10 +79,9 @@ def remove(resources: list[Resource], migration_name: str) -> Removed:
     drops += "".join(
         f"DELETE FROM schema_migrations WHERE name = 'sample rows: {resource.name}';\n" for resource in resources
     )
-    project.write({migration: drops}, changed)
-    for path in deleted:
-        path.unlink()
-    return Removed(deleted, list(changed), migration, _pages_about(resources))
+    uncommitted = project.uncommitted(deleted)
+    project.write({migration: drops}, changed, deleted)
+    return Removed(deleted, uncommitted, list(changed), migration, _pages_about(resources))
 
 
 def _check_is_unused(resources: list[Resource], deleted: list[Path]) -> None:

@@ -191,6 +191,11 @@ class Spec:
         return {self.plain[0].name: values.json_value(self.plain[0], 1)}
 
     @property
+    def has_large_rows(self) -> bool:
+        """Whether two examples can exceed the size of a batch in Cassandra, 50 KiB by default."""
+        return len(json.dumps(self.document(0))) > 30_000
+
+    @property
     def optional(self) -> list[Column]:
         return [column for column in self.columns if column.is_optional]
 

@@ -15,7 +15,7 @@ from storage.cql.types import CqlType
 class _Examples(NamedTuple):
     """Examples of a scalar type.
 
-    :ivar json: three values in Cassandra's order, as in JSON.
+    :ivar json: three values in Cassandra's order, as in JSON. Sets have the order of the Python values, so both agree.
     :ivar wrong: a JSON value that is not of the type.
     :ivar python: Python source of a value, given the JSON value.
     """
@@ -75,8 +75,8 @@ _SCALARS = {
     ),
     "timeuuid": _Examples(
         (
-            "e1bd7000-1533-11f1-8000-00000000002a",
-            "d1d0d400-38c6-11f1-8000-00000000002a",
+            "1c94b2a0-1533-11f1-8000-00000000002a",
+            "5b3d07e0-38c6-11f1-8000-00000000002a",
             "a9731e00-5c57-11f1-8000-00000000002a",
         ),
         "none",
@@ -166,8 +166,8 @@ def _python(cql_type: CqlType, number: int, text_of: Callable[[int], str] | None
 
 
 def _elements(cql_type: CqlType, number: int, value: Callable[[CqlType, int], Any]) -> list[Any]:
-    """Two examples of the elements of a list or set, in order; one if they are equal."""
+    """One or two examples of the elements of a list or set, in order. Lists of greater numbers are greater."""
     (element,) = cql_type.arguments
-    count = 2 if element.name == "boolean" else 3
-    first, second = (value(element, each) for each in sorted((number % count, (number + 1) % count)))
-    return [first] if first == second else [first, second]
+    count = 2 if "boolean" in str(element) else 3
+    first = number % count
+    return [value(element, each) for each in range(first, min(first + 2, count))]

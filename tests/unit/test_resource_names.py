@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from dev.resource import project
+from dev.resource import project, values
 from dev.resource.__main__ import main
 from dev.resource.columns import parse_column
+from dev.resource.formatting import formatted
 from dev.resource.names import plural_of, with_article
+from storage.cql.types import SCALARS
 
 READING = ["--partition", "sensor:text", "--column", "temperature:decimal"]
 
 
 @pytest.fixture(autouse=True)
-def written(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The paths of the files that a command would write. Nothing is written."""
-    paths: list[Path] = []
+def written(monkeypatch: pytest.MonkeyPatch) -> dict[Path, str]:
+    """The texts of the files that a command would write, by path. Nothing is written or deleted."""
+    texts: dict[Path, str] = {}
 
-    def record(created: dict[Path, str], changed: dict[Path, str]) -> None:
-        paths.extend([*created, *changed])
+    def record(created: dict[Path, str], changed: dict[Path, str], deleted: Sequence[Path] = ()) -> None:
+        texts.update(created | changed | dict.fromkeys(deleted, ""))
 
     monkeypatch.setattr(project, "write", record)
-    return paths
+    return texts
 
 
-def refusal(capsys: pytest.CaptureFixture[str], written: list[Path], *arguments: str) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], written: dict[Path, str], *arguments: str) -> str:
     """Run a command that must be refused, and return the reason."""
     with pytest.raises(SystemExit) as exited:
         main(arguments)
@@ -39,7 +46,7 @@ def refusal(capsys: pytest.CaptureFixture[str], written: list[Path], *arguments:
     return reason
 
 
-def test_a_resource_with_free_names_is_written(written: list[Path]) -> None:
+def test_a_resource_with_free_names_is_written(written: dict[Path, str]) -> None:
     main(["add", "weather_station", *READING])
     assert {path.relative_to(project.PROJECT).as_posix() for path in written} == {
         "schemas/weather_stations.py",
@@ -58,8 +65,10 @@ def test_a_resource_with_free_names_is_written(written: list[Path]) -> None:
     [
         *((name, "lower-case letters") for name in ("Reading", "2x", "a__b", "a-b", "_a", "a_", "a b", "")),
         ("a" * 49, "at most 48 characters"),
-        *((name, "reserved word of CQL") for name in ("select", "table", "token")),
+        *((name, "reserved word of CQL") for name in ("select", "table", "token", "true")),
         *((name, "keyword or a builtin of Python") for name in ("class", "import", "list", "property")),
+        *((name, "keyword or a builtin of Python") for name in ("none", "value_error")),
+        ("l", "looks like a digit"),
         *((name, "the service itself uses") for name in ("auth", "jobs", "upload", "ui", "v1", "stream", "docs")),
         *((name, "name of a blueprint") for name in ("home", "diagnostic")),
         *((name, "name of a file or folder") for name in ("api", "test")),
@@ -74,14 +83,14 @@ def test_a_resource_with_free_names_is_written(written: list[Path]) -> None:
     ],
 )
 def test_names_of_resources_are_refused(
-    capsys: pytest.CaptureFixture[str], written: list[Path], name: str, reason: str
+    capsys: pytest.CaptureFixture[str], written: dict[Path, str], name: str, reason: str
 ) -> None:
     assert reason in refusal(capsys, written, "add", name, *READING)
 
 
 @pytest.mark.parametrize("name", ["version", "g", "location"])
 def test_names_that_only_resources_with_an_id_use_are_refused(
-    capsys: pytest.CaptureFixture[str], written: list[Path], name: str
+    capsys: pytest.CaptureFixture[str], written: dict[Path, str], name: str
 ) -> None:
     assert "for two things" in refusal(capsys, written, "add", name, "--uuid-key", "--column", "title:text")
 
@@ -93,14 +102,18 @@ def test_names_that_only_resources_with_an_id_use_are_refused(
         *((column, "write it as name:type") for column in ("x", "x:", "")),
         ("sensor:int", "is named twice"),
         *((column, "reserved word of CQL") for column in ("order:int", "from:text", "index:int")),
+        *((name, "reserved word of CQL") for name in ("true:int", "false:int")),
         ("class:text", "keyword of Python"),
+        ("l:int", "looks like a digit"),
         ("count:int", "a row is a tuple"),
         *((f"{name}:text", "pydantic uses that name") for name in ("json", "copy", "model_config", "model_x")),
-        *((f"{name}:text", "for something else") for name in ("str", "parameters")),
+        *((f"{name}:text", "for something else") for name in ("str", "parameters", "optional")),
         *((f"x:{name}", "is not a CQL type") for name in ("txt", "frozen<address>", "list<int", "map<int>", "int:asc")),
         ("x:counter", "counters need tables of their own"),
         *((f"x:{name}", "neither tuples") for name in ("tuple<int, text>", "list<frozen<tuple<int>>>")),
         *((f"x:{name}", "static columns") for name in ("int static", "int STATIC")),
+        ("x:" + "list<" * 7 + "int" + ">" * 7, "nested too deeply"),
+        ("x:" + "frozen<" * 1000 + "int" + ">" * 1000, "nested too deeply"),
         ("x:vector<int, 3>", "vectors of float only"),
         ("x:vector<float, 8193>", "at most 8192 elements"),
         ("x:map<list<int>, int>", "must have a scalar type"),
@@ -108,7 +121,9 @@ def test_names_that_only_resources_with_an_id_use_are_refused(
         *((f"x:{name}?", "a collection may always be omitted") for name in ("set<int>", "map<int, int>")),
     ],
 )
-def test_columns_are_refused(capsys: pytest.CaptureFixture[str], written: list[Path], column: str, reason: str) -> None:
+def test_columns_are_refused(
+    capsys: pytest.CaptureFixture[str], written: dict[Path, str], column: str, reason: str
+) -> None:
     assert reason in refusal(capsys, written, "add", "mountain", "--partition", "sensor:text", "--column", column)
 
 
@@ -117,12 +132,12 @@ def test_columns_are_refused(capsys: pytest.CaptureFixture[str], written: list[P
     [
         *((f"x:{name}", "can't be in the primary key") for name in ("duration", "set<int>", "vector<float, 2>")),
         ("x:int?", "is never null"),
-        ("endpoint:text", "for something else"),
+        *((f"{name}:text", "for something else") for name in ("endpoint", "page_state")),
         *((f"{name}:text", "for two things") for name in ("session", "options", "rows", "values", "stream")),
     ],
 )
 def test_key_columns_are_refused(
-    capsys: pytest.CaptureFixture[str], written: list[Path], column: str, reason: str
+    capsys: pytest.CaptureFixture[str], written: dict[Path, str], column: str, reason: str
 ) -> None:
     clustered = ["--clustering", "number:int", "--column", "y:int"]
     assert reason in refusal(capsys, written, "add", "mountain", "--partition", column, *clustered)
@@ -138,18 +153,79 @@ def test_key_columns_are_refused(
         *((["--uuid-key", "--column", f"{name}:int"], "the server generates id") for name in ("id", "version")),
         (["--uuid-key", "--column", "a:int", "--ttl", "5"], "--ttl is not possible"),
         *(([*READING, "--ttl", seconds], "seconds from 1 to 630720000") for seconds in ("0", "-1", "1.5", "630720001")),
+        *(
+            (["--uuid-key", "--column", "a:int", "--plural", plural], "for two things")
+            for plural in ("created", "copy", "model_dump")
+        ),
+        (["--uuid-key", "--column", "dt:int", "--column", "date:date"], "use dt for two things"),
+        ([*READING, "--plural", "none"], "keyword or a builtin of Python"),
         ([*READING, "--plural", "mountain"], "must differ from the singular"),
         ([*READING, "--plural", "Mountains"], "lower-case letters"),
         ([*READING, "--plural", "idempotency_keys"], "name of a table"),
     ],
 )
 def test_options_are_refused(
-    capsys: pytest.CaptureFixture[str], written: list[Path], options: list[str], reason: str
+    capsys: pytest.CaptureFixture[str], written: dict[Path, str], options: list[str], reason: str
 ) -> None:
     assert reason in refusal(capsys, written, "add", "mountain", *options)
 
 
-def test_unknown_resources_are_not_removed(capsys: pytest.CaptureFixture[str], written: list[Path]) -> None:
+# The names that Python source of examples uses.
+NAMES = {"Decimal": Decimal, "UTC": UTC, "UUID": UUID, "date": date, "datetime": datetime}
+LONG = "a_name_of_48_characters_which_is_the_upper_limit"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [
+            "--partition",
+            "device:uuid",
+            "--partition",
+            "account:uuid",
+            "--partition",
+            "region:uuid",
+            "--clustering",
+            "at:timestamp",
+        ],
+        ["--partition", f"{LONG}:text", "--partition", f"{LONG[:-1]}:text", "--clustering", f"{LONG[:-2]}:text:DESC"],
+        ["--uuid-key", "--column", f"{LONG}:text?", "--column", f"{LONG[:-1]}:timestamp"],
+    ],
+)
+@pytest.mark.parametrize("name", ["mountain", LONG[:-1]])
+def test_long_lines_are_wrapped(written: dict[Path, str], name: str, options: list[str]) -> None:
+    main(["add", name, "--plural", f"{name}s", *options, "--column", "v:int"])
+    for path, text in written.items():
+        if path.suffix == ".py":
+            ast.parse(text)
+            # One word can't be wrapped, and ruff allows it.
+            assert not [line for line in text.splitlines() if len(line) > 120 and " " in line.strip()]
+            assert formatted(path, text) == text
+
+
+@pytest.mark.parametrize("cql_type", [f"set<{name}>" for name in sorted(SCALARS - {"counter", "duration"})])
+@pytest.mark.parametrize("outer", ["{}", "set<{}>", "map<int, {}>", "set<list<{}>>"])
+def test_example_sets_are_in_order(outer: str, cql_type: str) -> None:
+    """Clients receive the elements of a set in the order of their values, at any depth."""
+    column = parse_column(f"x:{outer.format(cql_type)}", "plain")
+    for number in range(3):
+        value = eval(values.python_value(column, number), NAMES)
+        assert in_order(value) == value
+
+
+def in_order(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: in_order(each) for key, each in value.items()}
+    return sorted(map(in_order, value)) if isinstance(value, list) else value
+
+
+def test_timeuuids_have_the_order_of_their_times() -> None:
+    column = parse_column("x:timeuuid", "clustering")
+    times = [UUID(values.json_value(column, number)).time for number in range(3)]
+    assert times == sorted(times)
+
+
+def test_unknown_resources_are_not_removed(capsys: pytest.CaptureFixture[str], written: dict[Path, str]) -> None:
     assert "there is no resource mountains" in refusal(capsys, written, "remove", "mountains")
 
 
@@ -227,3 +303,20 @@ def test_failed_writes_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(FileExistsError):
         project.write({new: "new", existing: "new"}, texts)
     assert (changed.read_text(), existing.read_text(), new.exists()) == ("before", "other", False)
+    # The second deletion fails, because the first has succeeded.
+    with pytest.raises(FileNotFoundError):
+        project.write({new: "new"}, texts, [existing, existing])
+    assert (changed.read_text(), existing.read_text(), new.exists()) == ("before", "other", False)
+
+
+@pytest.mark.parametrize("arguments", [("add", "mountain", *READING), ("remove", "animals")])
+def test_files_that_cannot_be_written_are_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    def fail(*files: Any) -> None:
+        raise PermissionError(13, "Permission denied", "routes/mountains.py")
+
+    monkeypatch.setattr(project, "write", fail)
+    reason = refusal(capsys, {}, *arguments)
+    assert reason.startswith("nothing was changed")
+    assert reason.endswith("Permission denied: 'routes/mountains.py'")

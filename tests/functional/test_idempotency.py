@@ -290,14 +290,14 @@ class Everything(NamedTuple):
 def test_stored_response_keeps_values_of_every_type(session: Session, settings: Settings) -> None:
     """A retry returns rows equal to those of the first request, also for values that JSON has no type for."""
     insert = Statement(
-        "insert_everything",
-        "INSERT INTO {keyspace}.everything ({columns}) VALUES ({values}) USING TIMESTAMP 1",
+        "insert_stored_row",
+        "INSERT INTO {keyspace}.stored_rows ({columns}) VALUES ({values}) USING TIMESTAMP 1",
         Everything._fields,
         kind="write",
         idempotent=False,
     )
     table = VersionedTable(
-        "everything",
+        "stored_rows",
         Everything,
         noun="row",
         insert=insert,
@@ -307,7 +307,7 @@ def test_stored_response_keeps_values_of_every_type(session: Session, settings: 
         delete_at_version=insert,
     )
     session.execute(
-        f"CREATE TABLE {settings.cassandra_keyspace}.everything (id uuid PRIMARY KEY, amount decimal, big varint, "
+        f"CREATE TABLE {settings.cassandra_keyspace}.stored_rows (id uuid PRIMARY KEY, amount decimal, big varint, "
         "ratio double, content blob, day date, at time, moments list<timestamp>, by_number map<int, decimal>, "
         "by_content map<blob, frozen<set<text>>>, note text, created_at timestamp, updated_at timestamp, version uuid)",
         timeout=60,
@@ -325,7 +325,7 @@ def test_stored_response_keeps_values_of_every_type(session: Session, settings: 
         "note": None,
     }
     rows = [table.new(fields), table.new(fields)]
-    key = idempotency.IdempotencyKey("anonymous POST /everything", uuid.uuid4().hex, b"")
+    key = idempotency.IdempotencyKey("anonymous POST /stored_rows", uuid.uuid4().hex, b"")
     first = table.create_once(session, key, rows, QueryOptions())
     retry = table.create_once(session, key, [table.new(fields)], QueryOptions())
     for created in (first, retry):

@@ -120,9 +120,9 @@ class _CassandraJson:
         if not texts:
             return texts
         if not all(self._has_rfc3339(name, texts) for name in self._timestamps):
-            # The server uses another timestamp format, or the first row has a null, which does not show the format.
+            # Not every server casts timestamps to RFC 3339.
             return [self._corrected(text) for text in texts]
-        # Nearly all pages return below, after two searches.
+        # Nearly all pages end after one or two searches.
         page = "\n".join(texts)
         suspects = [f'"{column}": ""' for column in self._not_text] if ': ""' in page else []
         suspects += [f'"{column}": null' for column in self._lists if ": null" in page]

@@ -201,6 +201,7 @@ def read_response(connection: socket.socket) -> tuple[int, bytes]:
     return int(head.split()[1]), body
 
 
+@pytest.mark.slow
 def test_stalled_request_body_gets_408_and_changes_nothing(start: Callable[..., Service]) -> None:
     """A body that stalls gets 408.
 

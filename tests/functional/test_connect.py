@@ -208,6 +208,7 @@ def connection_variables(settings: Settings) -> Iterator[tuple[str, str]]:
 # --- deadlines ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_504_is_sent_at_the_deadline(start: Callable[..., Service], proxy: TcpProxy) -> None:
     """A 504 is sent at the deadline, before the query ends.
 

@@ -102,6 +102,7 @@ def test_requests_are_served_while_draining(start: Callable[..., Service], trigg
     assert all(has_ended(worker) for worker in workers)
 
 
+@pytest.mark.slow
 def test_second_sigterm_ends_draining(start: Callable[..., Service]) -> None:
     """A second SIGTERM stops the service without waiting for the rest of DRAIN_SECONDS."""
     running = start({"DRAIN_SECONDS": "60"})

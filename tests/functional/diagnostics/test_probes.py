@@ -138,6 +138,7 @@ def test_sync_probe_counts_errors(proxied_service: Service, proxy: TcpProxy) -> 
     assert 0 < response.json()["errors"] < 1000
 
 
+@pytest.mark.slow
 def test_sync_probe_returns_504_after_its_deadline(proxied_service: Service, proxy: TcpProxy) -> None:
     """Queries that time out at the request's deadline are not counted as errors: the status is 504."""
     assert proxied_service.client.get("/performance/sync?requests=1").status_code == 200

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.timeout(300)
 
 def read(session: Session, table: Table[Any], partition: int) -> dict[str, list[Any]]:
     """Return the rows of a partition as JSON values in each form; as CSV, each row as a list of cells."""
-    options = QueryOptions()
+    options = QueryOptions(timeout=60)
     cql = f"SELECT {{columns}} FROM {{keyspace}}.{table.name} WHERE {table.partition_key[0]} = ?"
     select = Statement(f"select_{table.name}", cql, tuple(table.columns))
     json_rows = select._replace(json_rows=True)
@@ -192,7 +192,7 @@ def insert(session: Session, table: Table[Any], rows: list[dict[str, Any]]) -> i
     statement = Statement(f"insert_{table.name}", cql, tuple(table.columns))
     for number, row in enumerate(rows):
         values = {"run": run, "id": number, **row}
-        execute(session, statement, [values[name] for name in table.columns], QueryOptions())
+        execute(session, statement, [values[name] for name in table.columns], QueryOptions(timeout=60))
     return run
 
 

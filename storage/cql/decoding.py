@@ -4,7 +4,8 @@ The driver's own decoding fails for some values that Cassandra stores (timestamp
 with more than 4,300 digits) and changes others (the order of a set). Formats: "CQL binary protocol v5", section 6, and
 for vectors the class `VectorType` of Cassandra 5. docs/types.md lists the Python type of each CQL type.
 
-A value of zero bytes is null, except for text and blob: Cassandra allows it for most types.
+Cassandra allows a value of zero bytes for most types. It is null here, but "" for the types for which Cassandra's own
+JSON has "" (see `row_encoding`).
 """
 
 from __future__ import annotations
@@ -158,9 +159,9 @@ def _signed_vint(data: bytes, position: int) -> tuple[int, int]:
     return value >> 1 ^ -(value & 1), position
 
 
-def _number(code: str) -> Decoder:
+def _number(code: str, zero_bytes: str | None = None) -> Decoder:
     unpack = Struct(">" + code).unpack
-    return lambda data: unpack(data)[0] if data else None
+    return lambda data: unpack(data)[0] if data else zero_bytes
 
 
 def _boolean(data: bytes) -> bool | None:
@@ -232,8 +233,8 @@ def _inet(data: bytes) -> str | None:
     return socket.inet_ntop(socket.AF_INET6 if len(data) == 16 else socket.AF_INET, data) if data else None
 
 
-def _uuid(data: bytes) -> UUID | None:
-    return UUID(bytes=data) if data else None
+def _uuid(data: bytes) -> UUID | str:
+    return UUID(bytes=data) if data else ""
 
 
 _SCALARS: dict[str, Decoder] = {
@@ -243,13 +244,13 @@ _SCALARS: dict[str, Decoder] = {
     "boolean": _boolean,
     "tinyint": _number("b"),
     "smallint": _number("h"),
-    "int": _number("i"),
+    "int": _number("i", zero_bytes=""),
     "bigint": _number("q"),
     "counter": _number("q"),
     "varint": _varint,
     "decimal": _decimal,
     "float": _number("f"),
-    "double": _number("d"),
+    "double": _number("d", zero_bytes=""),
     "timestamp": _timestamp,
     "date": _date,
     "time": _time,

@@ -36,9 +36,7 @@ from storage.cql.decoding import Decoder, decode_rows, decoder
 from storage.cql.types import CqlType
 
 # Types for which the driver returns the same values as `storage.cql.decoding`, but faster, in C.
-_DECODED_BY_DRIVER = frozenset(
-    {"ascii", "text", "blob", "tinyint", "smallint", "int", "bigint", "double", "uuid", "timeuuid"}
-)
+_DECODED_BY_DRIVER = frozenset({"ascii", "text", "blob", "tinyint", "smallint", "bigint"})
 
 
 def result_types(prepared: PreparedStatement) -> list[CqlType]:

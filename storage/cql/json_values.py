@@ -119,8 +119,9 @@ def _float(value: float) -> float | None:
     return next(each for each in candidates if _FLOAT.pack(each) == packed)
 
 
-def _double(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _double(value: float | str) -> float | str | None:
+    # "" is a value of zero bytes.
+    return value if isinstance(value, str) or math.isfinite(value) else None
 
 
 def _integer(value: int) -> str:

@@ -111,8 +111,7 @@ class _CassandraJson:
         ]
         cql = statement.cql.replace("{columns}", "JSON {columns}", 1)
         self.statement = statement._replace(cql=cql, columns=tuple(selected))
-        # Cassandra writes a value of zero bytes as "", and a list that is null as null. The service reads null and [].
-        self._not_text = [column for column, cql_type in columns.items() if cql_type.name not in _TEXTS]
+        # Cassandra writes a list that is null as null, but the service reads [].
         self._lists = [column for column, cql_type in columns.items() if cql_type.name == "list"]
 
     def decode(self, rows: list[Any]) -> list[Any]:
@@ -122,12 +121,9 @@ class _CassandraJson:
         if not all(self._has_rfc3339(name, texts) for name in self._timestamps):
             # Not every server casts timestamps to RFC 3339.
             return [self._corrected(text) for text in texts]
-        # Nearly all pages end after one or two searches.
-        page = "\n".join(texts)
-        suspects = [f'"{column}": ""' for column in self._not_text] if ': ""' in page else []
-        suspects += [f'"{column}": null' for column in self._lists if ": null" in page]
-        if not suspects:
+        if not self._lists:
             return texts
+        suspects = [f'"{column}": null' for column in self._lists]
         return [self._corrected(text) if any(each in text for each in suspects) else text for text in texts]
 
     @staticmethod
@@ -138,9 +134,6 @@ class _CassandraJson:
 
     def _corrected(self, text: str) -> str:
         document = orjson.loads(text)
-        for name in self._not_text:
-            if document[name] == "":
-                document[name] = None
         for name in self._lists:
             if document[name] is None:
                 document[name] = []

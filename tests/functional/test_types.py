@@ -9,11 +9,13 @@ import threading
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from decimal import Decimal
 from typing import Annotated, Any, NamedTuple
 
 import orjson
 import pytest
+from cassandra import InvalidRequest
 from cassandra.cluster import Session
 from cassandra.util import Duration
 from hypothesis import HealthCheck, Phase, given
@@ -346,6 +348,21 @@ def test_values_of_every_type_read_the_same_in_every_form(types: Session, rows: 
     for number, row in enumerate(rows):
         for name, to_json in JSON_VALUES.items():
             assert found[number][name] == (None if row[name] is None else to_json(row[name])), name
+
+
+@pytest.mark.parametrize("table", [EVERY_TYPE, PROVEN], ids=lambda table: table.name)
+def test_values_of_zero_bytes_read_the_same_in_every_form(types: Session, table: Table[Any]) -> None:
+    """Cassandra accepts such values for most types, from CQL only."""
+    accepted = 0
+    for column, cql_type in list(table.columns.items())[2:]:
+        if cql_type.arguments:
+            continue
+        run = next(_runs)
+        with suppress(InvalidRequest):
+            types.execute(f"INSERT INTO {table.name} (run, id, {column}) VALUES ({run}, 1, blob_as_{cql_type}(0x))")
+            assert_same_in_every_form(types, table, run)
+            accepted += 1
+    assert accepted > 5
 
 
 def test_rows_are_decoded_in_the_thread_that_reads_them(types: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Any
+from urllib.parse import quote, urlencode
 
-from flask import Response, g, request, url_for
+from flask import Response, g, request
 from itsdangerous import BadSignature, SignatureExpired, TimestampSigner
 from itsdangerous.encoding import base64_decode, base64_encode
 from werkzeug.exceptions import BadRequest
@@ -39,7 +40,8 @@ def requested_paging_state() -> bytes | None:
 
     :raises BadRequest: the token was changed, has expired, or was issued for another query.
     """
-    return verify(request.args.get("page_state"), _scope())
+    token = request.args.get("page_state")
+    return None if token is None else verify(token, _scope())
 
 
 def page_response(page: Page, columns: tuple[str, ...]) -> Response:
@@ -49,10 +51,9 @@ def page_response(page: Page, columns: tuple[str, ...]) -> Response:
     :param columns: names of the columns of the rows.
     """
     response = whole_response(Stream((rows for rows in [page.rows] if rows), columns))
-    token = sign(page.paging_state, _scope())
-    if token is not None:
-        parameters = {**request.args, **(request.view_args or {}), "page_state": token}
-        response.headers["Link"] = f'<{url_for(request.endpoint or "", **parameters)}>; rel="next"'
+    if page.paging_state is not None:
+        parameters = urlencode({**request.args, "page_state": sign(page.paging_state, _scope())})
+        response.headers["Link"] = f'<{quote(request.script_root + request.path)}?{parameters}>; rel="next"'
     return response
 
 

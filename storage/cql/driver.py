@@ -39,9 +39,14 @@ from storage.cql.types import CqlType
 _DECODED_BY_DRIVER = frozenset({"ascii", "text", "blob", "tinyint", "smallint", "bigint"})
 
 
-def result_types(prepared: PreparedStatement) -> list[CqlType]:
+def result_types(prepared: PreparedStatement) -> tuple[CqlType, ...]:
     """Types of the columns that a prepared SELECT returns."""
-    return [_cql_type(column[3]) for column in prepared.result_metadata]
+    return _cql_types(tuple(column[3] for column in prepared.result_metadata))
+
+
+@lru_cache(maxsize=1000)
+def _cql_types(driver_types: tuple[Any, ...]) -> tuple[CqlType, ...]:
+    return tuple(map(_cql_type, driver_types))
 
 
 def _cql_type(driver_type: Any) -> CqlType:
@@ -114,7 +119,7 @@ class RowProtocolHandler(ProtocolHandler):
 @lru_cache(maxsize=1000)
 def _decoders(driver_types: tuple[Any, ...]) -> tuple[Decoder, ...] | None:
     """The decoders of a row's columns; None if the driver can decode all of their types."""
-    types = [_cql_type(driver_type) for driver_type in driver_types]
+    types = _cql_types(driver_types)
     if all(each.name in _DECODED_BY_DRIVER for each in types):
         return None
     return tuple(map(decoder, types))

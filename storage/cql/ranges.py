@@ -22,6 +22,9 @@ class KeyRange(NamedTuple):
     descending: bool | None = None
 
 
+_WHOLE_PARTITION = KeyRange()
+
+
 def in_range(
     table: Table[Any], statement: Statement, values: Sequence[Any], key_range: KeyRange
 ) -> tuple[Statement, Sequence[Any]]:
@@ -32,6 +35,8 @@ def in_range(
     :param statement: ends with the conditions on the whole partition key.
     :param values: one for each `?` of the statement.
     """
+    if key_range == _WHOLE_PARTITION:
+        return statement, values
     cql = statement.cql
     values = list(values)
     column, own_order = next(iter(table.clustering_key.items()))

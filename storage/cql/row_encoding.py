@@ -58,7 +58,7 @@ def row_format(session: Session, statement: Statement, options: QueryOptions) ->
     if not statement.json_rows:
         return _Tuples(statement)
     plain = statement._replace(json_rows=False)
-    return _json_format(plain, tuple(result_types(prepared_cache.get(session, plain, options))))
+    return _json_format(plain, result_types(prepared_cache.get(session, plain, options)))
 
 
 @cache

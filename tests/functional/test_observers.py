@@ -258,3 +258,17 @@ def test_batch_over_cassandras_size_limit_is_rejected(live: Service, session: An
     )
     assert response.status_code == 413
     assert name not in stored_names(session, settings.cassandra_keyspace)
+
+
+def test_links_lead_through_the_pages_of_a_partition_with_any_name(live: Service) -> None:
+    """The path in a Link is escaped, so that a client can use it as it is."""
+    genus = f"été #1? & 100 % +{uuid.uuid4().hex[:6]}"
+    for species in ("a", "b", "c"):
+        created = live.client.post("/find", json={"genus": genus, "species": species})
+        assert created.status_code == 201
+    seen, url = [], created.headers["Location"].rpartition("/")[0] + "?limit=2&from=b&order=desc"
+    while url:
+        page = live.client.get(url)
+        seen += [row["species"] for row in page.json()]
+        url = page.links.get("next", {}).get("url")
+    assert seen == ["c", "b"]

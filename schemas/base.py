@@ -155,7 +155,9 @@ class ListQuery(Query):
     Subclasses add `from` and `to`: a range over the first clustering column.
     """
 
-    order: Literal["asc", "desc"] | None = optional(description="Order of the first clustering column; by default that of the table.")
+    order: Literal["asc", "desc"] | None = optional(
+        description="Order of the first clustering column; by default that of the table."
+    )
     limit: Annotated[Number, Field(ge=1, le=1000)] | None = optional(
         description="Number of rows in this response, whose `Link` header has the next page. By default all rows."
     )

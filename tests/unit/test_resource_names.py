@@ -17,6 +17,7 @@ from dev.resource.__main__ import main
 from dev.resource.columns import parse_column
 from dev.resource.formatting import formatted
 from dev.resource.names import plural_of, with_article
+from routes import RESOURCES
 from storage.cql.types import SCALARS
 
 READING = ["--partition", "sensor:text", "--column", "temperature:decimal"]
@@ -309,7 +310,9 @@ def test_failed_writes_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (changed.read_text(), existing.read_text(), new.exists()) == ("before", "other", False)
 
 
-@pytest.mark.parametrize("arguments", [("add", "mountain", *READING), ("remove", "animals")])
+@pytest.mark.parametrize(
+    "arguments", [("add", "mountain", *READING), *(("remove", resource.name) for resource in RESOURCES[:1])]
+)
 def test_files_that_cannot_be_written_are_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:

@@ -280,6 +280,7 @@ def base64_length(size: int) -> int:
 
 def uuid(value: object) -> UUID:
     """A UUID of any version, in the form 8-4-4-4-12."""
+    # UUID() also accepts braces, URNs and missing hyphens.
     return UUID(_match(UUID_TEXT, value, "A UUID must have the form 0192d3f5-3b1a-7c6e-8f21-5a0c9d7e4b13")[0])
 
 

@@ -159,6 +159,7 @@ class Proven(NamedTuple):
     a_ascii: Annotated[str, "ascii"]
     a_tinyint: Annotated[int, "tinyint"]
     a_smallint: Annotated[int, "smallint"]
+    a_int: Annotated[int, "int"]
     a_double: Annotated[float, "double"]
     a_timestamp: Annotated[Any, "timestamp"]
     a_uuid: Annotated[uuid.UUID, "uuid"]
@@ -312,6 +313,7 @@ PROVEN_ROWS = nullable(
     a_ascii=ASCII,
     a_tinyint=integers(8),
     a_smallint=integers(16),
+    a_int=integers(32),
     a_double=st.floats(),
     a_timestamp=PROVEN_TIMESTAMP,
     a_uuid=st.uuids(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from server import connection, graceful_shutdown, metrics_directory
+from server import graceful_shutdown, metrics_directory
 from server.reload import forget_application, import_settings, prepare_worker
 
 _settings = import_settings()
@@ -20,7 +20,7 @@ _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_host}:{_settings.port}"
 workers = _settings.web_concurrency
 worker_class = "server.worker.Worker"
-threads = _settings.gunicorn_threads
+threads = _settings.worker_threads
 keepalive = 75
 graceful_timeout = 30
 # Bytes. Fits two names of 100 characters, percent-encoded from four bytes each, and a page_state.
@@ -38,7 +38,6 @@ metrics_directory.create()
 def when_ready(server):  # type: ignore[no-untyped-def]
     """In the master, before it forks the first worker."""
     graceful_shutdown.install(server, _settings.drain_time)
-    connection.set_idle_timeout(server, _settings.client_idle_timeout)
 
 
 def on_reload(server):  # type: ignore[no-untyped-def]

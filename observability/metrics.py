@@ -56,6 +56,13 @@ IN_FLIGHT = _gauge("fieldbook_requests_in_flight", "Requests in flight that coun
 IN_FLIGHT_LIMIT = _gauge("fieldbook_requests_in_flight_limit", "Concurrency limit, the sum over all workers.")
 WORKERS = _gauge("fieldbook_workers", "Worker processes.")
 
+CONNECTIONS = _gauge("fieldbook_client_connections", "Open connections of clients.")
+CONNECTIONS_CLOSED_EARLY = Counter(
+    "fieldbook_client_connections_closed_early",
+    "Connections that waited for their client and were closed to make room for others.",
+    registry=_registry,
+)
+
 QUERY_SECONDS = Histogram(
     "fieldbook_query_duration_seconds",
     "Time from sending a statement to its response or error; for a stream, for each page.",
@@ -76,7 +83,7 @@ QUERIES_PER_SECOND = _gauge("fieldbook_queries_per_second", "Queries per second,
 STREAMS_OPENED = Counter("fieldbook_streams_opened", "Streams whose body was started.", ["route"], registry=_registry)
 STREAMS_ENDED = Counter(
     "fieldbook_streams_ended",
-    "Streams by outcome: finished, aborted (a fault) or disconnected (the client).",
+    "Streams by outcome: finished, aborted (a fault), disconnected (by the client) or too_slow (the client).",
     ["route", "outcome"],
     registry=_registry,
 )

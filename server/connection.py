@@ -1,51 +1,269 @@
-"""Sockets below WSGI: idle timeouts, and access to the connection of a request.
+"""A client's connection, and what the application may know of it.
 
-`web/` uses `client_socket` and `discard_connection`, so that it needs no private API of gunicorn.
+`web/` uses the functions `arrived_at`, `body_problem` and `is_too_slow`, so that it needs no private API of gunicorn.
 
 | Private name of gunicorn | Used for |
 |---|---|
-| `environ["gunicorn.socket"]` | the socket of the request's connection |
-| `environ["wsgi.input"].failed` | true for a body that could not be read: gunicorn then closes the connection |
-| `Arbiter.LISTENERS`, and `.sock` of each | the listening sockets |
+| `environ["gunicorn.socket"]` | the :class:`Connection` of a request |
+| `RequestParser`, its `.finish_body` and `.unreader` (`.unread`, `.take_buffered`) | parses what has arrived |
+| `Request.force_close` | adds "Connection: close" to the response |
+| `http.errors.LimitRequestHeaders` | the error for headers that are too large |
+| the socket methods that it calls: `send`, `sendall`, `gettimeout` | methods of :class:`Connection` replace them |
 """
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
+import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal, NamedTuple
+
+from gunicorn.config import Config
+from gunicorn.http.errors import LimitRequestHeaders
+from gunicorn.http.message import Request
+from gunicorn.http.parser import RequestParser
+
+from server.request_buffer import MAX_HEAD, RequestBuffer
+
+_READ_SIZE = 65536
+
+# Why the body of a request is not complete: the client stopped sending (`stalled`), was still sending at the request's
+# deadline (`late`), closed the connection (`disconnected`), or the body is too large.
+BodyProblem = Literal["stalled", "late", "disconnected", "too large"]
 
 
-def client_socket(environ: dict[str, Any]) -> socket.socket | None:
-    """The socket of a request's connection; None under another server than gunicorn."""
-    connection: socket.socket | None = environ.get("gunicorn.socket")
-    return connection
+# What a connection in the event loop waits for: the first byte of a request, the rest of its head or of its body, the
+# client to receive the response, or to close its end.
+State = Literal["idle", "head", "body", "sending", "closing"]
 
 
-def discard_connection(environ: dict[str, Any]) -> None:
-    """Make gunicorn close the connection after the response.
+class ClientDisconnected(Exception):
+    """The client closed the connection, or receives too slowly, so that the response can't be sent."""
 
-    Call it when the rest of the body is not read: gunicorn would parse the rest as the next request.
+
+class Limits(NamedTuple):
+    """What a client may use.
+
+    :ivar max_body: bytes of a request body.
+    :ivar request_timeout: seconds for a request, unless the client sends `X-Request-Timeout`.
+    :ivar idle_timeout: seconds without progress in the middle of a request or of a response.
+    :ivar min_rate: bytes per second that the client of a stream must receive.
+    :ivar rate_window: seconds of blocked sending over which that rate is averaged.
     """
-    # The input of another server has no such attribute, or does not allow it.
-    with suppress(AttributeError):
-        environ["wsgi.input"].failed = True
+
+    max_body: int = 1024 * 1024
+    request_timeout: float = 10.0
+    idle_timeout: float = 30.0
+    min_rate: int = 10_000
+    rate_window: float = 10.0
 
 
-def set_idle_timeout(arbiter: Any, seconds: float) -> None:
-    """Limit how long a read from a client, or a write to it, may wait.
+class Connection:
+    """A client's connection. At any time either the event loop or one thread uses it.
 
-    After that time the read or write raises BlockingIOError. The timeouts are set on the listening sockets, and
-    accepted connections inherit them.
+    gunicorn uses it in place of a socket: what it sends is collected, and sent by :meth:`send_all` or :meth:`flush`.
 
-    :param arbiter: gunicorn's `Arbiter`.
-    :param seconds: the timeout.
+    :ivar client: the client's address, as `socket.accept()` returns it.
+    :ivar server: the address of the listening socket.
+    :ivar request: the bytes that have arrived of the next request.
+    :ivar keep: the client may send another request.
+    :ivar closed: the socket is closed.
+    :ivar arrived: when the head of the current request arrived, by `time.monotonic()`.
+    :ivar problem: why the body of the current request is not complete.
+    :ivar has_begun: a part of the response is sent.
+    :ivar too_slow: the client received less than the minimum transfer rate.
+    :ivar state: what the connection waits for in the event loop.
+    :ivar deadline: when that wait ends, by `time.monotonic()`.
+    :ivar request_deadline: when the request has to be complete, while its body arrives.
+    :ivar held: bytes that the event loop has counted for this connection.
     """
-    timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
-    for listener in arbiter.LISTENERS:
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
-        if listener.sock.family != socket.AF_UNIX and hasattr(socket, "TCP_DEFER_ACCEPT"):
-            # The kernel reports a connection only when its first byte has arrived, so a silent one uses no thread.
-            listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, max(1, int(seconds)))
+
+    def __init__(self, sock: socket.socket, client: Any, server: Any, config: Config, limits: Limits) -> None:
+        sock.setblocking(False)
+        self.socket = sock
+        self.client, self.server = client, server
+        self.parser = RequestParser(config, (), client)
+        self.request = RequestBuffer(limits.max_body)
+        self.keep = True
+        self.closed = False
+        self.arrived = 0.0
+        self.problem: BodyProblem | None = None
+        self.has_begun = False
+        self.too_slow = False
+        self.state: State = "idle"
+        self.deadline = self.request_deadline = 0.0
+        self.held = 0
+        self._limits = limits
+        self._resets = False
+        self._collected: list[bytes] = []
+        self._unsent = memoryview(b"")
+        # Bytes sent, and seconds for which sending was blocked, in the current window.
+        self._sent, self._blocked = 0, 0.0
+
+    def receive(self) -> bool:
+        """Receive what has arrived, without waiting.
+
+        :returns: false if the client has closed the connection.
+        """
+        try:
+            data = self.socket.recv(_READ_SIZE)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self.request.data += data
+        return bool(data)
+
+    def size(self) -> int:
+        """Bytes of the request and of the response that are in memory."""
+        return len(self.request.data) + len(self._unsent)
+
+    def start_request(self, problem: BodyProblem | None = None) -> None:
+        """Note how the request has arrived, before a thread handles it.
+
+        :param problem: why its body is not complete.
+        """
+        self.arrived = self.request.head_arrived or time.monotonic()
+        self.problem = "too large" if self.request.is_too_large else problem
+        self.has_begun = False
+        self._sent, self._blocked = 0, 0.0
+
+    def parse_request(self) -> Request:
+        """Parse the request that has arrived.
+
+        :raises Exception: one of gunicorn's, for a request that is not valid.
+        """
+        if not self.request.has_head:
+            raise LimitRequestHeaders(f"more than {MAX_HEAD} bytes")
+        is_complete = self.request.is_complete
+        self.parser.unreader.unread(self.request.take())
+        request = next(self.parser)
+        if not is_complete:
+            # It is unknown where the next request starts.
+            request.force_close()
+        return request
+
+    def finish_request(self) -> None:
+        """Skip what the application has not read of the body, and keep what has arrived of the next request."""
+        self.keep = self.keep and self.parser.finish_body()
+        self.request.data += self.parser.unreader.take_buffered()
+
+    # The methods that gunicorn calls in place of a socket's.
+
+    def sendall(self, data: bytes) -> None:
+        """Collect bytes of the response."""
+        self._collected.append(data)
+
+    def send(self, data: bytes) -> int:
+        """Drop "100 Continue": the event loop sends it when it is needed."""
+        return len(data)
+
+    def gettimeout(self) -> float:
+        """Zero: no method of a connection blocks, except :meth:`send_all`."""
+        return 0.0
+
+    # Sending.
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether a part of the response waits for the client."""
+        return bool(self._unsent)
+
+    def discard(self) -> None:
+        """Drop the response, of which nothing was sent yet."""
+        self._collected.clear()
+
+    def flush(self) -> bool:
+        """Send what the kernel takes, without waiting.
+
+        :returns: whether everything is sent.
+        :raises ClientDisconnected: the connection is closed.
+        """
+        if self._collected:
+            self._unsent = memoryview(b"".join([self._unsent, *self._collected]))
+            self._collected.clear()
+        try:
+            while self._unsent:
+                count = self.socket.send(self._unsent)
+                self._unsent = self._unsent[count:]
+                self._sent += count
+                self.has_begun = True
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise ClientDisconnected from error
+        return True
+
+    def send_all(self) -> None:
+        """Send everything, and wait while the client does not receive it.
+
+        :raises ClientDisconnected: the connection is closed, or the client is too slow (`too_slow` is then true).
+        """
+        while not self.flush():
+            poll = select.poll()
+            poll.register(self.socket, select.POLLOUT)
+            began = time.monotonic()
+            poll.poll((self._limits.rate_window - self._blocked) * 1000 + 1)
+            self._blocked += time.monotonic() - began
+            if self._blocked >= self._limits.rate_window:
+                if self._sent < self._limits.min_rate * self._blocked:
+                    self.too_slow = True
+                    raise ClientDisconnected
+                self._sent, self._blocked = 0, 0.0
+
+    def send_continue(self) -> None:
+        """Tell the client to send the body of its request."""
+        with suppress(OSError):
+            self.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def shut_down(self) -> None:
+        """Tell the client that the response is complete, or that no more of it follows."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def set_reset(self, resets: bool) -> None:
+        """Whether the connection is reset when it is closed (SO_LINGER), even if the process is killed."""
+        if resets != self._resets:
+            self._resets = resets
+            with suppress(OSError):
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", resets, 0))
+
+    def abort(self) -> None:
+        """End the connection in the middle of a response, so that the client knows that the response is incomplete."""
+        self.keep = False
+        if self._resets:
+            self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.closed = True
+        self.keep = False
+        self._collected.clear()
+        self._unsent = memoryview(b"")
+        self.request.take()
+        self.socket.close()
+
+
+def _connection(environ: dict[str, Any]) -> Connection | None:
+    connection = environ.get("gunicorn.socket")
+    return connection if isinstance(connection, Connection) else None
+
+
+def arrived_at(environ: dict[str, Any]) -> float:
+    """When the head of the request arrived, by `time.monotonic()`; now under another server."""
+    connection = _connection(environ)
+    return connection.arrived if connection else time.monotonic()
+
+
+def body_problem(environ: dict[str, Any]) -> BodyProblem | None:
+    """Why the body of the request is not complete; None if it is, or if the server does not know."""
+    connection = _connection(environ)
+    return connection.problem if connection else None
+
+
+def is_too_slow(environ: dict[str, Any]) -> bool:
+    """Whether the response was aborted because the client received less than the minimum transfer rate."""
+    connection = _connection(environ)
+    return connection is not None and connection.too_slow

@@ -23,6 +23,7 @@ import time
 
 from flask import Flask, Response, current_app, g, request
 
+from server.connection import arrived_at
 from settings import Settings
 from storage.cql import QueryOptions
 from web import access_log, consistency_level, content_negotiation, deadline, request_id
@@ -35,10 +36,10 @@ from web.route_options import options_of
 
 def register(app: Flask, settings: Settings) -> None:
     """Add the hooks to an application."""
-    concurrency_limit = ConcurrencyLimit.install(app, settings.in_flight_limit)
+    concurrency_limit = ConcurrencyLimit.install(app, settings.max_requests_in_flight)
 
     def before_request() -> None:
-        g.started = time.monotonic()
+        g.started = arrived_at(request.environ)
         request_id.assign()
         view = current_app.view_functions.get(request.endpoint or "")
         if view is None or request.method == "OPTIONS":

@@ -9,10 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import socket
-import struct
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from itertools import chain
 from typing import Any
 
@@ -20,7 +18,7 @@ import orjson
 from flask import Response, g, request
 
 from observability import metrics
-from server.connection import client_socket
+from server.connection import is_too_slow
 from storage.cql import Stream
 from web.media_types import CSV, JSON, NDJSON
 
@@ -29,9 +27,6 @@ log = logging.getLogger(__name__)
 Columns = Sequence[str]
 # Rows, each a JSON object as text.
 Page = Sequence[str]
-
-# SO_LINGER values: with the first one close() sends a reset, with the second one it ends the connection normally.
-_RESET, _NORMAL = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
 def format_streaming_response(pages: Stream, media_type: str) -> Generator[bytes]:
@@ -68,7 +63,9 @@ def stream_response(pages: Stream) -> Response:
     media_type = g.media_type
     chunks = format_streaming_response(pages, media_type)
     body = _body(next(chunks, b""), chunks, request.environ, str(request.url_rule))
-    return Response(body, content_type=_content_type(media_type), direct_passthrough=True)
+    # nginx must pass each page on at once: with buffering it would read the stream faster than the client does.
+    headers = {"X-Accel-Buffering": "no"}
+    return Response(body, headers=headers, content_type=_content_type(media_type), direct_passthrough=True)
 
 
 def whole_response(pages: Stream) -> Response:
@@ -89,14 +86,20 @@ def _body(first: bytes, chunks: Generator[bytes], environ: dict[str, Any], rule:
     sent = 0
     outcome = "finished"
     metrics.STREAMS_OPENED.labels(rule).inc()
-    with closing(chunks), _reset_unless_complete(environ):
+    with closing(chunks):
         try:
             for chunk in chain([first], chunks):
                 sent += len(chunk)
                 yield chunk
         except GeneratorExit:
-            outcome = "disconnected"
-            log.info("stream %s: client disconnected after %d bytes", rule, sent)
+            if is_too_slow(environ):
+                outcome = "too_slow"
+                log.info(
+                    "stream %s: aborted after %d bytes, the client received less than MIN_TRANSFER_RATE", rule, sent
+                )
+            else:
+                outcome = "disconnected"
+                log.info("stream %s: client disconnected after %d bytes", rule, sent)
             raise
         except BaseException as error:
             outcome = "aborted"
@@ -104,28 +107,6 @@ def _body(first: bytes, chunks: Generator[bytes], environ: dict[str, Any], rule:
             raise
         finally:
             metrics.STREAMS_ENDED.labels(rule, outcome).inc()
-
-
-@contextmanager
-def _reset_unless_complete(environ: dict[str, Any]) -> Iterator[None]:
-    """Over HTTP/1.0, reset the connection if the block does not complete.
-
-    In HTTP/1.1 the missing final chunk tells the client that the body is not complete. HTTP/1.0 ends a body by closing
-    the connection, so only a reset can tell the client. The reset is set up before the block, so that the kernel sends
-    it even if the worker process ends.
-    """
-    connection = client_socket(environ)
-    if environ.get("SERVER_PROTOCOL") != "HTTP/1.0" or connection is None:
-        yield
-        return
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    try:
-        yield
-    except BaseException:
-        # Close the connection here, before the server can close it normally.
-        connection.close()
-        raise
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NORMAL)
 
 
 def _json_rows(columns: Columns, texts: Page) -> bytes:

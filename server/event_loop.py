@@ -1,0 +1,329 @@
+"""The event loop of a worker: connections that wait for their client.
+
+The loop accepts connections, collects requests, and sends what the kernel did not take of a response at once. Threads
+get requests that have arrived completely, so slow and idle clients occupy no thread.
+
+The number of connections is limited, and so are the bytes that they hold in memory. At a limit, the connection that has
+waited longest for its client is closed.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import resource
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from gunicorn.config import Config
+
+from server.connection import BodyProblem, ClientDisconnected, Connection, Limits, State
+
+# Seconds for the head of a request, from its first byte.
+_HEAD_TIMEOUT = 5.0
+# Seconds that the client has to close its end (lingering close). Without this time, the client may not receive the
+# whole response (RFC 9112, 9.6).
+_LINGER_TIMEOUT = 2.0
+# Seconds that an idle connection stays open after the stop has begun, for a request that is on its way.
+_STOP_TIMEOUT = 2.0
+# Seconds without accepting when no connection can be closed to make room.
+_ACCEPT_PAUSE = 0.1
+# Longest deadline of a request, in seconds.
+_MAX_REQUEST_TIMEOUT = 60.0
+# Bytes that all connections together may hold, unless request bodies may be large.
+_MAX_HELD = 64 * 1024 * 1024
+# Bytes that are discarded after the last response of a connection.
+_MAX_DISCARDED = 64 * 1024
+# File descriptors for everything else: connections to Cassandra, files, logs.
+_OTHER_DESCRIPTORS = 64
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+def _max_connections(configured: int) -> int:
+    """The configured limit, or as many connections as the process may have file descriptors for."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return configured
+    return max(1, min(configured, descriptors - _OTHER_DESCRIPTORS))
+
+
+class EventLoop:
+    """Accepts connections, and keeps those that wait for their client.
+
+    All methods except :meth:`take_back` are called in the main thread.
+
+    :ivar count: number of open connections, including those that a thread uses.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        config: Config,
+        limits: Limits,
+        handle: Callable[[Connection], None],
+        count_closed_early: Callable[[], object],
+        wakeup: tuple[int, int],
+    ) -> None:
+        """Create the loop. It accepts connections from the first :meth:`run_once` on.
+
+        :param listeners: listening sockets.
+        :param handle: hands a request to a thread, which calls :meth:`take_back` in the end.
+        :param count_closed_early: called for each connection that is closed to make room for others.
+        :param wakeup: the two ends of a non-blocking pipe. A byte in it ends the wait of the loop.
+        """
+        self.count = 0
+        self._count_closed_early = count_closed_early
+        self._addresses = {listener: listener.getsockname() for listener in listeners}
+        self._config = config
+        self._limits = limits
+        self._handle = handle
+        self._wakeup = wakeup
+        self._max_count = _max_connections(config.worker_connections)
+        self._max_held = max(_MAX_HELD, 8 * limits.max_body)
+        self._held = 0
+        # The connection that has waited longest comes first.
+        self._waiting: dict[Connection, None] = {}
+        # No connection has an earlier deadline.
+        self._next_deadline = math.inf
+        self._handed_back: deque[Connection] = deque()
+        self._is_woken = False
+        self._accepting = False
+        self._accept_again_at = 0.0
+        self._stopping = False
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(wakeup[0], selectors.EVENT_READ)
+        for listener in listeners:
+            listener.setblocking(False)
+
+    def take_back(self, connection: Connection) -> None:
+        """Take a connection back from a thread. Called in that thread."""
+        self._handed_back.append(connection)
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(BlockingIOError):
+                os.write(self._wakeup[1], b".")
+
+    def run_once(self) -> None:
+        """Wait for events, up to a second, and handle them."""
+        now = time.monotonic()
+        if not self._stopping and now >= self._accept_again_at:
+            self._set_accepting(True)
+        timeout = min(1.0, max(0.0, self._next_deadline - now))
+        for key, _ in self._selector.select(timeout if self._accepting else min(timeout, _ACCEPT_PAUSE)):
+            if isinstance(key.data, Connection):
+                # An earlier event may have closed the connection.
+                if key.data in self._waiting:
+                    self._on_event(key.data)
+            elif key.fd != self._wakeup[0]:
+                self._accept(key.data)
+            else:
+                self._is_woken = False
+                os.read(self._wakeup[0], 4096)
+        while self._handed_back:
+            connection = self._handed_back.popleft()
+            self._count_held(connection)
+            if connection.closed:
+                self._close(connection)
+            else:
+                self._send(connection)
+        now = time.monotonic()
+        if now >= self._next_deadline:
+            self._expire(now)
+
+    def stop_accepting(self) -> None:
+        """Accept the connections that the kernel has already queued, then close the listeners.
+
+        Later connections are refused. Idle connections stay open for a moment.
+        """
+        self._stopping = True
+        self._set_accepting(False)
+        for listener in self._addresses:
+            for _ in range(self._max_count):
+                if not self._accept(listener):
+                    break
+            # The master, and the new workers after SIGHUP, have descriptors of their own.
+            listener.close()
+        latest = time.monotonic() + _STOP_TIMEOUT
+        for connection in self._waiting:
+            if connection.state == "idle":
+                self._set_deadline(connection, min(connection.deadline, latest))
+
+    def close(self) -> None:
+        """Close the connections that wait for their client."""
+        for connection in list(self._waiting):
+            self._close(connection)
+        self._selector.close()
+
+    # --- new connections ---------------------------------------------------------------------------------------
+
+    def _set_accepting(self, accepting: bool) -> None:
+        if accepting != self._accepting:
+            self._accepting = accepting
+            for listener in self._addresses:
+                if accepting:
+                    self._selector.register(listener, selectors.EVENT_READ, listener)
+                else:
+                    self._selector.unregister(listener)
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Accept a connection.
+
+        :returns: whether there was one.
+        """
+        try:
+            client, address = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return False
+        except OSError as error:
+            if error.errno not in _OUT_OF_RESOURCES:
+                raise
+            # The connection stays in the kernel's queue, and is accepted next.
+            self._make_room()
+            return False
+        self.count += 1
+        connection = Connection(client, address, self._addresses[listener], self._config, self._limits)
+        if connection.receive():
+            self._wait_for_request(connection)
+        else:
+            self._close(connection)
+        if self.count > self._max_count:
+            self._make_room()
+        return True
+
+    def _make_room(self) -> None:
+        """Close the connection that has waited longest. If threads use all of them, pause accepting."""
+        while self._waiting:
+            connection = next(iter(self._waiting))
+            if connection.state == "idle":
+                # Its next request may have arrived.
+                self._on_event(connection)
+            if connection in self._waiting:
+                self._close_early(connection)
+                return
+        self._accept_again_at = time.monotonic() + _ACCEPT_PAUSE
+        self._set_accepting(False)
+
+    # --- steps of a connection ---------------------------------------------------------------------------------
+
+    def _on_event(self, connection: Connection) -> None:
+        if connection.state == "sending":
+            self._send(connection)
+        elif not connection.receive():
+            if connection.state == "body":
+                self._dispatch(connection, "disconnected")
+            else:
+                self._close(connection)
+        elif connection.state != "closing":
+            self._on_data(connection)
+        elif len(connection.request.data) > _MAX_DISCARDED:
+            self._close(connection)
+
+    def _on_data(self, connection: Connection) -> None:
+        request = connection.request
+        if request.is_ready():
+            self._dispatch(connection)
+            return
+        now = time.monotonic()
+        if request.has_head:
+            if connection.state != "body":
+                request.head_arrived = now
+                connection.state = "body"
+                seconds = self._limits.request_timeout if request.timeout is None else request.timeout
+                connection.request_deadline = now + min(seconds, _MAX_REQUEST_TIMEOUT)
+                if request.expects_continue:
+                    connection.send_continue()
+            self._set_deadline(connection, min(now + self._limits.idle_timeout, connection.request_deadline))
+        elif request.data and connection.state == "idle":
+            connection.state = "head"
+            self._set_deadline(connection, now + _HEAD_TIMEOUT)
+        self._count_held(connection)
+
+    def _wait_for_request(self, connection: Connection) -> None:
+        connection.state = "idle"
+        if connection.request.is_ready():
+            self._dispatch(connection)
+            return
+        self._add(connection, "idle", _STOP_TIMEOUT if self._stopping else self._config.keepalive)
+        if connection.request.data:
+            self._on_data(connection)
+
+    def _dispatch(self, connection: Connection, problem: BodyProblem | None = None) -> None:
+        """Hand a request to a thread.
+
+        :param problem: why its body is not complete.
+        """
+        self._remove(connection)
+        connection.start_request(problem)
+        self._handle(connection)
+
+    def _send(self, connection: Connection) -> None:
+        """Send the rest of a response, then continue with the connection."""
+        try:
+            is_sent = connection.flush()
+        except ClientDisconnected:
+            self._close(connection)
+            return
+        if is_sent:
+            self._remove(connection)
+            if connection.keep:
+                self._wait_for_request(connection)
+            else:
+                connection.shut_down()
+                self._add(connection, "closing", _LINGER_TIMEOUT)
+        elif connection not in self._waiting:
+            seconds = self._limits.idle_timeout + connection.size() / self._limits.min_rate
+            self._add(connection, "sending", seconds)
+
+    def _add(self, connection: Connection, state: State, seconds: float) -> None:
+        connection.state = state
+        self._waiting[connection] = None
+        event = selectors.EVENT_WRITE if state == "sending" else selectors.EVENT_READ
+        self._selector.register(connection.socket, event, connection)
+        self._set_deadline(connection, time.monotonic() + seconds)
+
+    def _remove(self, connection: Connection) -> None:
+        if connection in self._waiting:
+            del self._waiting[connection]
+            self._selector.unregister(connection.socket)
+
+    def _close(self, connection: Connection) -> None:
+        self._remove(connection)
+        connection.close()
+        self.count -= 1
+        self._count_held(connection)
+
+    def _close_early(self, connection: Connection) -> None:
+        self._count_closed_early()
+        self._close(connection)
+
+    # --- limits ------------------------------------------------------------------------------------------------
+
+    def _set_deadline(self, connection: Connection, deadline: float) -> None:
+        connection.deadline = deadline
+        self._next_deadline = min(self._next_deadline, deadline)
+
+    def _expire(self, now: float) -> None:
+        """End the waits whose deadline has passed."""
+        for connection in [each for each in self._waiting if each.deadline <= now]:
+            if connection.state == "body":
+                # The thread sends the client an error.
+                self._dispatch(connection, "late" if now >= connection.request_deadline else "stalled")
+            else:
+                self._close(connection)
+        self._next_deadline = min((each.deadline for each in self._waiting), default=math.inf)
+
+    def _count_held(self, connection: Connection) -> None:
+        """Count the bytes that a connection holds; above the limit, close those that have waited longest."""
+        size = connection.size()
+        self._held += size - connection.held
+        connection.held = size
+        if self._held > self._max_held:
+            for each in [each for each in self._waiting if each.held]:
+                self._close_early(each)
+                if self._held <= self._max_held:
+                    return

@@ -20,7 +20,7 @@ _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_host}:{_settings.port}"
 workers = _settings.web_concurrency
 worker_class = "server.worker.Worker"
-threads = _settings.gunicorn_threads
+threads = _settings.worker_threads
 keepalive = 75
 graceful_timeout = 30
 # Bytes. Fits two names of 100 characters, percent-encoded from four bytes each, and a page_state.

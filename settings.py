@@ -36,6 +36,10 @@ _MIN_KEY_LENGTH = 16
 # Seconds. No request may have a longer deadline.
 MAX_REQUEST_TIMEOUT = 60.0
 
+# Threads of a worker beside those for MAX_REQUESTS_IN_FLIGHT and MAX_REQUESTS_QUEUED. They serve the routes that use no
+# session, such as /health, /metrics and /docs, and reject requests.
+RESERVED_THREADS = 16
+
 
 class SettingsError(Exception):
     """A wrong or missing setting; the message names the variable and the rule."""
@@ -59,12 +63,16 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Port = 8000
     web_concurrency: Annotated[int, Field(ge=1, le=256)] = 2
-    gunicorn_threads: Annotated[int, Field(ge=2, le=1024)] = 64
-    max_requests_in_flight: Annotated[int, Field(ge=1, le=1023)] | None = None
+    max_requests_in_flight: Annotated[int, Field(ge=1, le=1023)] = 48
+    max_streams_in_flight: Annotated[int, Field(ge=1, le=1022)] | None = None
+    max_requests_queued: Annotated[int, Field(ge=0, le=1023)] = 128
+    queue_timeout: Annotated[float, Field(ge=0, le=60)] = 0.5
     cpu_affinity: bool = True
     trusted_proxies: Annotated[int, Field(ge=0, le=10)] = 0
     request_timeout: Annotated[float, Field(gt=0, le=MAX_REQUEST_TIMEOUT)] = 10.0
     client_idle_timeout: Seconds = 30.0
+    min_transfer_rate: Annotated[int, Field(ge=1)] = 10_000
+    transfer_rate_window: Seconds = 10.0
     drain_seconds: Annotated[float, Field(ge=0, le=600)] | None = None
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
 
@@ -134,10 +142,10 @@ class Settings(BaseSettings):
         self.tls_context()
         if self.cassandra_reconnect_min > self.cassandra_reconnect_max:
             raise ValueError("CASSANDRA_RECONNECT_MIN must not exceed CASSANDRA_RECONNECT_MAX")
-        if self.max_requests_in_flight is not None and self.max_requests_in_flight >= self.gunicorn_threads:
+        if self.stream_limit >= self.max_requests_in_flight > 1:
             raise ValueError(
-                f"MAX_REQUESTS_IN_FLIGHT must be less than GUNICORN_THREADS ({self.gunicorn_threads}): "
-                "the other threads answer /health and reject requests with 503"
+                f"MAX_STREAMS_IN_FLIGHT must be less than MAX_REQUESTS_IN_FLIGHT ({self.max_requests_in_flight}): "
+                "the rest is for requests that are not streams"
             )
         if self.app_env == "production" and self.diagnostics and self.operator_token is None:
             raise ValueError("DIAGNOSTICS=true requires OPERATOR_TOKEN when APP_ENV=production")
@@ -174,9 +182,14 @@ class Settings(BaseSettings):
         return context
 
     @property
-    def in_flight_limit(self) -> int:
-        """Concurrency limit of a worker: `MAX_REQUESTS_IN_FLIGHT`, or 3/4 of `GUNICORN_THREADS`."""
-        return self.max_requests_in_flight or max(1, self.gunicorn_threads * 3 // 4)
+    def stream_limit(self) -> int:
+        """Streams that a worker handles at a time: `MAX_STREAMS_IN_FLIGHT`, or half of `MAX_REQUESTS_IN_FLIGHT`."""
+        return self.max_streams_in_flight or max(1, self.max_requests_in_flight // 2)
+
+    @property
+    def worker_threads(self) -> int:
+        """Threads of a worker. A queued request holds a thread, too."""
+        return self.max_requests_in_flight + self.max_requests_queued + RESERVED_THREADS
 
     @property
     def drain_time(self) -> float:
@@ -226,6 +239,13 @@ def _development_key(path: Path) -> bytes:
     return path.read_bytes()
 
 
+# Variables of earlier versions, each with what to set instead.
+_REMOVED = {
+    "GUNICORN_THREADS": "Set MAX_REQUESTS_IN_FLIGHT instead; the number of threads follows from it and "
+    "MAX_REQUESTS_QUEUED."
+}
+
+
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
     """The settings of this process.
@@ -233,19 +253,19 @@ def get_settings() -> Settings:
     :raises SettingsError: variables are wrong or missing; the message names each of them.
     """
     env_file = Path(os.environ.get("ENV_FILE") or PROJECT / ".env")
-    _reject_misspellings(env_file)
+    _reject_unknown_names(env_file)
     try:
         return Settings(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
 
 
-def _reject_misspellings(env_file: Path) -> None:
-    """Report likely misspellings of our variables.
+def _reject_unknown_names(env_file: Path) -> None:
+    """Report removed variables, and likely misspellings of our variables.
 
     Other unknown names may belong to other programs.
 
-    :raises SettingsError: a name is nearly one of ours, or `ENV_FILE` can't be read.
+    :raises SettingsError: a name was ours or is nearly one of ours, or `ENV_FILE` can't be read.
     """
     if os.environ.get("ENV_FILE") and (not env_file.exists() or env_file.is_dir()):
         raise SettingsError(f"ENV_FILE: {env_file} is not a file; give the path of a file such as .env")
@@ -254,14 +274,16 @@ def _reject_misspellings(env_file: Path) -> None:
         names = list(dotenv_values(env_file))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{env_file} can't be read: {error}") from None
-    misspellings = []
+    problems = []
     # The environment has many variables of other programs, so a misspelling must be closer to our name there.
     for where, found, cutoff in ((str(env_file), names, 0.9), ("Environment", list(os.environ), 0.95)):
         for name in found:
-            if name.upper() not in known and (near := get_close_matches(name.upper(), known, n=1, cutoff=cutoff)):
-                misspellings.append(f"{where}: {name} is unknown. Did you mean {near[0]}?")
-    if misspellings:
-        raise SettingsError("\n".join(misspellings))
+            if name.upper() in _REMOVED:
+                problems.append(f"{where}: {name} was removed. {_REMOVED[name.upper()]}")
+            elif name.upper() not in known and (near := get_close_matches(name.upper(), known, n=1, cutoff=cutoff)):
+                problems.append(f"{where}: {name} is unknown. Did you mean {near[0]}?")
+    if problems:
+        raise SettingsError("\n".join(problems))
 
 
 def _explain(error: ValidationError) -> str:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -35,8 +35,8 @@ _INTERVAL = 1.0
 _registry = CollectorRegistry()
 
 
-def _gauge(name: str, text: str, mode: Literal["livesum", "livemax"] = "livesum") -> Gauge:
-    return Gauge(name, text, registry=_registry, multiprocess_mode=mode)
+def _gauge(name: str, text: str, mode: Literal["livesum", "livemax"] = "livesum", labels: Sequence[str] = ()) -> Gauge:
+    return Gauge(name, text, labels, registry=_registry, multiprocess_mode=mode)
 
 
 REQUESTS = Counter("fieldbook_requests", "Requests answered.", ["route", "method", "status"], registry=_registry)
@@ -47,13 +47,29 @@ REQUEST_SECONDS = Histogram(
     buckets=_BUCKETS,
     registry=_registry,
 )
-REFUSED = Counter(
-    "fieldbook_requests_refused",
-    "Requests rejected because the concurrency limit was reached.",
-    registry=_registry,
-)
 IN_FLIGHT = _gauge("fieldbook_requests_in_flight", "Requests in flight that count against the concurrency limit.")
 IN_FLIGHT_LIMIT = _gauge("fieldbook_requests_in_flight_limit", "Concurrency limit, the sum over all workers.")
+STREAMS_IN_FLIGHT = _gauge("fieldbook_streams_in_flight", "Streams among the requests in flight.")
+STREAMS_IN_FLIGHT_LIMIT = _gauge("fieldbook_streams_in_flight_limit", "Limit of streams, the sum over all workers.")
+QUEUED = _gauge("fieldbook_requests_queued", "Requests that wait for the concurrency limit.", labels=["kind"])
+QUEUE_SECONDS = Histogram(
+    "fieldbook_queue_duration_seconds",
+    "Time that requests waited for the concurrency limit, without the requests that did not wait.",
+    ["kind"],
+    buckets=_BUCKETS,
+    registry=_registry,
+)
+REFUSED = Counter(
+    "fieldbook_requests_refused",
+    "Requests rejected by the concurrency limit, by reason: queue_full, queue_timeout or deadline.",
+    ["kind", "reason"],
+    registry=_registry,
+)
+# All series exist from the start: Prometheus can't see the first increase of a new one.
+for _kind in ("data", "stream", "service"):
+    QUEUE_SECONDS.labels(_kind)
+    for _reason in ("queue_full", "queue_timeout", "deadline"):
+        REFUSED.labels(_kind, _reason)
 WORKERS = _gauge("fieldbook_workers", "Worker processes.")
 
 CONNECTIONS = _gauge("fieldbook_client_connections", "Open connections of clients.")

@@ -5,8 +5,8 @@ Before the view:
 1. `request_id.assign`: the client's `X-Request-ID`, or a new one, for the response and the log.
 2. If no route matches, Flask raises 404 or 405, and steps 3 to 7 do not run. They do not run for OPTIONS either.
 3. `operators.require_operator`: on routes for operators, 401 or 403 for other clients.
-4. `concurrency_limit`: on routes with `RouteOptions.session`, 503 if too many requests are in flight.
-5. `deadline.find` and `consistency_level.find`: `X-Request-Timeout` and `X-Consistency-Level`, as `g.options`.
+4. `deadline.find` and `consistency_level.find`: `X-Request-Timeout` and `X-Consistency-Level`, as `g.options`.
+5. `concurrency_limit`: if too many requests are in flight, wait in the queue; 503 if it is full or the wait too long.
 6. `content_negotiation.negotiate`: `Accept`, as `g.media_type`; `query_string.reject_repeated_parameters`.
 7. The Cassandra session, as `g.session`.
 
@@ -36,7 +36,7 @@ from web.route_options import options_of
 
 def register(app: Flask, settings: Settings) -> None:
     """Add the hooks to an application."""
-    concurrency_limit = ConcurrencyLimit.install(app, settings.max_requests_in_flight)
+    concurrency_limit = ConcurrencyLimit.install(app, settings)
 
     def before_request() -> None:
         g.started = arrived_at(request.environ)
@@ -47,13 +47,13 @@ def register(app: Flask, settings: Settings) -> None:
         route = options_of(view)
         if route.operators_only(settings):
             require_operator(settings.operator_token)
-        if route.session:
-            concurrency_limit.enter(request.environ)
         g.options = QueryOptions(
             deadline=deadline.find(settings.request_timeout, route),
             timeout=settings.request_timeout,
             consistency_level=consistency_level.find(),
         )
+        if kind := route.kind:
+            concurrency_limit.enter(request.environ, kind, g.options.deadline)
         content_negotiation.negotiate(route)
         if request.query_string:
             reject_repeated_parameters()

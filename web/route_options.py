@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar
 from settings import Settings
 from web.media_types import JSON
 
+# The kinds of requests that web/concurrency_limit.py limits.
+RequestKind = Literal["data", "stream", "service"]
 View = TypeVar("View", bound=Callable[..., Any])
 
 
@@ -18,8 +20,10 @@ class RouteOptions:
 
     :ivar produces: media types that the view can return, the default first; empty for no content negotiation.
     :ivar session: the hooks set `g.session`, and the request counts against the concurrency limit. Routes without it
-        (health, metrics, shutdown, docs) stay available under overload.
-    :ivar stream: the request has a timeout for each page instead of a deadline, unless the client sends a deadline.
+        (metrics, shutdown, docs) have a small limit of their own, and so stay available under overload.
+    :ivar stream: the request counts against the limit of streams too. It has a timeout for each page instead of a
+        deadline, unless the client sends a deadline.
+    :ivar limited: false for the health routes, which count against no limit and never wait.
     :ivar timeout: seconds until the deadline if the client sends none; None for the setting REQUEST_TIMEOUT.
     :ivar operators: in which environments only operators may call the route: all (`everywhere`), only production, or
         none (None).
@@ -28,8 +32,18 @@ class RouteOptions:
     produces: tuple[str, ...] = (JSON,)
     session: bool = True
     stream: bool = False
+    limited: bool = True
     timeout: float | None = None
     operators: Literal["everywhere", "in production"] | None = None
+
+    @property
+    def kind(self) -> RequestKind | None:
+        """The kind of request for the concurrency limit; None if there is no limit."""
+        if not self.limited:
+            return None
+        if not self.session:
+            return "service"
+        return "stream" if self.stream else "data"
 
     def operators_only(self, settings: Settings) -> bool:
         """Whether only operators may call the route in a service with these settings."""

@@ -7,7 +7,7 @@
 | `environ["gunicorn.socket"]` | the :class:`Connection` of a request |
 | `RequestParser`, its `.finish_body` and `.unreader` (`.unread`, `.take_buffered`) | parses what has arrived |
 | `Request.force_close` | adds "Connection: close" to the response |
-| `http.errors.LimitRequestHeaders` | the error for headers that are too large |
+| `http.errors.LimitRequestHeaders`, `.LimitRequestLine` | the errors for a head that is too large |
 | the socket methods that it calls: `send`, `sendall`, `gettimeout` | methods of :class:`Connection` replace them |
 """
 
@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 from gunicorn.config import Config
-from gunicorn.http.errors import LimitRequestHeaders
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 
@@ -136,6 +136,8 @@ class Connection:
         :raises Exception: one of gunicorn's, for a request that is not valid.
         """
         if not self.request.has_head:
+            if b"\r\n" not in self.request.data:
+                raise LimitRequestLine(len(self.request.data), self.parser.cfg.limit_request_line)
             raise LimitRequestHeaders(f"more than {MAX_HEAD} bytes")
         is_complete = self.request.is_complete
         self.parser.unreader.unread(self.request.take())
@@ -147,7 +149,11 @@ class Connection:
 
     def finish_request(self) -> None:
         """Skip what the application has not read of the body, and keep what has arrived of the next request."""
-        self.keep = self.keep and self.parser.finish_body()
+        try:
+            self.keep = self.keep and self.parser.finish_body()
+        except Exception:
+            # The rest of the body is malformed, so it is unknown where the next request starts.
+            self.keep = False
         self.request.data += self.parser.unreader.take_buffered()
 
     # The methods that gunicorn calls in place of a socket's.
@@ -232,7 +238,6 @@ class Connection:
 
     def abort(self) -> None:
         """End the connection in the middle of a response, so that the client knows that the response is incomplete."""
-        self.keep = False
         if self._resets:
             self.close()
 

@@ -10,8 +10,10 @@ import re
 
 # Bytes. Request line and headers together; gunicorn's limits for one line and for the number of headers apply too.
 MAX_HEAD = 64 * 1024
-# Bytes. Chunk sizes and extensions in addition to the data of a chunked body, and the trailers.
+# Bytes. The sizes and extensions of all chunks, and the trailers.
 _MAX_FRAMING = 64 * 1024
+# Bytes. The size and the extensions of one chunk.
+_MAX_CHUNK_LINE = 4096
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked[ \t]*\r\n")
@@ -113,8 +115,10 @@ class RequestBuffer:
             if position > len(self.data):
                 break
             line_end = self.data.find(b"\r\n", position)
+            if (line_end if line_end >= 0 else len(self.data)) - position > _MAX_CHUNK_LINE:
+                return True
             if line_end < 0:
-                return len(self.data) - position > _MAX_FRAMING
+                return False
             size = _CHUNK_SIZE.fullmatch(self.data, position, line_end)
             if size is None:
                 return True

@@ -10,7 +10,7 @@ The worker serves HTTP/1.0 and 1.1 without TLS. It does not call gunicorn's hook
 | Private name of gunicorn | Used for |
 |---|---|
 | `workers.base.Worker`: `.PIPE`, `.wsgi`, `.nr`, `.max_requests`, `.handle_error`, `.reloader` | the base class |
-| `http.wsgi.create` | the WSGI environment of a request |
+| `http.wsgi.create`, `Request.body.failed` | the WSGI environment of a request; whether its body is malformed |
 | `http.wsgi.Response` | formats the response (`.write`, `.close`, `.response_length`, `.chunked`, `.should_close`, …) |
 | `http.errors.NoMoreData` | the client closed the connection in the middle of a request |
 | `util.make_fail_app` | the response to every request after a failed import under `--reload` |
@@ -148,13 +148,14 @@ class Worker(BaseWorker):
     def _answer(self, connection: Connection) -> None:
         """Answer a request. Afterwards, `connection.keep` tells whether another one may follow."""
         request = None
+        connection.keep = False
         try:
             request = connection.parse_request()
             self._respond(request, connection)
             connection.finish_request()
             connection.flush()
         except (StopIteration, NoMoreData):
-            connection.keep = False
+            pass
         except ClientDisconnected:
             connection.close()
         except BaseException as error:
@@ -177,6 +178,9 @@ class Worker(BaseWorker):
         if not self.alive:
             response.force_close()
         body = self.wsgi(environ, response.start_response)
+        if request.body.failed:
+            # Malformed chunks: it is unknown where the next request starts.
+            response.force_close()
         try:
             is_stream = response.response_length is None
             if is_stream and not response.chunked and response.should_close():

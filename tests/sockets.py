@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import resource
+import selectors
 import socket
 import struct
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+
+import pytest
 
 # Seconds that a client waits for a response or for the end of a connection.
 LIMIT = 15.0
@@ -95,31 +100,31 @@ def _take_chunks(data: bytes) -> tuple[bytes, bytes]:
             return b"".join(chunks), data
 
 
-def connect(port: int, receive_buffer: int | None = None) -> socket.socket:
-    """Open a connection that sends each segment at once.
+def new_socket(receive_buffer: int | None = None) -> socket.socket:
+    """Create a socket that sends each segment at once.
 
     :param receive_buffer: bytes of the kernel's receive buffer; set before the connection, so that the server's kernel
         never learns of a larger window.
     """
     connection = socket.socket()
-    try:
-        if receive_buffer is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(LIMIT)
-        connection.connect(("127.0.0.1", port))
-    except BaseException:
-        connection.close()
-        raise
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if receive_buffer is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     return connection
 
 
 class RawClient:
     """One connection. Every wait has a limit, so that a service that hangs fails the test."""
 
-    def __init__(self, port: int, receive_buffer: int | None = None) -> None:
-        self.socket = connect(port, receive_buffer)
+    def __init__(self, port: int, receive_buffer: int | None = None, limit: float = LIMIT) -> None:
+        self.socket = new_socket(receive_buffer)
+        self.socket.settimeout(limit)
         self._received = b""
+        try:
+            self.socket.connect(("127.0.0.1", port))
+        except BaseException:
+            self.socket.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -190,3 +195,157 @@ def exchange(port: int, *segments: bytes, methods: Sequence[str] = (), pause: fl
     with RawClient(port) as client:
         client.send(*segments, pause=pause)
         return client.read_to_end(methods)
+
+
+def probe(port: int, path: str = "/health/live", limit: float = 2.0, status: int = 200) -> float:
+    """Send a GET request on a new connection. Return how many seconds the response took.
+
+    :raises AssertionError: no response within `limit` seconds, or another status.
+    """
+    began = time.monotonic()
+    try:
+        with RawClient(port, limit=limit) as client:
+            client.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            response = client.read_response(limit=began + limit - time.monotonic())
+    except TimeoutError:
+        raise AssertionError(f"no connection for GET {path} within {limit} s") from None
+    assert response.status == status, f"GET {path}: {response}"
+    return time.monotonic() - began
+
+
+def probe_for(seconds: float, port: int, *paths: str) -> None:
+    """Probe the paths, one after the other, for some seconds. Each response must take at most two seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for path in paths:
+            probe(port, path)
+        time.sleep(0.05)
+
+
+@contextmanager
+def open_file_limit(count: int) -> Iterator[None]:
+    """Set the soft limit of open files of this process and of those that it starts; skip the test if it can't be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard not in (resource.RLIM_INFINITY, -1) and hard < count:
+        pytest.skip(f"needs {count} open files; the hard limit (ulimit -Hn) is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class _Member:
+    """A connection of a swarm."""
+
+    def __init__(self, receive_buffer: int | None) -> None:
+        self.socket = new_socket(receive_buffer)
+        self.socket.setblocking(False)
+        self.received = b""
+        # Whether the service, or the network, has ended the connection.
+        self.has_ended = False
+
+
+class Swarm:
+    """Many connections, which one thread opens and serves while the block runs.
+
+    :param data: what each connection sends first.
+    :param reads: read what the service sends; otherwise leave it in the kernel's buffers.
+    :param each_second: called once a second with the socket of each open connection; it must not block.
+    :param reopens: replace each connection that the service ends.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        count: int,
+        data: bytes = b"",
+        *,
+        reads: bool = True,
+        each_second: Callable[[socket.socket], object] | None = None,
+        reopens: bool = False,
+        receive_buffer: int | None = None,
+    ) -> None:
+        self.members: list[_Member] = []
+        self.reopened = 0
+        self._address = ("127.0.0.1", port)
+        self._count = count
+        self._data = data
+        self._reads = reads
+        self._each_second = each_second
+        self._reopens = reopens
+        self._receive_buffer = receive_buffer
+        self._selector = selectors.DefaultSelector()
+        self._stop = threading.Event()
+        self._has_sent = 0
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        for member in self.members:
+            member.socket.close()
+        self._selector.close()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every connection is open, and has sent what it sends first."""
+        return self._has_sent >= self._count
+
+    def answered(self) -> int:
+        """The number of connections that have received some bytes."""
+        return sum(bool(member.received) for member in list(self.members))
+
+    def ended(self) -> int:
+        """The number of connections that the service has ended."""
+        return sum(member.has_ended for member in list(self.members))
+
+    def _run(self) -> None:
+        next_second = time.monotonic() + 1
+        while not self._stop.is_set():
+            # A few at a time, so that those that are open already are served meanwhile.
+            for _ in range(min(50, self._count - len(self.members))):
+                self.members.append(self._open())
+            for key, events in self._selector.select(0 if len(self.members) < self._count else 0.05):
+                self._serve(key.data, events)
+            if self._each_second is not None and time.monotonic() >= next_second:
+                next_second += 1
+                for member in self.members:
+                    if not member.has_ended:
+                        with suppress(OSError):
+                            self._each_second(member.socket)
+
+    def _open(self) -> _Member:
+        member = _Member(self._receive_buffer)
+        member.socket.connect_ex(self._address)
+        self._selector.register(member.socket, selectors.EVENT_WRITE, member)
+        return member
+
+    def _serve(self, member: _Member, events: int) -> None:
+        try:
+            if events & selectors.EVENT_WRITE:
+                # Connected. The data is short, so the kernel takes it at once.
+                member.socket.send(self._data)
+                self._has_sent += 1
+                if self._reads:
+                    self._selector.modify(member.socket, selectors.EVENT_READ, member)
+                else:
+                    self._selector.unregister(member.socket)
+                return
+            part = member.socket.recv(65536)
+        except OSError:
+            part = b""
+        member.received += part
+        if not part:
+            self._selector.unregister(member.socket)
+            member.socket.close()
+            member.has_ended = True
+            if self._reopens:
+                self.members.remove(member)
+                self.reopened += 1

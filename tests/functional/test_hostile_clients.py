@@ -1,0 +1,293 @@
+"""Clients that hold connections, threads or memory for as long as they can.
+
+Every attack is bounded in connections and time. While it lasts, other clients get their responses within two seconds;
+when it ends, the service works as before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from cassandra.cluster import Session
+
+from settings import Settings
+from tests.sockets import RawClient, Swarm, open_file_limit, probe_for
+from tests.support import OBSERVER, Service, TcpProxy, wait_for
+from tests.testbed import database
+
+pytestmark = pytest.mark.timeout(180)
+
+# The smallest receive buffer that Linux allows is about 2 kB.
+SMALL_BUFFER = 4096
+# 8 MB as JSON. The buffers of a connection on the loopback interface hold about 3 MB.
+ROWS = 40_000
+STREAM = f"/observers/stream?limit={ROWS}"
+BUNDLE = "/docs/swagger-ui-bundle.js"
+ROUTES = ("/health/live", "/find/Quercus/robur")
+
+
+@pytest.fixture(scope="module")
+def large_keyspace(settings: Settings, session: Session, add_observers: Callable[[str, int], None]) -> Iterator[str]:
+    """A keyspace whose stream of observers does not fit into the buffers of a connection."""
+    with database.new_keyspace(session, settings) as name:
+        database.insert_samples(session, name)
+        add_observers(name, ROWS)
+        yield name
+
+
+def get(path: str, *headers: str) -> bytes:
+    """The bytes of a GET request."""
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers]).encode() + b"\r\n\r\n"
+
+
+def metric(running: Service, sample: str) -> float:
+    """The value of a sample of the metrics, such as `fieldbook_x_total{route="/x"}`; 0 if there is none."""
+    exposition = running.client.get("/metrics", headers={"Accept": "text/plain"}).text
+    return sum(float(line.split()[-1]) for line in exposition.splitlines() if line.startswith(f"{sample} "))
+
+
+def ended_streams(running: Service, outcome: str) -> float:
+    return metric(running, f'fieldbook_streams_ended_total{{outcome="{outcome}",route="/observers/stream"}}')
+
+
+def assert_recovered(running: Service) -> None:
+    """Check that the service answers at once, that no request is in flight, and that the log has no traceback."""
+    probe_for(0.5, running.port, *ROUTES)
+    wait_for(
+        lambda: running.client.get("/metrics").json()["requests_in_flight"] == 0, description="no request in flight"
+    )
+    assert "Traceback" not in running.log_text()
+
+
+# --- clients that do not read --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_clients_that_never_read_a_file_do_not_delay_others(start: Callable[..., Service]) -> None:
+    """70 clients request a file of 1.7 MB three times and read nothing.
+
+    Others are answered, and get the complete file.
+    """
+    running = start({"WEB_CONCURRENCY": "1"})
+    content = running.client.get(BUNDLE).content
+    with Swarm(running.port, 70, 3 * get(BUNDLE), reads=False, receive_buffer=SMALL_BUFFER) as swarm:
+        wait_for(lambda: swarm.is_complete, description="the requests to be sent")
+        probe_for(3, running.port, *ROUTES)
+        assert running.client.get(BUNDLE).content == content
+    assert_recovered(running)
+    assert running.client.get(BUNDLE).content == content
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reads", [False, True], ids=["no reads", "one byte a second"])
+def test_streams_to_slow_readers_leave_other_routes_available(
+    start: Callable[..., Service], large_keyspace: str, reads: bool
+) -> None:
+    """90 clients request streams that they do not read.
+
+    Routes that are not streams work meanwhile. The streams are aborted, and then new streams are served.
+    """
+    running = start(
+        {
+            "WEB_CONCURRENCY": "1",
+            "CASSANDRA_KEYSPACE": large_keyspace,
+            "MIN_TRANSFER_RATE": "10000",
+            "TRANSFER_RATE_WINDOW": "1",
+        }
+    )
+    with Swarm(
+        running.port,
+        90,
+        get(STREAM),
+        reads=False,
+        each_second=(lambda connection: connection.recv(1)) if reads else None,
+        receive_buffer=SMALL_BUFFER,
+    ) as swarm:
+        wait_for(lambda: swarm.is_complete, description="the requests to be sent")
+        probe_for(3, running.port, *ROUTES)
+        wait_for(
+            lambda: (
+                ended_streams(running, "too_slow")
+                == metric(running, 'fieldbook_streams_opened_total{route="/observers/stream"}')
+                > 0
+            ),
+            description="the streams to be aborted",
+        )
+        log = running.log_text()
+        assert "stream /observers/stream: aborted after" in log
+        assert "the client received less than MIN_TRANSFER_RATE" in log
+        assert len(running.client.get("/observers/stream?limit=1000").json()) == 1000
+    assert_recovered(running)
+
+
+def test_stream_that_waits_for_cassandra_is_not_too_slow(
+    start: Callable[..., Service], proxy: TcpProxy, large_keyspace: str
+) -> None:
+    """Only the time in which the client does not read counts: Cassandra sends nothing for three windows."""
+    running = start(
+        {
+            "WEB_CONCURRENCY": "1",
+            "CASSANDRA_KEYSPACE": large_keyspace,
+            "CASSANDRA_PORT": str(proxy.port),
+            "TRANSFER_RATE_WINDOW": "1",
+        }
+    )
+    body = b""
+    with running.client.stream("GET", STREAM) as response:
+        for chunk in response.iter_raw():
+            if not body:
+                proxy.pause(3)
+            body += chunk
+    assert len(json.loads(body)) == ROWS
+    assert ended_streams(running, "finished") == 1
+
+
+def test_client_that_reads_slowly_gets_the_whole_stream(start: Callable[..., Service], large_keyspace: str) -> None:
+    """For five windows the client reads about 20 times faster than MIN_TRANSFER_RATE, which is slow for a stream."""
+    running = start({"WEB_CONCURRENCY": "1", "CASSANDRA_KEYSPACE": large_keyspace, "TRANSFER_RATE_WINDOW": "1"})
+    with RawClient(running.port, receive_buffer=65536) as client:
+        client.send(get(STREAM, "Connection: close"))
+        received = bytearray()
+        began = time.monotonic()
+        while part := client.socket.recv(20_000 if time.monotonic() < began + 5 else 1_000_000):
+            received += part
+            if time.monotonic() < began + 5:
+                time.sleep(0.1)
+    assert received.endswith(b"]\r\n0\r\n\r\n")
+    assert ended_streams(running, "finished") == 1
+
+
+def test_only_streams_tell_the_proxy_not_to_buffer(live: Service) -> None:
+    """nginx would otherwise read the stream into its own buffers, and hide a slow client from the service."""
+    for path in ("/observers/stream", "/find/Quercus"):
+        assert live.client.get(path).headers["X-Accel-Buffering"] == "no"
+    for path in ("/observers", "/find/Quercus/robur", "/health/live", BUNDLE, "/observers/stream?limit=no"):
+        assert "X-Accel-Buffering" not in live.client.get(path).headers
+
+
+# --- idle, silent and slow connections -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("workers", "open_files", "count"),
+    [(2, 10_000, 2100), (1, 256, 400)],
+    ids=["more than the connections", "more than the descriptors"],
+)
+def test_idle_connections_above_the_limit_do_not_keep_new_ones_out(
+    start: Callable[..., Service], workers: int, open_files: int, count: int
+) -> None:
+    """Each connection sends one request and stays open; every request is answered.
+
+    A worker keeps at most 1000 connections, and has a limit of descriptors.
+    """
+    with open_file_limit(open_files):
+        running = start({"WEB_CONCURRENCY": str(workers)})
+    with open_file_limit(10_000), Swarm(running.port, count, get("/health/live")) as swarm:
+        probe_for(3, running.port, *ROUTES)
+        wait_for(lambda: swarm.answered() == count, timeout=10, description="all responses")
+        assert all(member.received.startswith(b"HTTP/1.1 200 OK") for member in swarm.members)
+        probe_for(1, running.port, *ROUTES)
+    assert_recovered(running)
+
+
+@pytest.mark.slow
+def test_incomplete_headers_do_not_keep_new_connections_out(start: Callable[..., Service]) -> None:
+    """1,000 connections have sent one byte each, and are opened again when the service closes them."""
+    running = start({"WEB_CONCURRENCY": "2"})
+    with open_file_limit(10_000), Swarm(running.port, 1000, b"G", reopens=True) as swarm:
+        wait_for(lambda: swarm.is_complete, description="the connections")
+        probe_for(10, running.port, *ROUTES)
+        assert swarm.reopened > 0
+    assert_recovered(running)
+
+
+@pytest.mark.slow
+def test_silent_connections_do_not_keep_new_connections_out(start: Callable[..., Service]) -> None:
+    """5,000 connections send nothing."""
+    running = start({"WEB_CONCURRENCY": "2"})
+    with open_file_limit(10_000), Swarm(running.port, 5000) as swarm:
+        probe_for(10, running.port, *ROUTES)
+        assert swarm.is_complete
+    assert_recovered(running)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("framing", "byte"),
+    [("Content-Length: 1000", b" "), ("Transfer-Encoding: chunked", b"1\r\n \r\n")],
+    ids=["length", "chunks"],
+)
+def test_trickling_bodies_do_not_keep_other_requests_out(
+    start: Callable[..., Service], framing: str, byte: bytes
+) -> None:
+    """200 clients send one byte of their body a second. Each gets an error or a close at its deadline."""
+    running = start({"WEB_CONCURRENCY": "1", "REQUEST_TIMEOUT": "5"})
+    head = (
+        f"POST /observers HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{framing}\r\n\r\n".encode()
+    )
+
+    def trickle(connection: socket.socket) -> None:
+        connection.send(byte)
+
+    began = time.monotonic()
+    with Swarm(running.port, 200, head, each_second=trickle) as swarm:
+        wait_for(lambda: swarm.is_complete, description="the connections")
+        probe_for(began + 4 - time.monotonic(), running.port, *ROUTES)
+        wait_for(lambda: swarm.ended() == 200, timeout=10, description="the end of the connections")
+        statuses = {member.received[9:12] for member in swarm.members}
+    assert statuses <= {b"", b"408", b"504"}
+    assert_recovered(running)
+
+
+# --- random requests -----------------------------------------------------------------------------------------
+
+BODY = json.dumps(OBSERVER).encode()
+TYPE = b"Content-Type: application/json\r\n"
+REQUESTS = (
+    get("/health/live"),
+    get("/observers?limit=3", "Accept: text/csv"),
+    get("/observers/stream?limit=40&fetch_size=10", "X-Request-Timeout: 5"),
+    get("/find/Quercus/robur", "Connection: keep-alive", "X-Request-ID: fuzz"),
+    b"POST /observers HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n%b" % (TYPE, len(BODY), BODY),
+    b"POST /find HTTP/1.1\r\nHost: x\r\n%bTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+    % (TYPE, len(BODY), BODY),
+    b"DELETE /find/no/where HTTP/1.0\r\nHost: x\r\n\r\n",
+)
+TOKENS = (b"\r\n", b"\n", b"\r", b"\x00", b" ", b":", b"%", b"/", b"\xff", b"0", b"-1", b";", b"Content-Length: 3\r\n")
+
+
+def mutate(data: bytes, chance: random.Random) -> bytes:
+    """Change one to five places of the data: delete, repeat, overwrite or insert bytes."""
+    for _ in range(chance.randint(1, 5)):
+        first, last = sorted(chance.choices(range(len(data) + 1), k=2))
+        last = min(last, first + 20)
+        middle = chance.choice([b"", 2 * data[first:last], chance.randbytes(last - first), chance.choice(TOKENS)])
+        data = data[:first] + middle + data[last:]
+    return data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_requests_end_in_a_response_or_a_close(start: Callable[..., Service], seed: int) -> None:
+    """500 connections with one to three mutated requests each, in random segments; no response is a 500."""
+    running = start({"WEB_CONCURRENCY": "1", "CLIENT_IDLE_TIMEOUT": "1"})
+    chance = random.Random(seed)
+    for _ in range(500):
+        data = b"".join(mutate(chance.choice(REQUESTS), chance) for _ in range(chance.randint(1, 3)))
+        cuts = sorted({0, len(data), *chance.choices(range(len(data) + 1), k=chance.randint(0, 4))})
+        segments = [data[first:last] for first, last in itertools.pairwise(cuts)]
+        with RawClient(running.port) as client:
+            client.send(*segments, pause=chance.choice([0, 0.001]))
+            end = chance.choice(["half-close", "half-close", "reset", "close"])
+            if end == "half-close":
+                client.half_close()
+                assert all(response.status != 500 for response in client.read_to_end()), data
+            elif end == "reset":
+                client.reset()
+    assert_recovered(running)

@@ -157,6 +157,12 @@ def in_flight(running: Service) -> int:
     return int(get(running, "/metrics").json()["requests_in_flight"])
 
 
+def metric(running: Service, series: str) -> float:
+    """Return the value of a time series, given as /metrics writes it."""
+    lines = get(running, "/metrics", Accept="text/plain").text.splitlines()
+    return next(float(line.removeprefix(f"{series} ")) for line in lines if line.startswith(f"{series} "))
+
+
 def raw_request(port: int, version: str, path: str) -> socket.socket:
     """Send a GET request on a new connection. Return the connection, with the response unread.
 

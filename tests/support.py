@@ -26,6 +26,9 @@ OBSERVER = {"name": "Ada", "email": "ada@example.org", "age": 36}
 PRODUCT = "wsgi:app"
 TESTBED = "tests.testbed.wsgi:app"
 
+# Settings for the smallest number of threads: one worker with 17.
+FEW_THREADS = {"WEB_CONCURRENCY": "1", "MAX_REQUESTS_IN_FLIGHT": "1", "MAX_REQUESTS_QUEUED": "0"}
+
 
 def clean_environment() -> dict[str, str]:
     """Return the environment without the service's variables.
@@ -142,6 +145,22 @@ def service(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def get(running: Service, path: str, **headers: str) -> httpx.Response:
+    """Send a GET request on a new connection."""
+    return httpx.get(f"{running.client.base_url}{path}", timeout=30, headers=headers)
+
+
+def in_flight(running: Service) -> int:
+    """Return the number of requests in flight, as /metrics reports it."""
+    return int(get(running, "/metrics").json()["requests_in_flight"])
+
+
+def metric(running: Service, series: str) -> float:
+    """Return the value of a time series, given as /metrics writes it."""
+    lines = get(running, "/metrics", Accept="text/plain").text.splitlines()
+    return next(float(line.removeprefix(f"{series} ")) for line in lines if line.startswith(f"{series} "))
 
 
 def raw_request(port: int, version: str, path: str) -> socket.socket:

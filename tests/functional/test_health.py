@@ -1,0 +1,124 @@
+"""The health routes while Cassandra hangs: they respond, and few threads wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.support import FEW_THREADS, Service, TcpProxy, get, in_flight, metric, wait_for
+
+
+def test_health_responds_while_cassandra_hangs_at_the_limit(start: Callable[..., Service], proxy: TcpProxy) -> None:
+    """The probes respond while all requests that the limit allows wait for a hanging Cassandra."""
+    running = start(
+        {
+            "WEB_CONCURRENCY": "1",
+            "MAX_REQUESTS_IN_FLIGHT": "3",
+            "MAX_REQUESTS_QUEUED": "0",
+            "CASSANDRA_PORT": str(proxy.port),
+        }
+    )
+    assert get(running, "/find/Quercus/robur").status_code == 200
+    proxy.pause()
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(get, running, "/find/Quercus/robur", **{"X-Request-Timeout": "6"}) for _ in range(3)]
+        wait_for(lambda: in_flight(running) == 3, description="three requests in flight")
+        began = time.monotonic()
+        assert get(running, "/health/live").status_code == 200
+        assert get(running, "/find/Quercus/robur").status_code == 503
+        assert time.monotonic() - began < 1
+        assert get(running, "/health").status_code == 503
+        assert time.monotonic() - began < 4
+        proxy.resume()
+        assert {request.result().status_code for request in waiting} <= {200, 504}
+
+
+@pytest.fixture
+def proxied(start: Callable[..., Service], proxy: TcpProxy) -> Service:
+    """A service with 17 threads and with Cassandra behind the proxy."""
+    return start(FEW_THREADS | {"CASSANDRA_PORT": str(proxy.port)})
+
+
+def test_many_health_requests_do_not_exhaust_worker_threads(proxied: Service, proxy: TcpProxy) -> None:
+    """While Cassandra hangs, 60 requests for /health wait for one check; /health/live responds meanwhile.
+
+    Few of them wait. The others get the last result at once, which is 200 until the check fails.
+    """
+    proxy.pause()
+    with ThreadPoolExecutor(60) as pool:
+        began = time.monotonic()
+        requests = [pool.submit(get, proxied, "/health") for _ in range(60)]
+        assert pool.submit(get, proxied, "/health/live").result().status_code == 200
+        assert {request.result().status_code for request in requests} <= {200, 503}
+        assert time.monotonic() - began < 4
+    assert get(proxied, "/health").status_code == 503
+
+
+def test_concurrent_health_requests_share_a_check(proxied: Service, proxy: TcpProxy) -> None:
+    """Three requests for /health send one query to Cassandra, and each gets its result."""
+    checks = 'fieldbook_query_duration_seconds_count{statement="select_release_version"}'
+    before = metric(proxied, checks)
+    proxy.pause()
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(get, running, "/find/Quercus/robur", **{"X-Request-Timeout": "6"}) for _ in range(3)]
+        wait_for(lambda: in_flight(running) == 3, description="three requests in flight")
+        began = time.monotonic()
+        assert get(running, "/health/live").status_code == 200
+        assert get(running, "/find/Quercus/robur").status_code == 503
+        assert time.monotonic() - began < 1
+        assert get(running, "/health").status_code == 503
+        assert time.monotonic() - began < 4
+        proxy.resume()
+        assert {request.result().status_code for request in waiting} <= {200, 504}
+
+
+@pytest.fixture
+def proxied(start: Callable[..., Service], proxy: TcpProxy) -> Service:
+    """A service with 17 threads and with Cassandra behind the proxy."""
+    return start(FEW_THREADS | {"CASSANDRA_PORT": str(proxy.port)})
+
+
+def test_many_health_requests_do_not_exhaust_worker_threads(proxied: Service, proxy: TcpProxy) -> None:
+    """While Cassandra hangs, 60 requests for /health wait for one check; /health/live responds meanwhile.
+
+    Few of them wait. The others get the last result at once, which is 200 until the check fails.
+    """
+    proxy.pause()
+    with ThreadPoolExecutor(60) as pool:
+        began = time.monotonic()
+        requests = [pool.submit(get, proxied, "/health") for _ in range(60)]
+        assert pool.submit(get, proxied, "/health/live").result().status_code == 200
+        assert {request.result().status_code for request in requests} <= {200, 503}
+        assert time.monotonic() - began < 4
+    assert get(proxied, "/health").status_code == 503
+
+
+def test_concurrent_health_requests_share_a_check(proxied: Service, proxy: TcpProxy) -> None:
+    """Three requests for /health send one query to Cassandra, and each gets its result."""
+    checks = 'fieldbook_query_duration_seconds_count{statement="select_release_version"} '
+
+    def count() -> int:
+        text = get(proxied, "/metrics", Accept="text/plain").text
+        return int(float(text.partition(checks)[2].partition("\n")[0]))
+
+    before = count()
+    proxy.pause()
+    with ThreadPoolExecutor(3) as pool:
+        requests = [pool.submit(get, proxied, "/health") for _ in range(3)]
+        assert [request.result().status_code for request in requests] == [503] * 3
+    assert metric(proxied, checks) == before + 1
+
+
+def test_short_deadline_does_not_end_the_check_of_others(proxied: Service, proxy: TcpProxy) -> None:
+    """A client that asks for a short deadline gets 504; the check goes on for the others."""
+    proxy.pause()
+    with ThreadPoolExecutor(2) as pool:
+        short = pool.submit(get, proxied, "/health", **{"X-Request-Timeout": "0.8"})
+        wait_for(lambda: metric(proxied, "fieldbook_driver_requests_in_flight") > 0, description="the check's query")
+        other = pool.submit(get, proxied, "/health")
+        assert short.result().status_code == 504
+        proxy.resume()
+        assert other.result().status_code == 200

@@ -35,4 +35,8 @@ def docs() -> Response:
 @route_options(produces=(), session=False)
 def docs_file(path: FilePath) -> Response:
     """A script, style sheet or icon of the page, from the package flask-swagger-ui."""
-    return send_from_directory(_SWAGGER_UI, path.filename, max_age=3600)
+    try:
+        return send_from_directory(_SWAGGER_UI, path.filename, max_age=3600)
+    except OverflowError:
+        # Werkzeug can't parse If-Modified-Since or If-Range with a date out of range. Such a header is ignored.
+        return send_from_directory(_SWAGGER_UI, path.filename, max_age=3600, conditional=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
 from schemas.fields import Number, optional
@@ -18,16 +18,26 @@ _MESSAGES = {
     "extra_forbidden": "There is no such field",
 }
 
+# Limits of an error response, so that it is never much larger than the request: the number of errors in it, and the
+# characters of a name or a message.
+MAX_ERRORS = 100
+_MAX_TEXT = 500
+
 
 class InvalidInput(Exception):
-    """A value in a request is not valid. The response is 422 and names each value and its rule.
+    """A value in a request is not valid. The response is 422 and names the values and their rules.
 
-    :ivar errors: dicts with `loc`, `msg` and `type`, as in :class:`FieldError`.
+    :ivar errors: the first MAX_ERRORS errors: dicts with `loc`, `msg` and `type`, as in :class:`FieldError`.
+    :ivar count: number of all errors.
     """
 
     def __init__(self, errors: list[dict[str, Any]]) -> None:
-        super().__init__(errors)
-        self.errors = errors
+        self.count = len(errors)
+        self.errors = [
+            {"loc": [_shortened(part) for part in each["loc"]], "msg": _shortened(each["msg"]), "type": each["type"]}
+            for each in errors[:MAX_ERRORS]
+        ]
+        super().__init__(self.errors)
 
     @classmethod
     def at(cls, where: str, name: str, message: str) -> InvalidInput:
@@ -41,7 +51,7 @@ class InvalidInput(Exception):
 
     @classmethod
     def of(cls, where: str, error: ValidationError) -> InvalidInput:
-        """The exception with all errors that pydantic found, without the client's values.
+        """The exception with the errors that pydantic found, without the client's values.
 
         :param where: `path`, `query` or `body`.
         """
@@ -56,6 +66,14 @@ class InvalidInput(Exception):
                 for item in found
             ]
         )
+
+
+def _shortened(text: Any) -> Any:
+    """The text without its end if it is very long. Names of unknown fields and keys of maps come from the client.
+
+    Positions in arrays are numbers and stay as they are.
+    """
+    return f"{text[:_MAX_TEXT]}…" if isinstance(text, str) and len(text) > _MAX_TEXT else text
 
 
 def _message(where: str, kind: str, message: str) -> str:
@@ -121,6 +139,15 @@ class Body(_Input):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     _part = "body"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_unknown_fields(cls, value: Any) -> Any:
+        # pydantic would report each unknown field, which takes more time than to parse the whole body.
+        known = len(cls.model_fields)
+        if isinstance(value, dict) and len(value) > known + MAX_ERRORS and cls.model_config.get("extra") == "forbid":
+            raise ValueError(f"Object should have at most {known} fields, not {len(value)}")
+        return value
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
@@ -195,4 +222,7 @@ class Problem(BaseModel):
     detail: str
     instance: str
     request_id: str | None
-    errors: list[FieldError] = optional(description="Status 422 only: each value that is not valid.")
+    errors: list[FieldError] = optional(
+        max_length=MAX_ERRORS,
+        description="Status 422 only: the values that are not valid. If there are more, `detail` has their number.",
+    )

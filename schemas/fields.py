@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from datetime import date, datetime
 from functools import lru_cache
+from itertools import pairwise
+from operator import itemgetter
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -69,6 +71,9 @@ Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 # Most addresses have this form: the local part needs no normalization, so only its length and the domain are checked.
 _PLAIN_EMAIL = re.compile(r"([a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*)@((?!.*xn--)[a-z0-9.-]+)", re.ASCII)
 _MAX_LOCAL_PART = 64
+# Part of a domain that is longer than any label. These four characters separate labels. The conversion of a label to
+# ASCII takes quadratic time.
+_LONG_LABEL = re.compile(r"[^.\u3002\uff0e\uff61]{64}")
 
 
 def _email(value: str) -> str:
@@ -77,6 +82,8 @@ def _email(value: str) -> str:
         plain = _PLAIN_EMAIL.fullmatch(value)
         if plain and len(plain[1]) <= _MAX_LOCAL_PART:
             return f"{plain[1]}@{_email_domain(plain[2])}"
+        if _LONG_LABEL.search(value.rpartition("@")[2]):
+            raise ValueError("The part after the @-sign is invalid: it has more than 63 characters without a period")
         return validate_email(value, check_deliverability=False).normalized
     except EmailNotValidError as error:
         raise ValueError(str(error)) from None
@@ -201,11 +208,12 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _MAX_ELEMENTS = 1000
-_Size = Field(max_length=_MAX_ELEMENTS)
+# Only the first wrong element is reported: nested collections could have hundreds of thousands.
+_Size = Field(max_length=_MAX_ELEMENTS, fail_fast=True)
 
 
 def _comparable(value: Any) -> Any:
-    """The value of an element in a form that has a hash and an order."""
+    """The value of an element in a form that has an order."""
     if isinstance(value, list):
         return tuple(map(_comparable, value))
     if isinstance(value, dict):
@@ -214,11 +222,12 @@ def _comparable(value: Any) -> Any:
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    by_value = {_comparable(value): value for value in values}
-    if len(by_value) != len(values):
+    # Sorted, so that equal sets are equal lists when they are elements of another set. Not a dict or set, because the
+    # hashes of numbers are no secret: a client could choose numbers whose hashes are all the same.
+    ordered = sorted(((_comparable(value), value) for value in values), key=itemgetter(0))
+    if any(one == next_one for (one, _), (next_one, _) in pairwise(ordered)):
         raise ValueError("Elements of a set must not repeat: two of them are the same value")
-    # Sorted, so that equal sets are equal lists when they are elements of another set.
-    return [by_value[key] for key in sorted(by_value)]
+    return [value for _, value in ordered]
 
 
 class _TextKeys:

@@ -10,6 +10,7 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import NotAcceptable
 from werkzeug.http import parse_accept_header
 
+from web.headers import bounded_header
 from web.route_options import RouteOptions
 
 
@@ -17,6 +18,7 @@ def negotiate(route: RouteOptions) -> None:
     """Set `g.media_type` to the best of the media types that the view can return.
 
     :raises NotAcceptable: the client accepts none of them.
+    :raises InvalidInput: the header is too long.
     """
     # A DELETE returns no body.
     if route.produces and request.method != "DELETE":
@@ -25,9 +27,11 @@ def negotiate(route: RouteOptions) -> None:
 
 
 def _best(produces: tuple[str, ...]) -> str:
-    accept = request.headers.get("Accept")
+    accept = bounded_header("Accept")
     if not accept or accept == "*/*":
         return produces[0]
+    # Werkzeug takes quadratic time for a run of white space.
+    accept = re.sub(r"[ \t]+", " ", accept)
     # Older clients send "q=.2" and "*", which Werkzeug does not parse.
     accept = re.sub(r"(^|,)\s*\*\s*(?=[;,]|$)", r"\1*/*", re.sub(r"\bq=\.", "q=0.", accept))
     # Parameters such as charset are ignored, because each media type has one variant only.

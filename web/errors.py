@@ -79,7 +79,10 @@ def _http(error: HTTPException) -> Response:
 
 def _invalid(error: InvalidInput) -> Response:
     fields = ", ".join(".".join(map(str, item["loc"])) for item in error.errors[:5])
-    return problem(422, f"Not valid: {fields}", errors=error.errors)
+    detail = f"Not valid: {fields}"
+    if error.count > len(error.errors):
+        detail += f". `errors` has the first {len(error.errors)} of {error.count} errors."
+    return problem(422, detail, errors=error.errors)
 
 
 def _storage(error: StorageError) -> Response:

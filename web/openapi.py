@@ -18,6 +18,7 @@ from schemas.base import Problem, RuleJsonSchema
 from settings import MAX_REQUEST_TIMEOUT, Settings
 from web.consistency_level import CONSISTENCY_LEVELS, WRITE_LEVELS
 from web.errors import PROBLEM_TYPE
+from web.headers import MAX_HEADER_LENGTH
 from web.idempotency import KEY_PATTERN
 from web.media_types import CSV, HTML, JSON, NDJSON
 from web.route_options import RouteOptions, options_of
@@ -36,7 +37,7 @@ _ERRORS = {
     412: "The resource is at another version, or was deleted",
     413: "The body, or the batch made of it, is too large",
     415: "The body is not JSON",
-    422: "A value is not valid; `errors` names each value and its rule",
+    422: "A value is not valid; `errors` names up to 100 values and their rules",
     500: "An unexpected error; the service logs it with the request_id",
     501: "The service does not run under gunicorn; only gunicorn can be stopped by a request",
     503: "Cassandra can't be reached, or too many requests are in flight",
@@ -80,11 +81,11 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "If-Match": {
         "description": "Change the resource only if it is at this version (an `ETag`).",
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "maxLength": MAX_HEADER_LENGTH},
     },
     "If-None-Match": {
         "description": "Return the resource only if it is at another version (an `ETag`).",
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "maxLength": MAX_HEADER_LENGTH},
     },
 }
 

@@ -17,8 +17,9 @@ def require_operator(operator_token: SecretStr | None) -> None:
     :raises Unauthorized: the request has no token, or a wrong one.
     :raises Forbidden: the request has a token, but OPERATOR_TOKEN is not set.
     """
-    given = request.authorization
-    if given is None or given.type != "bearer" or not given.token:
+    # Not request.authorization, which fails for some headers of other schemes.
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
         hint = (
             "Send the header Authorization: Bearer with the operator token."
             if operator_token
@@ -27,7 +28,7 @@ def require_operator(operator_token: SecretStr | None) -> None:
         raise Unauthorized(f"This route is for operators. {hint}", www_authenticate=_challenge())
     if operator_token is None:
         raise Forbidden("This service has no OPERATOR_TOKEN, so no client can call this route.")
-    if not hmac.compare_digest(given.token.encode(), operator_token.get_secret_value().encode()):
+    if not hmac.compare_digest(token.encode(), operator_token.get_secret_value().encode()):
         raise Unauthorized("The operator token is wrong.", www_authenticate=_challenge("invalid_token"))
 
 

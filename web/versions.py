@@ -6,8 +6,9 @@ import re
 from collections.abc import Container
 from uuid import UUID
 
-from flask import request
 from werkzeug.http import parse_etags
+
+from web.headers import bounded_header
 
 # Proxies that compress change the ETag: nginx prepends W/, which parse_etags drops; Apache and others append a suffix.
 _PROXY_SUFFIX = re.compile(r"[-;:](gzip|br|zstd|deflate)$")
@@ -19,7 +20,10 @@ def etag(version: UUID) -> dict[str, str]:
 
 
 def accepted() -> Container[UUID] | None:
-    """The versions in `If-Match`: the client accepts to change these. None without the header."""
+    """The versions in `If-Match`: the client accepts to change these. None without the header.
+
+    :raises InvalidInput: the header is too long.
+    """
     return _versions("If-Match")
 
 
@@ -27,6 +31,8 @@ def is_known(version: UUID) -> bool:
     """Whether `If-None-Match` has this version.
 
     The response is then 304, because the client already has the row.
+
+    :raises InvalidInput: the header is too long.
     """
     known = _versions("If-None-Match")
     return known is not None and version in known
@@ -39,7 +45,7 @@ class _AnyVersion(Container[UUID]):
 
 def _versions(header: str) -> Container[UUID] | None:
     """The versions in a conditional header; None if the request does not have it."""
-    value = request.headers.get(header)
+    value = bounded_header(header)
     if value is None:
         return None
     etags = parse_etags(value)

@@ -108,6 +108,15 @@ def test_accept_header_selects_the_format_or_returns_406(live: Service, path: st
         assert_problem(response, 406)
 
 
+@pytest.mark.parametrize(("name", "method", "status"), [("Accept", "GET", 406), ("If-Match", "DELETE", 412)])
+def test_long_headers_are_rejected(live: Service, name: str, method: str, status: int) -> None:
+    """The limit applies to all lines of a header together, because the server joins them."""
+    line = (name, "a/" + "b" * 600)
+    assert_problem(live.client.request(method, SAMPLE, headers=[line]), status)
+    problem = assert_problem(live.client.request(method, SAMPLE, headers=[line, line]), 422)
+    assert problem["errors"][0]["loc"] == ["header", name]
+
+
 @pytest.mark.usefixtures("row_counts_unchanged")
 def test_request_with_an_unsupported_accept_header_changes_nothing(live: Service) -> None:
     assert_problem(live.client.post("/observers", json=OBSERVER, headers={"Accept": "text/csv"}), 406)

@@ -55,6 +55,8 @@ def test_application_uses_the_settings_that_create_app_received() -> None:
         (TOKEN, None, 401),
         (TOKEN, "Bearer another", 401),
         (TOKEN, f"Basic {TOKEN}", 401),
+        (TOKEN, "Basic é", 401),
+        (TOKEN, "Bearer ", 401),
         # The token is accepted, but no gunicorn runs that could be stopped.
         (TOKEN, f"Bearer {TOKEN}", 501),
     ],
@@ -91,6 +93,14 @@ def test_request_errors_are_returned_without_cassandra(
     assert response.status_code == status
     assert response.content_type == "application/problem+json"
     assert response.get_json()["request_id"] == response.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize("date", ["Mon, 01 Jan 2000 00:00:00 +" + "9" * 30, f"Mon, 01 Jan {10**30} 00:00:00 GMT", "é"])
+def test_dates_that_are_not_valid_are_ignored(client: FlaskClient, date: str) -> None:
+    """Also those with numbers that Werkzeug can't convert."""
+    for headers in ({"If-Modified-Since": date}, {"If-Range": date, "Range": "bytes=0-1"}):
+        response = client.get("/docs/swagger-ui.css", headers=headers, buffered=True)
+        assert (response.status_code, len(response.data) > 1000) == (200, True)
 
 
 def test_home_page_links_every_resource_under_the_proxy_prefix() -> None:

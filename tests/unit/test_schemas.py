@@ -43,6 +43,9 @@ DOMAINS = [
     "a",
     "[1.2.3.4]",
     "a.org\n",
+    # The four characters that separate labels.
+    "é" * 40 + ".é\u3002ü\uff0eö\uff61" + "é" * 40 + ".org",
+    "é" * 64 + ".org",
     "",
 ]
 # An internationalized domain name in Punycode. It is longer when decoded.

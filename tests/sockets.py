@@ -226,7 +226,7 @@ def probe_for(seconds: float, port: int, *paths: str) -> None:
 def open_file_limit(count: int) -> Iterator[None]:
     """Set the soft limit of open files of this process and of those that it starts; skip the test if it can't be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard not in (resource.RLIM_INFINITY, -1) and hard < count:
+    if hard != resource.RLIM_INFINITY and hard < count:
         pytest.skip(f"needs {count} open files; the hard limit (ulimit -Hn) is {hard}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
     try:
@@ -277,7 +277,7 @@ class Swarm:
         self._receive_buffer = receive_buffer
         self._selector = selectors.DefaultSelector()
         self._stop = threading.Event()
-        self._has_sent = 0
+        self._opened = 0
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:
@@ -295,8 +295,8 @@ class Swarm:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every connection is open, and has sent what it sends first."""
-        return self._has_sent >= self._count
+        """Whether every connection has been opened and has sent its data."""
+        return self._opened >= self._count
 
     def answered(self) -> int:
         """The number of connections that have received some bytes."""
@@ -331,8 +331,8 @@ class Swarm:
         try:
             if events & selectors.EVENT_WRITE:
                 # Connected. The data is short, so the kernel takes it at once.
+                self._opened += 1
                 member.socket.send(self._data)
-                self._has_sent += 1
                 if self._reads:
                     self._selector.modify(member.socket, selectors.EVENT_READ, member)
                 else:
@@ -347,5 +347,6 @@ class Swarm:
             member.socket.close()
             member.has_ended = True
             if self._reopens:
+                # _run() opens another one.
                 self.members.remove(member)
                 self.reopened += 1

@@ -126,6 +126,7 @@ def test_streams_to_slow_readers_leave_other_routes_available(
     assert_recovered(running)
 
 
+@pytest.mark.slow
 def test_stream_that_waits_for_cassandra_is_not_too_slow(
     start: Callable[..., Service], proxy: TcpProxy, large_keyspace: str
 ) -> None:
@@ -148,6 +149,7 @@ def test_stream_that_waits_for_cassandra_is_not_too_slow(
     assert ended_streams(running, "finished") == 1
 
 
+@pytest.mark.slow
 def test_client_that_reads_slowly_gets_the_whole_stream(start: Callable[..., Service], large_keyspace: str) -> None:
     """For five windows the client reads about 20 times faster than MIN_TRANSFER_RATE, which is slow for a stream."""
     running = start({"WEB_CONCURRENCY": "1", "CASSANDRA_KEYSPACE": large_keyspace, "TRANSFER_RATE_WINDOW": "1"})
@@ -174,6 +176,7 @@ def test_only_streams_tell_the_proxy_not_to_buffer(live: Service) -> None:
 # --- idle, silent and slow connections -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "open_files", "count"),
     [(2, 10_000, 2100), (1, 256, 400)],

@@ -41,7 +41,7 @@ _ERRORS = {
     500: "An unexpected error; the service logs it with the request_id",
     501: "The service does not run under gunicorn; only gunicorn can be stopped by a request",
     503: "Cassandra can't be reached, or too many requests are in flight",
-    504: "Cassandra did not answer in time. A write may have been applied",
+    504: "The deadline passed. A write may have been applied",
 }
 
 _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
@@ -193,7 +193,7 @@ def _complete(operation: dict[str, Any], method: str, route: RouteOptions, setti
     errors = [422, 500]
     if method != "delete":
         errors.append(406)
-    if route.session:
+    if route.limited:
         errors += [503, 504]
     if "requestBody" in operation:
         errors += [400, 408, 413, 415]

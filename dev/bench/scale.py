@@ -40,8 +40,8 @@ class Sizes:
 
 
 SHORT = Sizes((1_000, 10_000), (1_000, 10_000), (1, 64), (1, 2), 250)
-# The concurrency limit is three quarters of the threads: 264, enough for 256 concurrent requests.
-MANY_THREADS = "352"
+# Enough for 256 concurrent requests without a queue.
+HIGH_LIMIT = "256"
 
 
 @dataclass(frozen=True)
@@ -174,14 +174,14 @@ def _streams(bench: Bench, few: Database, many: Database) -> Section:
 
 
 def _connections(bench: Bench, database: Database) -> Section:
-    """Compare FastAPI, Fieldbook with its defaults, and Fieldbook with more threads.
+    """Compare FastAPI, Fieldbook with its defaults, and Fieldbook with a higher concurrency limit.
 
-    With its defaults, Fieldbook rejects the requests above its concurrency limit.
+    With its defaults, Fieldbook queues the requests above its concurrency limit, and rejects those above the queue.
     """
     with ExitStack() as stack:
         started = [
             *bench.systems(stack, database, ("fieldbook", "fastapi")),
-            bench.fieldbook(stack, database, f"fieldbook, {MANY_THREADS} threads", {"GUNICORN_THREADS": MANY_THREADS}),
+            bench.fieldbook(stack, database, f"fieldbook, limit {HIGH_LIMIT}", {"MAX_REQUESTS_IN_FLIGHT": HIGH_LIMIT}),
         ]
         cases = []
         for system in started:

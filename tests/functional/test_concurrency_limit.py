@@ -6,12 +6,15 @@ metrics routes stay available.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -233,3 +236,70 @@ def test_unread_files_leave_threads_for_other_requests(start: Callable[..., Serv
             began = time.monotonic()
             assert get(running, path).status_code == 200
             assert time.monotonic() - began < 5
+
+
+class Client:
+    """An HTTP client that keeps its connection until the server announces that it closes it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def get(self, path: str) -> int:
+        """Send a request, read the whole response and return its status."""
+        if self._connection is None:
+            self._connection = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._connection
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        await reader.readexactly(int(head.partition("content-length:")[2].partition("\r")[0]))
+        if "connection: close" in head:
+            self.close()
+        return int(head.split()[1])
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection[1].close()
+            self._connection = None
+
+
+async def closed_loop(port: int, clients: int) -> tuple[Counter[int], float]:
+    """Send 20 lists from each client, one after the other, and liveness probes meanwhile.
+
+    Return the number of responses by status, and the longest time of a probe in seconds.
+    """
+    statuses: Counter[int] = Counter()
+
+    async def send_requests() -> None:
+        with closing(Client(port)) as client:
+            for _ in range(20):
+                statuses[await client.get("/observers?limit=10")] += 1
+
+    load = asyncio.gather(*(send_requests() for _ in range(clients)))
+    longest = 0.0
+    while not load.done():
+        began = time.monotonic()
+        with closing(Client(port)) as probe:
+            assert await probe.get("/health/live") == 200
+        longest = max(longest, time.monotonic() - began)
+        await asyncio.sleep(0.05)
+    await load
+    return statuses, longest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("clients", "share_of_200"), [(100, 0.99), (600, 0.0), (1000, 0.0)])
+def test_overload_is_shed_with_503_only(start: Callable[..., Service], clients: int, share_of_200: float) -> None:
+    """With 100 clients at least 99 % of the requests get 200; with more clients the others get 503.
+
+    The memory is bounded, and /health/live responds within a second throughout.
+    """
+    running = start({"WEB_CONCURRENCY": "1"})
+    assert running.client.post("/observers", json=OBSERVER).status_code == 201
+    statuses, longest_probe = asyncio.run(asyncio.wait_for(closed_loop(running.port, clients), 100))
+    assert statuses.total() == clients * 20
+    assert statuses.keys() <= {200, 503}
+    assert statuses[200] >= share_of_200 * statuses.total()
+    peak = Path(f"/proc/{running.workers()[0]}/status").read_text().partition("VmHWM:")[2]
+    assert int(peak.split()[0]) < 200 * 1024
+    assert longest_probe < 1

@@ -51,7 +51,7 @@ def test_many_health_requests_do_not_exhaust_worker_threads(proxied: Service, pr
     with ThreadPoolExecutor(60) as pool:
         began = time.monotonic()
         requests = [pool.submit(get, proxied, "/health") for _ in range(60)]
-        assert pool.submit(get, proxied, "/health/live").result().status_code == 200
+        assert get(proxied, "/health/live").status_code == 200
         assert {request.result().status_code for request in requests} <= {200, 503}
         assert time.monotonic() - began < 4
     assert get(proxied, "/health").status_code == 503
@@ -61,50 +61,6 @@ def test_concurrent_health_requests_share_a_check(proxied: Service, proxy: TcpPr
     """Three requests for /health send one query to Cassandra, and each gets its result."""
     checks = 'fieldbook_query_duration_seconds_count{statement="select_release_version"}'
     before = metric(proxied, checks)
-    proxy.pause()
-    with ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(get, running, "/find/Quercus/robur", **{"X-Request-Timeout": "6"}) for _ in range(3)]
-        wait_for(lambda: in_flight(running) == 3, description="three requests in flight")
-        began = time.monotonic()
-        assert get(running, "/health/live").status_code == 200
-        assert get(running, "/find/Quercus/robur").status_code == 503
-        assert time.monotonic() - began < 1
-        assert get(running, "/health").status_code == 503
-        assert time.monotonic() - began < 4
-        proxy.resume()
-        assert {request.result().status_code for request in waiting} <= {200, 504}
-
-
-@pytest.fixture
-def proxied(start: Callable[..., Service], proxy: TcpProxy) -> Service:
-    """A service with 17 threads and with Cassandra behind the proxy."""
-    return start(FEW_THREADS | {"CASSANDRA_PORT": str(proxy.port)})
-
-
-def test_many_health_requests_do_not_exhaust_worker_threads(proxied: Service, proxy: TcpProxy) -> None:
-    """While Cassandra hangs, 60 requests for /health wait for one check; /health/live responds meanwhile.
-
-    Few of them wait. The others get the last result at once, which is 200 until the check fails.
-    """
-    proxy.pause()
-    with ThreadPoolExecutor(60) as pool:
-        began = time.monotonic()
-        requests = [pool.submit(get, proxied, "/health") for _ in range(60)]
-        assert pool.submit(get, proxied, "/health/live").result().status_code == 200
-        assert {request.result().status_code for request in requests} <= {200, 503}
-        assert time.monotonic() - began < 4
-    assert get(proxied, "/health").status_code == 503
-
-
-def test_concurrent_health_requests_share_a_check(proxied: Service, proxy: TcpProxy) -> None:
-    """Three requests for /health send one query to Cassandra, and each gets its result."""
-    checks = 'fieldbook_query_duration_seconds_count{statement="select_release_version"} '
-
-    def count() -> int:
-        text = get(proxied, "/metrics", Accept="text/plain").text
-        return int(float(text.partition(checks)[2].partition("\n")[0]))
-
-    before = count()
     proxy.pause()
     with ThreadPoolExecutor(3) as pool:
         requests = [pool.submit(get, proxied, "/health") for _ in range(3)]

@@ -196,3 +196,11 @@ def test_reserved_threads_exceed_the_limits_of_service_routes() -> None:
     assert SERVICE_IN_FLIGHT + SERVICE_QUEUED + MAX_WAITING < RESERVED_THREADS
     settings = Settings.model_validate({"max_requests_in_flight": 10, "max_requests_queued": 20})
     assert (settings.worker_threads, settings.stream_limit) == (30 + RESERVED_THREADS, 5)
+
+
+def test_openapi_document_names_the_rejection_of_every_limited_route() -> None:
+    application = app.create_app(Settings.model_validate({"secret_key": "the secret of the unit tests"}))
+    paths = application.test_client().get("/openapi.json").get_json()["paths"]
+    for path in ("/metrics", "/docs", "/observers"):
+        assert {"503", "504"} <= paths[path]["get"]["responses"].keys(), path
+    assert "503" not in paths["/health/live"]["get"]["responses"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from flask import Response, render_template, send_from_directory
+from flask import Response, render_template, request, send_from_directory
 
 from routes.blueprint import Blueprint
 from schemas.service import FilePath
@@ -35,8 +35,13 @@ def docs() -> Response:
 @route_options(produces=(), session=False)
 def docs_file(path: FilePath) -> Response:
     """A script, style sheet or icon of the page, from the package flask-swagger-ui."""
+    return send_from_directory(_SWAGGER_UI, path.filename, max_age=3600, conditional=_dates_are_valid())
+
+
+def _dates_are_valid() -> bool:
+    # Werkzeug raises OverflowError for a date with a number out of range. Invalid dates are to be ignored (RFC 9110).
     try:
-        return send_from_directory(_SWAGGER_UI, path.filename, max_age=3600)
+        request.if_modified_since, request.if_range  # noqa: B018
     except OverflowError:
-        # Werkzeug can't parse If-Modified-Since or If-Range with a date out of range. Such a header is ignored.
-        return send_from_directory(_SWAGGER_UI, path.filename, max_age=3600, conditional=False)
+        return False
+    return True

@@ -24,7 +24,7 @@ from storage.cql.execution import receive, send
 from tests.support import OBSERVER, TcpProxy, wait_for
 from tests.testbed import db_io as testbed_db_io
 from tests.testbed.db_io import observers
-from tests.testbed.db_io.observers import DELETE_OBSERVER, SELECT_OBSERVER
+from tests.testbed.db_io.observers import DELETE_OBSERVER, INSERT_OBSERVER, SELECT_OBSERVER
 
 # A lightweight transaction that is safe to apply twice: an id that the service made is never used again.
 IDEMPOTENT_TRANSACTION = re.compile(r"DELETE FROM \S+ WHERE id = \? IF EXISTS")
@@ -116,7 +116,9 @@ def two_nodes(settings: Settings, proxy: TcpProxy) -> Iterator[TwoNodes]:
 
 @pytest.fixture
 def observer(two_nodes: TwoNodes) -> observers.Observer:
-    """A stored observer."""
+    """A stored observer. The statements of the tests are prepared, so that only their execution waits."""
+    for statement in (INSERT_OBSERVER, SELECT_OBSERVER, DELETE_OBSERVER):
+        prepared_cache.get(two_nodes.session, statement, QueryOptions())
     observer = observers.TABLE.new(OBSERVER)
     observers.TABLE.create(two_nodes.session, [observer], QueryOptions())
     return observer

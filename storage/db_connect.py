@@ -6,6 +6,7 @@ It is opened on first use, after the fork, in a background thread, and is closed
 from __future__ import annotations
 
 import atexit
+import copy
 import logging
 import os
 import socket
@@ -22,12 +23,14 @@ from cassandra.policies import (
     ConstantSpeculativeExecutionPolicy,
     DCAwareRoundRobinPolicy,
     ExponentialReconnectionPolicy,
+    NoSpeculativeExecutionPolicy,
     TokenAwarePolicy,
 )
 from cassandra.query import tuple_factory
 
 from observability import metrics
 from settings import Settings, get_settings
+from storage.cql.consistency import SERIAL_PROFILE
 from storage.cql.driver import RowProtocolHandler, begin_with_protocol_v4
 from storage.errors import StorageUnavailable
 
@@ -136,8 +139,10 @@ def _cluster_arguments(settings: Settings) -> dict[str, Any]:
         else None,
         row_factory=tuple_factory,
     )
+    serial_profile = copy.copy(profile)
+    serial_profile.speculative_execution_policy = NoSpeculativeExecutionPolicy()
     arguments: dict[str, Any] = {
-        "execution_profiles": {EXEC_PROFILE_DEFAULT: profile},
+        "execution_profiles": {EXEC_PROFILE_DEFAULT: profile, SERIAL_PROFILE: serial_profile},
         "connect_timeout": settings.cassandra_connect_timeout,
         "control_connection_timeout": settings.cassandra_connect_timeout,
         "idle_heartbeat_interval": settings.cassandra_heartbeat_interval,
@@ -145,6 +150,9 @@ def _cluster_arguments(settings: Settings) -> dict[str, Any]:
         "reconnection_policy": ExponentialReconnectionPolicy(
             settings.cassandra_reconnect_min, settings.cassandra_reconnect_max
         ),
+        # Otherwise the first use of a statement waits for all nodes, even for a silent one. If a node does not know a
+        # statement when it is executed, the driver prepares the statement there.
+        "prepare_on_all_hosts": False,
         "executor_threads": settings.cassandra_executor_threads,
         "application_name": "fieldbook",
         # Without it, a request longer than one segment, such as a batch, waits 40 ms for the server's delayed ACK.

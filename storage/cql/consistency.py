@@ -5,10 +5,14 @@ from __future__ import annotations
 from cassandra import ConsistencyLevel
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Session
 from cassandra.query import BoundStatement
+from cassandra.query import Statement as DriverStatement
 
 from storage.cql.driver import replica_count
 from storage.cql.statement import Kind
 from storage.errors import ConsistencyRefused
+
+# Name of the execution profile of serial operations. It has no speculative execution.
+SERIAL_PROFILE = "serial"
 
 # Consistency levels that need a fixed number of replicas.
 _REPLICAS_NEEDED = {"TWO": 2, "THREE": 3}
@@ -27,6 +31,16 @@ def serial_level(session: Session) -> str:
     """
     profile = session.get_execution_profile(EXEC_PROFILE_DEFAULT)
     return str(ConsistencyLevel.value_to_name[profile.serial_consistency_level])
+
+
+def execution_profile(statement: DriverStatement, kind: Kind) -> object:
+    """The key of the execution profile of a statement: `SERIAL_PROFILE`, or that of the default profile.
+
+    Lightweight transactions and serial reads are serial operations. A second execution of one would compete with the
+    first in Paxos, and slow both down. The load of a slow cluster would then grow.
+    """
+    is_serial = kind == "lwt" or ConsistencyLevel.is_serial(statement.consistency_level)
+    return SERIAL_PROFILE if is_serial else EXEC_PROFILE_DEFAULT
 
 
 def set_level(session: Session, bound: BoundStatement, level: str, kind: Kind) -> None:

@@ -4,6 +4,7 @@
 |---|---|
 | `PreparedStatement.result_metadata` | types of the columns that a SELECT returns |
 | `typename`, `subtypes`, `fieldnames`, `vector_size` of the type classes in it | those types as a `CqlType` |
+| `PrepareMessage` in a new ResponseFuture, `PreparedStatement.from_message`, `Cluster.add_prepared` | :func:`prepare` |
 | `ResultMessage.recv_results_rows`, `.recv_results_metadata`, `.column_metadata`, `.parsed_rows` | own decoding |
 | `ResultSet.current_rows`, emptied in place | rows are freed although the driver keeps the future |
 | `ReplicationStrategy.dc_replication_factors_info`, `.replication_factor_info` | number of replicas of a keyspace |
@@ -24,12 +25,12 @@ from io import BytesIO
 from typing import Any
 
 from cassandra import ProtocolVersion
-from cassandra.cluster import Cluster, ResultSet, Session
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ResponseFuture, ResultSet, Session
 from cassandra.connection import ConnectionBusy
 from cassandra.cqltypes import FrozenType, ReversedType, UserType, VectorType
 from cassandra.metadata import Murmur3Token
 from cassandra.pool import NoConnectionsAvailable
-from cassandra.protocol import ProtocolHandler, ResultMessage
+from cassandra.protocol import PrepareMessage, ProtocolHandler, ResultMessage
 from cassandra.query import PreparedStatement
 
 from storage.cql.decoding import Decoder, decode_rows, decoder
@@ -37,6 +38,38 @@ from storage.cql.types import CqlType
 
 # Types for which the driver returns the same values as `storage.cql.decoding`, but faster, in C.
 _DECODED_BY_DRIVER = frozenset({"ascii", "text", "blob", "tinyint", "smallint", "bigint"})
+
+
+def prepare(session: Session, cql: str) -> PreparedStatement:
+    """Prepare a statement on one node; on a second one too if the first does not answer in time.
+
+    Like `Session.prepare`, but with the speculative execution policy and the timeout of the default profile.
+    `Session.prepare` waits for a silent node until its timeout.
+
+    :raises Exception: any exception of the driver.
+    """
+    profile = session.get_execution_profile(EXEC_PROFILE_DEFAULT)
+    plan = profile.speculative_execution_policy.new_plan(session.keyspace, None)
+    message = PrepareMessage(query=cql)
+    future = ResponseFuture(session, message, None, profile.request_timeout, speculative_execution_plan=plan)
+    future.send_request()
+    response = future.result().one()
+    cluster = session.cluster
+    prepared = PreparedStatement.from_message(
+        response.query_id,
+        response.bind_metadata,
+        response.pk_indexes,
+        cluster.metadata,
+        cql,
+        None,
+        cluster.protocol_version,
+        response.column_metadata,
+        response.result_metadata_id,
+        cluster.column_encryption_policy,
+    )
+    # The driver finds it here to prepare it on a node that does not know it.
+    cluster.add_prepared(response.query_id, prepared)
+    return prepared
 
 
 def result_types(prepared: PreparedStatement) -> tuple[CqlType, ...]:

@@ -13,7 +13,7 @@ from cassandra.policies import FallthroughRetryPolicy
 from cassandra.query import BatchStatement, BatchType, BoundStatement
 
 from observability import metrics
-from storage.cql.consistency import set_level
+from storage.cql.consistency import execution_profile, set_level
 from storage.cql.driver import take_rows
 from storage.cql.options import QueryOptions
 from storage.cql.prepared_cache import prepared_cache
@@ -153,7 +153,7 @@ def execute_bound(
     started = time.monotonic()
     try:
         with translating(kind, bound.is_idempotent):
-            return _page(session.execute_async(bound, timeout=timeout, paging_state=paging_state))
+            return _page(_execute_async(session, bound, kind, timeout, paging_state))
     finally:
         options.database.seconds += metrics.observe_query(name, started)
 
@@ -168,7 +168,7 @@ def send(
     """
     timeout = options.remaining()
     with translating():
-        future = session.execute_async(bound, timeout=timeout, paging_state=paging_state)
+        future = _execute_async(session, bound, "read", timeout, paging_state)
         # Observed when the response arrives: receive() may be called later, after the previous page is processed.
         answered = partial(_observe_page, name, time.monotonic())
         future.add_callbacks(answered, answered)
@@ -182,6 +182,13 @@ def receive(future: ResponseFuture) -> Page:
     """
     with translating():
         return _page(future)
+
+
+def _execute_async(
+    session: Session, bound: driver_query.Statement, kind: Kind, timeout: float, paging_state: bytes | None
+) -> ResponseFuture:
+    profile = execution_profile(bound, kind)
+    return session.execute_async(bound, timeout=timeout, paging_state=paging_state, execution_profile=profile)
 
 
 def _observe_page(name: str, started: float, result: object) -> None:

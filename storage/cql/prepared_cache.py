@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import Future
-from contextvars import copy_context
 from weakref import WeakKeyDictionary
 
 from cassandra.cluster import Session
 from cassandra.query import PreparedStatement
 
+from storage.cql.driver import prepare
 from storage.cql.options import QueryOptions
 from storage.cql.statement import Statement, cql_text
 from storage.cql.translation import translating
@@ -46,16 +46,15 @@ class PreparedCache:
                 return future
             if future is None:
                 future = known[key] = Future()
-                # The driver's prepare() takes no timeout, so it runs in a thread of its own.
-                context = copy_context()  # for the request id in its log lines
-                threading.Thread(target=context.run, args=(self._prepare, session, key, future), daemon=True).start()
+                # A thread of its own, because the preparation continues if this caller's deadline passes.
+                threading.Thread(target=self._prepare, args=(session, key, future), daemon=True).start()
         options.wait_for(future)
         with translating():
             return future.result()
 
     def _prepare(self, session: Session, key: tuple[Statement, str], future: Future[PreparedStatement]) -> None:
         try:
-            prepared = session.prepare(cql_text(*key))
+            prepared = prepare(session, cql_text(*key))
         except BaseException as error:
             with self._lock:
                 # The next caller tries again.

@@ -17,7 +17,7 @@ from types import FrameType
 from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import STATE
 from dev.local_cassandra.ring import Ring
-from tests.chaos import faults, scenarios, self_tests
+from tests.chaos import faults, first_use, scenarios, self_tests
 from tests.chaos.faults import Target
 from tests.chaos.history import History
 from tests.chaos.load import Load
@@ -124,6 +124,8 @@ def _run(results: list[ScenarioResult], directory: Path, short: bool) -> None:
         _print_header()
         for name, inject in SHORT_SCENARIOS if short else SCENARIOS:
             _add(results, scenarios.run(name, inject, target, history))
+        _add(results, first_use.reload_with_silent_node(target, history, directory))
+        _add(results, first_use.self_test(target, history, directory))
         for result in self_tests.damage_rows(target, history):
             _add(results, result)
         _add(results, self_tests.lose_only_replica(ring, timing, directory))

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -71,6 +72,10 @@ class Client:
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, name=f"client-{self.number}", daemon=True)
         self._thread.start()
+
+    def send_idempotent_request(self) -> None:
+        """Send one request whose statements are idempotent and use one partition."""
+        (self._get, self._get_find, self._post_find)[self.number % 3]()
 
     def ask_to_stop(self) -> None:
         self._stop.set()
@@ -334,9 +339,13 @@ def _read_contradiction(found: object, row: ObserverRow | FindRow) -> str:
 class Load:
     """All clients. Each client keeps its rows between two `running()` blocks."""
 
-    def __init__(self, base_url: str, history: History, clients: int = 8) -> None:
+    def __init__(self, base_url: str, history: History, clients: int = 8, first: int = 1) -> None:
+        """Create the clients.
+
+        :param first: number of the first client. Clients of one history have different numbers.
+        """
         self._history = history
-        self._clients = [Client(number, base_url, history) for number in range(1, clients + 1)]
+        self._clients = [Client(number, base_url, history) for number in range(first, first + clients)]
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -350,6 +359,13 @@ class Load:
                 client.ask_to_stop()
             for client in self._clients:
                 client.join(RETRY_SECONDS + 2 * CLIENT_TIMEOUT)
+
+    def send_idempotent_requests(self) -> list[Operation]:
+        """Send one idempotent request from each client at the same time. Return the requests, which are completed."""
+        first = len(self._history.operations)
+        with ThreadPoolExecutor(len(self._clients)) as pool:
+            list(pool.map(Client.send_idempotent_request, self._clients))
+        return self._history.operations[first:]
 
     def wait_for_acknowledged(self, count: int, timeout: float = 60.0) -> None:
         """Wait until `count` more requests are acknowledged.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 import threading
 import time
 from contextlib import suppress
@@ -107,7 +108,8 @@ class Probe:
                 # A new connection may still be in the kernel's accept queue. A response proves that a worker has it.
                 connection.request("GET", "/health/live")
                 connection.getresponse().read()
-                owner = _owner(connection, missing)
+                # A worker that is shutting down closes the connection after its response.
+                owner = _owner(connection.sock, missing) if connection.sock is not None else None
                 if owner is not None:
                     self._connections[owner] = connection
                     continue
@@ -122,17 +124,17 @@ def _node_counts(connection: http.client.HTTPConnection) -> tuple[int, int]:
     return nodes["up"], nodes["down"]
 
 
-def _owner(connection: http.client.HTTPConnection, pids: set[int]) -> int | None:
+def _owner(client_side: socket.socket, pids: set[int]) -> int | None:
     """Return the process that owns the server side of a connection, found by the inode of its socket."""
-    client_port, server_port = connection.sock.getsockname()[1], connection.sock.getpeername()[1]
+    client_port, server_port = client_side.getsockname()[1], client_side.getpeername()[1]
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         columns = line.split()
         ports = int(columns[1].split(":")[1], 16), int(columns[2].split(":")[1], 16)
         if ports == (server_port, client_port):
-            socket = f"socket:[{columns[9]}]"
+            inode = f"socket:[{columns[9]}]"
             for pid in pids:
                 with suppress(OSError):
-                    if any(os.readlink(link) == socket for link in _descriptors(pid)):
+                    if any(os.readlink(link) == inode for link in _descriptors(pid)):
                         return pid
     return None
 

@@ -30,6 +30,7 @@ class Timing:
     reconnect_min: float
     reconnect_max: float
     connect_timeout: float
+    speculative_delay: float = 1.0
 
     @property
     def detection(self) -> float:
@@ -57,6 +58,7 @@ class Timing:
             "CASSANDRA_RECONNECT_MIN": str(self.reconnect_min),
             "CASSANDRA_RECONNECT_MAX": str(self.reconnect_max),
             "CASSANDRA_CONNECT_TIMEOUT": str(self.connect_timeout),
+            "CASSANDRA_SPECULATIVE_DELAY": str(self.speculative_delay),
         }
 
 
@@ -81,10 +83,20 @@ def running_service(ring: Ring, keyspace: str, replicas: int, timing: Timing, di
     db_initialize.initialize(settings, samples=False, say=lambda line: None)
     with ring.session() as session:
         create_tables(session, keyspace)
-    pid_file = directory / f"gunicorn-{keyspace}.pid"
+    with service_on_keyspace(environment, keyspace, directory) as running:
+        yield running
+
+
+@contextmanager
+def service_on_keyspace(environment: dict[str, str], name: str, directory: Path) -> Iterator[Service]:
+    """Run the service under gunicorn with two workers, on an existing keyspace.
+
+    :param name: distinguishes the log and the pid file from those of other services.
+    """
+    pid_file = directory / f"gunicorn-{name}.pid"
     with (
         ExitStack() as stack,
-        service(environment, directory / f"service-{keyspace}.log", "--pid", str(pid_file)) as running,
+        service(environment, directory / f"service-{name}.log", "--pid", str(pid_file)) as running,
     ):
         stack.callback(pid_file.unlink, missing_ok=True)
         wait_for(lambda: len(running.workers()) == 2, description="two workers")

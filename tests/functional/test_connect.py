@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 from cassandra.cluster import Session
+from cassandra.query import PreparedStatement
 
 from settings import Settings, get_settings
 from storage import db_connect
@@ -259,13 +259,13 @@ def counting_session(settings: Settings, keyspace: str) -> Iterator[Session]:
     """A session on an empty keyspace; its `prepared` lists the CQL of each prepared statement."""
     session = db_connect.open_session(settings, keyspace)
     session.prepared = []  # type: ignore[attr-defined]
-    prepare = session.prepare
+    add_prepared = session.cluster.add_prepared
 
-    def record_and_prepare(cql: str) -> Any:
-        session.prepared.append(cql)  # type: ignore[attr-defined]
-        return prepare(cql)
+    def record_and_add(query_id: bytes, prepared: PreparedStatement) -> None:
+        session.prepared.append(prepared.query_string)  # type: ignore[attr-defined]
+        add_prepared(query_id, prepared)
 
-    session.prepare = record_and_prepare
+    session.cluster.add_prepared = record_and_add
     yield session
     session.cluster.shutdown()
 

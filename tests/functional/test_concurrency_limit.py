@@ -360,7 +360,7 @@ def test_stream_to_a_stalled_client_is_aborted(
     with raw_request(running.port, "1.1", "/observers/stream?limit=40000") as connection:
         connection.recv(1000)
         wait_for(lambda: in_flight(running) == 0, description="the stream to be aborted")
-        assert "client disconnected" in running.log_text()
+        running.wait_for_log("client disconnected")
         wait_for(
             lambda: "received nothing for CLIENT_IDLE_TIMEOUT" in running.log_text(),
             description="the log line on the client",

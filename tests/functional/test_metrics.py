@@ -54,8 +54,7 @@ def test_metrics_are_summed_over_all_workers(start: Callable[..., Service]) -> N
     running = start({"WEB_CONCURRENCY": "2"})
     before = running.client.get("/metrics").json()
     get_on_new_connections(running, 60, "/find/Quercus/robur")
-    logged = [line for line in running.log_text().splitlines() if "GET /find/Quercus/robur 200" in line]
-    assert len(logged) == 60
+    wait_for(lambda: running.log_text().count("GET /find/Quercus/robur 200") == 60, description="60 log lines")
     after = running.client.get("/metrics").json()
     assert after["total_queries"] - before["total_queries"] == 60
     labels = {"route": "/find/<genus>/<species>", "method": "GET", "status": "200"}

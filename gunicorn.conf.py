@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import sys
 
-from server import graceful_shutdown, metrics_directory
+from server import graceful_shutdown, metrics_directory, stderr
 from server.reload import forget_application, import_settings, prepare_worker
 
+stderr.install()
 _settings = import_settings()
 
 from observability import logs  # noqa: E402
@@ -58,12 +59,13 @@ def post_worker_init(worker):  # type: ignore[no-untyped-def]
     """
     if worker.has_failed_import:
         return
-    from observability.metrics import sampler
+    from observability.metrics import LOG_LINES_DROPPED, sampler
     from server import cpu_affinity
     from settings import get_settings
     from storage import db_connect
 
     db_connect.start_connecting()
+    sampler.add_increments(LOG_LINES_DROPPED, stderr.take_dropped)
     sampler.start()
     if get_settings().cpu_affinity:
         cpu_affinity.start()
@@ -77,7 +79,5 @@ def worker_exit(server, worker):  # type: ignore[no-untyped-def]
 
 
 def child_exit(server, worker):  # type: ignore[no-untyped-def]
-    """In the master, when a worker has ended for any reason: remove its values from the gauges."""
-    from prometheus_client.multiprocess import mark_process_dead
-
-    mark_process_dead(worker.pid)
+    """In the master, when a worker has ended for any reason."""
+    metrics_directory.worker_ended(server, worker.pid)

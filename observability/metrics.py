@@ -18,8 +18,8 @@ from typing import Any, Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
-from prometheus_client.multiprocess import MultiProcessCollector
 
+from observability.metrics_files import FileCollector
 from settings import metrics_directory
 
 log = logging.getLogger(__name__)
@@ -110,15 +110,22 @@ IDEMPOTENT_REPEATS = Counter(
     registry=_registry,
 )
 
+LOG_LINES_DROPPED = Counter(
+    "fieldbook_log_lines_dropped",
+    "Log lines of the workers that were dropped because the reader of stderr was too slow.",
+    registry=_registry,
+)
+
 
 class Sampler:
-    """Updates the gauges of this process once a second, from registered functions."""
+    """Updates the metrics of this process once a second, from registered functions."""
 
     def __init__(self) -> None:
         self._sources: list[tuple[Gauge, Callable[[], float]]] = [
             (WORKERS, lambda: 1),
             (QUERIES_PER_SECOND, self._queries_per_second),
         ]
+        self._increments: list[tuple[Counter, Callable[[], float]]] = []
         # Values of time.monotonic(), each with the number of queries until then.
         self._query_counts: deque[tuple[float, float]] = deque()
         self._lock = threading.Lock()
@@ -132,14 +139,24 @@ class Sampler:
             others = [(other, function) for other, function in self._sources if other is not gauge]
             self._sources = [*others, (gauge, source)]
 
+    def add_increments(self, counter: Counter, source: Callable[[], float]) -> None:
+        """Register the function that returns by how much a counter has grown since the last call.
+
+        :param source: called from any thread.
+        """
+        with self._lock:
+            self._increments.append((counter, source))
+
     def sample(self) -> None:
-        """Update all gauges now."""
+        """Update all metrics with a registered function now."""
         with self._lock:
             for gauge, source in self._sources:
                 gauge.set(source())
+            for counter, source in self._increments:
+                counter.inc(source())
 
     def start(self) -> None:
-        """Update all gauges every second from now on, in a background thread.
+        """Update these metrics every second from now on, in a background thread.
 
         Another worker may answer GET /metrics, so an update at that time would not be enough.
         """
@@ -208,10 +225,11 @@ def observe_query(statement: str, started: float) -> float:
 def collect() -> CollectorRegistry:
     """The metrics of all workers."""
     sampler.sample()
-    if metrics_directory() is None:
+    directory = metrics_directory()
+    if directory is None:
         return _registry
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(FileCollector(directory))
     return registry
 
 

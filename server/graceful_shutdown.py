@@ -9,7 +9,8 @@ then would send requests to a closed port. The handling of SIGTERM is therefore 
 | Private name of gunicorn | Used for |
 |---|---|
 | `Arbiter.handle_term` | is replaced, to delay the stop that it begins |
-| `Arbiter.signal` | queues SIGTERM for the master's main loop at the end of the draining phase |
+| `Arbiter.handle_rtmin` | is added; the main loop calls `handle_<name>` for each queued signal |
+| `Arbiter.signal` | queues a signal for the master's main loop |
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from typing import Any
 
 log = logging.getLogger("fieldbook.shutdown")
 
-# Memory that the master shares with all its workers. Byte 0 is 1 while the instance drains; byte 1 is 1 once a worker
-# has requested the shutdown.
-_shared = mmap.mmap(-1, 2)
+# Memory that the master shares with all its workers: one byte, which the master sets to 1 when the instance drains.
+_shared = mmap.mmap(-1, 1)
+# The signal by which a worker requests the shutdown. With SIGTERM, the master could not distinguish the requests of two
+# workers from the second SIGTERM of an operator, which ends the draining phase.
+_REQUEST = signal.SIGRTMIN
 _master: int | None = None
 _drain_seconds = 0.0
 
@@ -44,9 +47,8 @@ def shut_down() -> float:
 
     :returns: length of the draining phase in seconds.
     """
-    if not is_draining() and not _shared[1]:
-        _shared[1] = 1
-        os.kill(os.getppid(), signal.SIGTERM)
+    if not is_draining():
+        os.kill(os.getppid(), _REQUEST)
     return _drain_seconds
 
 
@@ -80,4 +82,10 @@ def install(arbiter: Any, drain_seconds: float) -> None:
         signal.signal(signal.SIGALRM, lambda number, frame: arbiter.signal(signal.SIGTERM, frame))
         signal.setitimer(signal.ITIMER_REAL, _drain_seconds)
 
+    def handle_request() -> None:
+        if not is_draining():
+            handle_term()
+
     arbiter.handle_term = handle_term
+    arbiter.handle_rtmin = handle_request
+    signal.signal(_REQUEST, arbiter.signal)

@@ -43,11 +43,13 @@ def import_settings() -> Settings:
     """
     before = _drop_project_modules()
     import settings
+    from observability import PROMETHEUS_VERSIONS
     from storage import DRIVER_VERSIONS
 
     try:
         settings.require_version("gunicorn", GUNICORN_VERSIONS, used_by="server/__init__.py")
         settings.require_version("cassandra-driver", DRIVER_VERSIONS, used_by="storage/cql/driver.py")
+        settings.require_version("prometheus-client", PROMETHEUS_VERSIONS, used_by="observability/metrics_files.py")
         return settings.get_settings()
     except settings.UnsupportedVersion as error:
         # Not recoverable: new workers import the package from disk.

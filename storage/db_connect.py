@@ -193,6 +193,8 @@ class _Connector:
             self._changed.wait_for(lambda: self.session or self._error or self._stopped, timeout)
             if self.session is not None:
                 return self.session
+            if self._stopped:
+                raise StorageUnavailable("The connection to Cassandra is closed: this process is ending.")
             raise StorageUnavailable("There is no connection to Cassandra yet.") from self._error
 
     def require(self, settings: Settings | None) -> None:
@@ -271,7 +273,7 @@ def get_session(timeout: float | None = None, settings: Settings | None = None) 
 
     :param timeout: seconds to wait for the first attempt; None for no limit.
     :param settings: used by the first call in a process; None to read them from the environment.
-    :raises StorageUnavailable: there is no session yet.
+    :raises StorageUnavailable: there is no session yet, or :func:`shutdown` has closed it.
     :raises RuntimeError: the process has a session with other settings.
     """
     connector = _connector
@@ -290,9 +292,17 @@ def start_connecting() -> None:
 
 
 def shutdown() -> None:
-    """Close session and cluster. A later :func:`get_session` opens new ones."""
-    global _connector
+    """Close session and cluster at the end of the process. A later :func:`get_session` raises StorageUnavailable.
+
+    A request that is still running at the end of a worker must not open a new session, which nothing would close.
+    """
     _connector.stop()
+
+
+def reset() -> None:
+    """Close session and cluster. A later :func:`get_session` opens new ones. For tests."""
+    global _connector
+    shutdown()
     _connector = _Connector()
 
 

@@ -134,7 +134,7 @@ def environment() -> Iterator[dict[str, str]]:
         database.insert_samples(session, settings.cassandra_keyspace)
         _cassandra_version = session.execute("SELECT release_version FROM system.local").one()[0]
         yield variables
-        db_connect.shutdown()
+        db_connect.reset()
         session.execute(f"DROP KEYSPACE {settings.cassandra_keyspace}", timeout=60)
         session.cluster.shutdown()
     get_settings.cache_clear()

@@ -86,7 +86,18 @@ class Service:
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
 
     def log_text(self) -> str:
-        return self.log.read_text(errors="replace")
+        """Return the log. The service writes lines with a delay: return when there was none for 0.1 s, or after 1 s."""
+        text = self.log.read_text(errors="replace")
+        for _ in range(10):
+            time.sleep(0.1)
+            before, text = text, self.log.read_text(errors="replace")
+            if text == before:
+                break
+        return text
+
+    def wait_for_log(self, text: str) -> None:
+        """Wait until the log contains this text."""
+        wait_for(lambda: text in self.log_text(), description=f"{text!r} in the log")
 
     def healthy(self) -> bool:
         """Return whether the readiness probe, which queries Cassandra, succeeds."""

@@ -28,17 +28,33 @@ from web.errors import PROBLEM_TYPE
 
 
 def test_concurrent_threads_share_one_session(settings: Settings) -> None:
-    """64 concurrent first calls return one session; a call after shutdown() opens a new session."""
-    db_connect.shutdown()
+    """64 concurrent first calls return one session; a call after reset() opens a new session."""
+    db_connect.reset()
     with ThreadPoolExecutor(32) as pool:
         sessions = set(pool.map(lambda _: db_connect.get_session(timeout=20), range(64)))
     assert len(sessions) == 1
     (first,) = sessions
-    db_connect.shutdown()
+    db_connect.reset()
     assert first.is_shutdown
     assert first.cluster.is_shutdown
     assert db_connect.get_session(timeout=20) is not first
+    db_connect.reset()
+
+
+def test_no_session_is_opened_after_shutdown(settings: Settings) -> None:
+    """A request that runs longer than its worker's graceful timeout gets an error, not a new session."""
+    db_connect.reset()
+    first = db_connect.get_session(timeout=20)
     db_connect.shutdown()
+    try:
+        assert first.cluster.is_shutdown
+        with pytest.raises(StorageUnavailable, match="ending"):
+            db_connect.get_session(timeout=20)
+        db_connect.start_connecting()
+        assert db_connect.session_if_open() is None
+        assert "cassandra-connect" not in [thread.name for thread in threading.enumerate()]
+    finally:
+        db_connect.reset()
 
 
 FORK = """
@@ -64,7 +80,7 @@ for _ in range(3):
 statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
 after, same = rows()
 assert after == before and same is session, "the parent lost its session"
-db_connect.shutdown()
+db_connect.reset()
 sys.exit(max(statuses))
 """
 
@@ -243,12 +259,12 @@ def test_504_is_sent_at_the_deadline(start: Callable[..., Service], proxy: TcpPr
 
 def test_a_process_refuses_a_second_session_with_other_settings(settings: Settings) -> None:
     """Otherwise an application with other settings would read and write the wrong keyspace."""
-    db_connect.shutdown()
+    db_connect.reset()
     db_connect.get_session(20, settings)
     assert db_connect.get_session(20, settings.model_copy()) is db_connect.get_session(20)
     with pytest.raises(RuntimeError, match="other settings"):
         db_connect.get_session(20, settings.model_copy(update={"cassandra_keyspace": "another"}))
-    db_connect.shutdown()
+    db_connect.reset()
 
 
 # --- prepared statements -----------------------------------------------------------------------------------
@@ -344,7 +360,7 @@ def test_get_session_without_cassandra_raises_storage_unavailable(
     """Without Cassandra get_session() raises within its timeout, and one thread keeps retrying."""
     monkeypatch.setenv("CASSANDRA_PORT", "1")
     get_settings.cache_clear()
-    db_connect.shutdown()
+    db_connect.reset()
     try:
         for _ in range(3):
             began = time.monotonic()
@@ -354,6 +370,6 @@ def test_get_session_without_cassandra_raises_storage_unavailable(
         names = [thread.name for thread in threading.enumerate()]
         assert names.count("cassandra-connect") == 1
     finally:
-        db_connect.shutdown()
+        db_connect.reset()
         monkeypatch.undo()
         get_settings.cache_clear()

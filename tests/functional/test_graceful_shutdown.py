@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -225,3 +226,54 @@ def test_repeated_shutdown_does_not_shorten_draining(start: Callable[..., Servic
         wait_for(lambda: get(running, "/health").status_code == 503, description="/health to return 503")
     assert running.process.wait(timeout=30) == 0
     assert time.monotonic() - began >= 3
+
+
+def shut_down_simultaneously(running: Service) -> None:
+    """Send 24 POST /shutdown requests to the workers at the same time."""
+    clients = 24
+    barrier = threading.Barrier(clients)
+
+    def shut_down(_: int) -> int:
+        with httpx.Client(base_url=running.client.base_url, timeout=20) as client:
+            client.get("/health/live")
+            barrier.wait(timeout=20)
+            return client.post("/shutdown", headers=OPERATOR).status_code
+
+    with ThreadPoolExecutor(clients) as pool:
+        assert set(pool.map(shut_down, range(clients))) == {202}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_sigterm", [False, True])
+def test_simultaneous_shutdown_requests_do_not_shorten_draining(
+    start: Callable[..., Service], with_sigterm: bool
+) -> None:
+    """Both workers get requests, and an operator may send SIGTERM at the same time: the instance drains once."""
+    running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "4", "WEB_CONCURRENCY": "2"})
+    began = time.monotonic()
+    if with_sigterm:
+        # The stopped master handles the signals of all requests after the operator's one.
+        running.process.send_signal(signal.SIGSTOP)
+        try:
+            shut_down_simultaneously(running)
+            running.process.send_signal(signal.SIGTERM)
+        finally:
+            began = time.monotonic()
+            running.process.send_signal(signal.SIGCONT)
+    else:
+        shut_down_simultaneously(running)
+    assert running.process.wait(timeout=30) == 0
+    assert time.monotonic() - began >= 4
+    assert running.log_text().count("Draining: /health returns 503") == 1
+
+
+@pytest.mark.slow
+def test_sigterm_after_a_shutdown_request_ends_draining(start: Callable[..., Service]) -> None:
+    """POST /shutdown begins to drain; the operator's SIGTERM stops the service without waiting any longer."""
+    running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "60"})
+    assert running.client.post("/shutdown", headers=OPERATOR).status_code == 202
+    wait_for(lambda: get(running, "/health").status_code == 503, description="/health to return 503")
+    began = time.monotonic()
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(timeout=30) == 0
+    assert time.monotonic() - began < 20

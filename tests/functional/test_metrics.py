@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -54,8 +56,7 @@ def test_metrics_are_summed_over_all_workers(start: Callable[..., Service]) -> N
     running = start({"WEB_CONCURRENCY": "2"})
     before = running.client.get("/metrics").json()
     get_on_new_connections(running, 60, "/find/Quercus/robur")
-    logged = [line for line in running.log_text().splitlines() if "GET /find/Quercus/robur 200" in line]
-    assert len(logged) == 60
+    wait_for(lambda: running.log_text().count("GET /find/Quercus/robur 200") == 60, description="60 log lines")
     after = running.client.get("/metrics").json()
     assert after["total_queries"] - before["total_queries"] == 60
     labels = {"route": "/find/<genus>/<species>", "method": "GET", "status": "200"}
@@ -132,6 +133,52 @@ def test_killed_worker_counts_in_counters_but_not_in_gauges(start: Callable[...,
     assert value(running, "fieldbook_workers") == 2
     assert value(running, "fieldbook_driver_connections") == 2
     assert value(running, "fieldbook_requests_total", route="/find/<genus>/<species>") == 40
+
+
+@pytest.mark.slow
+def test_files_of_ended_workers_are_merged(start: Callable[..., Service], tmp_path: Path) -> None:
+    """Reloads and killed workers leave the number of files bounded and the counters exact, for each scrape."""
+    running = start({"WEB_CONCURRENCY": "2", "TMPDIR": str(tmp_path)})
+    (directory,) = tmp_path.glob("fieldbook-metrics-*")
+    get_on_new_connections(running, 40, "/find/Quercus/robur")
+    files = len(list(directory.glob("*.db")))
+    labels = {"route": "/find/<genus>/<species>", "method": "GET", "status": "200"}
+    scraped = set()
+    stopped = threading.Event()
+
+    def scrape() -> None:
+        while not stopped.is_set():
+            with suppress(httpx.TransportError):
+                text = httpx.get(
+                    f"{running.client.base_url}/metrics", headers={"Accept": "text/plain"}, timeout=30
+                ).text
+                families = {family.name: family for family in parse(text)}
+                for sample in families["fieldbook_requests"].samples:
+                    if sample.labels == labels:
+                        scraped.add(sample.value)
+
+    with ThreadPoolExecutor(1) as pool:
+        scraping = pool.submit(scrape)
+        try:
+            for _ in range(5):
+                old = set(running.workers())
+                running.process.send_signal(signal.SIGHUP)
+                wait_for(lambda: not old & set(running.workers()), description="new workers")  # noqa: B023
+                killed = running.workers()[0]
+                os.kill(killed, signal.SIGKILL)
+                wait_for(lambda: len(set(running.workers()) - {killed}) == 2, description="a new worker")  # noqa: B023
+        finally:
+            stopped.set()
+        scraping.result()
+    assert scraped == {40}
+    running.client.close()
+    running.client = httpx.Client(base_url=running.client.base_url, timeout=30)
+    wait_for(lambda: value(running, "fieldbook_workers") == 2, description="the gauges of the new workers")
+    # The files of two workers, and one of all ended workers for each of the two types.
+    assert len(list(directory.glob("*.db"))) <= files + 2
+    assert value(running, "fieldbook_query_duration_seconds_count", statement="select_find") == 40
+    get_on_new_connections(running, 10, "/find/Quercus/robur")
+    assert value(running, "fieldbook_requests_total", **labels) == 50
 
 
 @pytest.mark.slow

@@ -137,7 +137,7 @@ def test_sighup_applies_valid_settings_and_ignores_invalid_ones(
     assert httpx.post(f"{running.client.base_url}/observers", json=too_large).status_code == 413
     env_file.write_text("MAX_BODY_BYTES=lots\n")
     restart()
-    assert "MAX_BODY_BYTES" in running.log_text()
+    running.wait_for_log("MAX_BODY_BYTES")
     assert httpx.post(f"{running.client.base_url}/observers", json=too_large).status_code == 413
 
 
@@ -178,7 +178,7 @@ def test_new_workers_use_changed_code(
         headers = {"X-Request-ID": request_id}
         rejected = httpx.post(f"{running.client.base_url}/observers", json=too_large, headers=headers)
         assert rejected.status_code == 413
-        assert f"[{request_id}] changed format: POST /observers 413" in running.log_text()
+        running.wait_for_log(f"[{request_id}] changed format: POST /observers 413")
     running.process.send_signal(signal.SIGTERM)
     # The master ends after graceful_timeout (30 s) at the latest. test_graceful_shutdown.py tests faster ends.
     assert running.process.wait(timeout=45) == 0

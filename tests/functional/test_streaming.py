@@ -180,7 +180,7 @@ def test_error_after_the_first_page_aborts_the_stream(proxied_service: Service, 
             body += chunk
     assert body
     assert not body.endswith(b"]")
-    assert "stream /observers/stream aborted after" in proxied_service.log_text()
+    proxied_service.wait_for_log("stream /observers/stream aborted after")
 
 
 @pytest.mark.slow

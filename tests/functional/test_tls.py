@@ -101,6 +101,6 @@ def test_failed_authentication_is_logged_with_its_reason(
     wait_for(
         lambda: "No connection to Cassandra" in running.log_text(), description="the log line about the connection"
     )
-    assert reason in running.log_text()
+    running.wait_for_log(reason)
     assert "wrong" not in running.log_text()
     assert running.client.get("/health").status_code == 503

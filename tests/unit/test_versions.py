@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import settings
+from observability import PROMETHEUS_VERSIONS
 from server import GUNICORN_VERSIONS
 from settings import SettingsError, UnsupportedVersion, require_version
 from tests.support import PROJECT, clean_environment
@@ -29,7 +30,7 @@ def test_unsupported_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("package", ["gunicorn", "cassandra-driver"])
+@pytest.mark.parametrize("package", ["gunicorn", "cassandra-driver", "prometheus-client"])
 def test_gunicorn_does_not_start_with_an_unsupported_version(package: str) -> None:
     """gunicorn exits with status 2 and prints only the message."""
     code = (
@@ -51,6 +52,9 @@ def test_gunicorn_does_not_start_with_an_unsupported_version(package: str) -> No
     assert "Traceback" not in run.stderr
 
 
-def test_pinned_gunicorn_is_supported() -> None:
-    pins = re.findall(r"^gunicorn==(\S+)", (PROJECT / "requirements.txt").read_text(), re.MULTILINE)
-    assert pins == [*GUNICORN_VERSIONS]
+@pytest.mark.parametrize(
+    ("package", "supported"), [("gunicorn", GUNICORN_VERSIONS), ("prometheus-client", PROMETHEUS_VERSIONS)]
+)
+def test_pinned_versions_are_supported(package: str, supported: tuple[str, ...]) -> None:
+    pins = re.findall(rf"^{package}==(\S+)", (PROJECT / "requirements.txt").read_text(), re.MULTILINE)
+    assert pins == [*supported]

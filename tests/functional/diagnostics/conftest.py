@@ -40,9 +40,9 @@ def no_rows_left(session: Session, settings: Settings) -> Iterator[None]:
 @pytest.fixture
 def app_session(settings: Settings) -> Iterator[Session]:
     """The session of this process, which the in-process service uses as a gunicorn worker would."""
-    db_connect.shutdown()
+    db_connect.reset()
     yield db_connect.get_session(timeout=20)
-    db_connect.shutdown()
+    db_connect.reset()
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_query_error_probe_detects_a_closed_session(
 
 def test_query_error_probe_detects_a_replaced_session(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the service opens a new session after the error, the response says that the session has changed."""
-    call_on_error(monkeypatch, lambda: (db_connect.shutdown(), db_connect.get_session(timeout=20)))
+    call_on_error(monkeypatch, lambda: (db_connect.reset(), db_connect.get_session(timeout=20)))
     body = client.post(QUERY_ERROR).get_json()
     assert (body["session_unchanged"], body["session_open"]) == (False, False)
 

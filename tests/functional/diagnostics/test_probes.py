@@ -274,7 +274,7 @@ def test_status_reports_closed_sessions_and_clusters(client: FlaskClient, app_se
     assert client.get(STATUS).get_json() == {"session_open": False, "cluster_open": True, **ids}
     app_session.cluster.shutdown()
     assert client.get(STATUS).get_json() == {"session_open": False, "cluster_open": False, **ids}
-    db_connect.shutdown()
+    db_connect.reset()
     none = {"session_open": False, "cluster_open": False, "session_id": None, "cluster_id": None, "keyspace": None}
     assert client.get(STATUS).get_json() == none
     # The status request must not open a session.

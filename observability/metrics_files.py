@@ -1,0 +1,123 @@
+"""The files of prometheus-client's multiprocess mode, and the merge of those of ended workers.
+
+Each worker writes its counters and histograms to files of its own. After its end, gunicorn's master adds their values
+to one file of all ended workers for each type, so that the number of files does not grow with each restart of a worker.
+Readers hold a shared lock and the merge an exclusive one, so that no reader counts a worker twice or not at all.
+
+| Private API of prometheus-client | Used for |
+|---|---|
+| `mmap_dict.MmapedDict` | reads and writes a file |
+| names of files: `<type>_<process id>.db` | finds the files of a process; `counter_ended.db` is read like all others |
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import struct
+import time
+from collections import defaultdict
+from collections.abc import Collection
+from pathlib import Path
+
+from prometheus_client.metrics_core import Metric
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+log = logging.getLogger(__name__)
+
+_ENDED = "ended"
+# Seconds for which the merge waits for readers. A worker that hangs while it reads must not stop the master.
+_LOCK_TIMEOUT = 1.0
+# Bytes that an entry of a file takes in addition to its key, at most: length, padding, value and timestamp.
+_ENTRY_BYTES = 4 + 8 + 8 + 8
+
+
+class FileCollector(Collector):
+    """Adds up the files of all workers, for a registry of prometheus-client."""
+
+    def __init__(self, directory: str) -> None:
+        """:param directory: the directory of the files."""
+        self._directory = Path(directory)
+
+    def collect(self) -> list[Metric]:
+        """The metrics of running and ended workers."""
+        with open(self._directory / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            # A worker that has just started may have a file that is still empty.
+            files = [str(path) for path in self._directory.glob("*.db") if not _is_empty(path)]
+            return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+
+
+def merge_ended(directory: str, running: Collection[int]) -> None:
+    """Add the counters and histograms of ended workers to those of earlier ones, and remove their files.
+
+    If readers hold the lock for too long, the files stay until the next call.
+
+    :param directory: the directory of the files.
+    :param running: process ids whose files are in use.
+    :raises OSError: no space is left, for example. The files stay.
+    """
+    names_in_use = {_ENDED, *map(str, running)}
+    ended = defaultdict(list)
+    for path in Path(directory).glob("*.db"):
+        kind, _, name = path.stem.partition("_")
+        # The files of the gauges are removed when a worker ends.
+        if kind != "gauge" and name not in names_in_use:
+            ended[kind].append(path)
+    if not ended:
+        return
+    with open(Path(directory) / "lock", "w") as lock:
+        if not _lock_for_merge(lock.fileno()):
+            return
+        for kind, paths in ended.items():
+            _merge(Path(directory) / f"{kind}_{_ENDED}.db", paths)
+
+
+def _lock_for_merge(descriptor: int) -> bool:
+    latest = time.monotonic() + _LOCK_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > latest:
+                return False
+            time.sleep(0.005)
+
+
+def _merge(target: Path, paths: list[Path]) -> None:
+    totals: dict[str, float] = defaultdict(float)
+    for path in (target, *paths):
+        for key, value in _read(path):
+            totals[key] += value
+    new = target.with_suffix(".new")
+    # Takes the space now: a write to a mapped file kills the process if no space is left.
+    new.write_bytes(bytes(8 + sum(len(key.encode()) + _ENTRY_BYTES for key in totals)))
+    merged = MmapedDict(str(new))  # type: ignore[no-untyped-call]
+    for key, value in totals.items():
+        merged.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
+    merged.close()  # type: ignore[no-untyped-call]
+    new.replace(target)
+    for path in paths:
+        path.unlink()
+
+
+def _read(path: Path) -> list[tuple[str, float]]:
+    if _is_empty(path):
+        return []
+    try:
+        entries = list(MmapedDict.read_all_values_from_file(str(path)))  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError, struct.error) as error:
+        log.error("The metrics in %s are lost: %s", path.name, error)
+        return []
+    return [(key, value) for key, value, _, _ in entries]
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether the file has no content; also if it does not exist (any more)."""
+    try:
+        return path.stat().st_size == 0
+    except FileNotFoundError:
+        return True

@@ -1,0 +1,105 @@
+"""The merge of the metrics files of ended workers: no value is lost or counted twice."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+
+from observability.metrics_files import FileCollector, merge_ended
+
+
+def write(path: Path, name: str, value: float, **labels: str) -> None:
+    """Add a value to a file, as a worker does."""
+    file = MmapedDict(str(path))
+    family = name.removesuffix("_bucket").removesuffix("_sum")
+    file.write_value(mmap_key(family, name, list(labels), list(labels.values()), "Help."), value, 0.0)
+    file.close()
+
+
+def read(directory: Path, name: str, **labels: str) -> float | None:
+    registry = CollectorRegistry()
+    registry.register(FileCollector(str(directory)))
+    return registry.get_sample_value(name, labels)
+
+
+def test_values_of_ended_workers_are_added_exactly(tmp_path: Path) -> None:
+    """Counters and each bucket of a histogram; the files of running workers stay as they are."""
+    for process in range(1, 6):
+        write(tmp_path / f"counter_{process}.db", "requests_total", process, route="/a")
+        write(tmp_path / f"counter_{process}.db", "requests_total", 1, route=f"/{process}/é")
+        for bound, count in (("1.0", 1), ("+Inf", process)):
+            write(tmp_path / f"histogram_{process}.db", "seconds_bucket", count, le=bound)
+        write(tmp_path / f"histogram_{process}.db", "seconds_sum", process / 2)
+        write(tmp_path / f"gauge_livesum_{process}.db", "workers", 1)
+
+    def values() -> list[float | None]:
+        return [
+            read(tmp_path, "requests_total", route="/a"),
+            read(tmp_path, "requests_total", route="/3/é"),
+            read(tmp_path, "seconds_bucket", le="1.0"),
+            read(tmp_path, "seconds_bucket", le="+Inf"),
+            read(tmp_path, "seconds_count"),
+            read(tmp_path, "seconds_sum"),
+            read(tmp_path, "workers"),
+        ]
+
+    before = values()
+    assert before == [15, 1, 5, 20, 20, 7.5, 5]
+    for running in ({3, 4, 5}, {5}, {5}, set()):
+        merge_ended(str(tmp_path), running)
+        assert values() == before
+        processes = {path.stem.rpartition("_")[2] for path in tmp_path.glob("[ch]*.db")}
+        assert processes == {"ended", *map(str, running)}
+    assert len(list(tmp_path.glob("gauge_*"))) == 5
+
+
+def test_concurrent_readers_see_each_worker_exactly_once(tmp_path: Path) -> None:
+    """A worker is in its own file or in that of the ended workers, never in both or in none."""
+    workers = 200
+    for process in range(workers):
+        write(tmp_path / f"counter_{process}.db", "requests_total", 1)
+
+    def end_one_worker_after_the_other() -> None:
+        for ended in range(1, workers + 1):
+            merge_ended(str(tmp_path), range(ended, workers))
+
+    thread = threading.Thread(target=end_one_worker_after_the_other)
+    thread.start()
+    seen = {read(tmp_path, "requests_total")}
+    while thread.is_alive():
+        seen.add(read(tmp_path, "requests_total"))
+        # The merge gets the lock only between two readers.
+        thread.join(timeout=0.001)
+    assert seen == {float(workers)}
+    merge_ended(str(tmp_path), ())
+    assert [path.name for path in tmp_path.glob("*.db")] == ["counter_ended.db"]
+
+
+def test_files_of_killed_workers_do_not_fail_the_merge(tmp_path: Path) -> None:
+    """A worker that was killed while it created or extended its file."""
+    write(tmp_path / "counter_1.db", "requests_total", 7)
+    (tmp_path / "counter_2.db").touch()
+    (tmp_path / "counter_3.db").write_bytes(bytes(1 << 16))
+    assert read(tmp_path, "requests_total") == 7
+    (tmp_path / "counter_4.db").write_bytes(b"\xff\xff\0\0garbage" * 100)
+    merge_ended(str(tmp_path), ())
+    assert read(tmp_path, "requests_total") == 7
+    assert [path.name for path in tmp_path.glob("*.db")] == ["counter_ended.db"]
+
+
+def test_no_value_is_lost_if_the_merge_fails(tmp_path: Path) -> None:
+    """The files stay, and a later merge succeeds."""
+    write(tmp_path / "counter_1.db", "requests_total", 7)
+    obstacle = tmp_path / "counter_ended.new"
+    obstacle.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        merge_ended(str(tmp_path), ())
+    assert read(tmp_path, "requests_total") == 7
+    obstacle.rmdir()
+    merge_ended(str(tmp_path), {os.getpid()})
+    assert read(tmp_path, "requests_total") == 7

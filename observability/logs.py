@@ -20,17 +20,12 @@ class _RequestIdFilter(logging.Filter):
         return True
 
 
-class _LibraryTracebackFilter(logging.Filter):
-    """Replaces the tracebacks that gunicorn and the driver log for expected errors by one line."""
+class _DriverTracebackFilter(logging.Filter):
+    """Replaces the tracebacks that the driver logs for expected errors by one line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if record.name == "gunicorn.error" and isinstance(error, BlockingIOError):
-            # The idle timeout of the socket (`server.connection.set_idle_timeout`). gunicorn logs it as an error.
-            record.levelno, record.levelname = logging.INFO, "INFO"
-            record.msg = "Connection closed: the client sent or received nothing for CLIENT_IDLE_TIMEOUT"
-            record.args, record.exc_info = (), None
-        elif error is not None and record.name.split(".")[0] == "cassandra":
+        if error is not None and record.name.split(".")[0] == "cassandra":
             # The driver logs a traceback for each attempt of each pool to reach a node that is down.
             record.msg, record.args = f"{record.getMessage()} ({type(error).__name__}: {error})", ()
             record.exc_info = None
@@ -65,7 +60,7 @@ def config(level: str) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "filters": {
             "request_id": {"()": _RequestIdFilter},
-            "library_tracebacks": {"()": _LibraryTracebackFilter},
+            "driver_tracebacks": {"()": _DriverTracebackFilter},
         },
         "formatters": {
             "line": {"()": _UtcFormatter, "format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}
@@ -74,7 +69,7 @@ def config(level: str) -> dict[str, Any]:
             "stderr": {
                 "class": "logging.StreamHandler",
                 "formatter": "line",
-                "filters": ["request_id", "library_tracebacks"],
+                "filters": ["request_id", "driver_tracebacks"],
             },
         },
         "root": {"level": level, "handlers": ["stderr"]},

@@ -122,8 +122,9 @@ class EventLoop:
             elif key.fd != self._wakeup[0]:
                 self._accept(key.data)
             else:
-                self._is_woken = False
                 os.read(self._wakeup[0], 4096)
+                # Only now: a thread that sees the flag set does not write, and its connection is taken below.
+                self._is_woken = False
         while self._handed_back:
             connection = self._handed_back.popleft()
             self._count_held(connection)
@@ -314,6 +315,8 @@ class EventLoop:
                 # The thread sends the client an error.
                 self._dispatch(connection, "late" if now >= connection.request_deadline else "stalled")
             else:
+                # Without a reset, the kernel would keep what the client has not received.
+                connection.set_reset(connection.state == "sending")
                 self._close(connection)
         self._next_deadline = min((each.deadline for each in self._waiting), default=math.inf)
 

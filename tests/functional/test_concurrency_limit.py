@@ -222,22 +222,6 @@ def test_unread_streams_leave_room_for_other_requests(
         assert get(running, "/observers?limit=1").status_code == 200
 
 
-def test_unread_files_leave_threads_for_other_requests(start: Callable[..., Service]) -> None:
-    """With 40 clients that request files of 1.4 MB and never read them, 17 threads still serve other clients."""
-    running = start(FEW_THREADS)
-    with ExitStack() as stack:
-        for _ in range(40):
-            connection = stack.enter_context(socket.socket())
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.settimeout(30)
-            connection.connect(("127.0.0.1", running.port))
-            connection.sendall(8 * b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n")
-        for path in ("/health/live", "/health", "/find/Quercus/robur"):
-            began = time.monotonic()
-            assert get(running, path).status_code == 200
-            assert time.monotonic() - began < 5
-
-
 class Client:
     """An HTTP client that keeps its connection until the server announces that it closes it."""
 

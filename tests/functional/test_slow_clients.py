@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from tests.support import FEW_THREADS, OBSERVER, Service, get, in_flight, raw_request, wait_for
+from tests.support import FEW_THREADS, OBSERVER, Service, get, in_flight, wait_for
 
 SHORT_IDLE_TIMEOUT = FEW_THREADS | {"CLIENT_IDLE_TIMEOUT": "1"}
 
@@ -169,44 +169,3 @@ def test_idle_connections_occupy_no_threads(start: Callable[..., Service]) -> No
         began = time.monotonic()
         assert get(running, "/health").status_code == 200
         assert time.monotonic() - began < 1
-
-
-@pytest.mark.slow
-def test_stream_to_a_stalled_client_is_aborted(
-    start: Callable[..., Service], keyspace: str, add_observers: Callable[[str, int], None]
-) -> None:
-    """A stream whose client stops reading is aborted and is no longer in flight.
-
-    The log counts it as a stream whose client disconnected.
-    """
-    add_observers(keyspace, 40_000)
-    running = start(SHORT_IDLE_TIMEOUT | {"CASSANDRA_KEYSPACE": keyspace})
-    with raw_request(running.port, "1.1", "/observers/stream?limit=40000") as connection:
-        connection.recv(1000)
-        wait_for(lambda: in_flight(running) == 0, description="the stream to be aborted")
-        assert "client disconnected" in running.log_text()
-        wait_for(
-            lambda: "received nothing for CLIENT_IDLE_TIMEOUT" in running.log_text(),
-            description="the log line on the client",
-        )
-        assert "Traceback" not in running.log_text()
-
-
-@pytest.mark.slow
-def test_slow_client_receives_the_complete_stream(
-    start: Callable[..., Service], keyspace: str, add_observers: Callable[[str, int], None]
-) -> None:
-    """The idle timeout applies between reads, not to the whole stream.
-
-    The client reads every 0.3 s for 4 s; CLIENT_IDLE_TIMEOUT is 1 s.
-    """
-    add_observers(keyspace, 30_000)
-    running = start(SHORT_IDLE_TIMEOUT | {"CASSANDRA_KEYSPACE": keyspace})
-    began = time.monotonic()
-    with raw_request(running.port, "1.0", "/observers/stream?limit=30000") as connection:
-        data = b""
-        while part := connection.recv(65536):
-            data += part
-            if time.monotonic() - began < 4:
-                time.sleep(0.3)
-    assert len(json.loads(data.partition(b"\r\n\r\n")[2])) == 30_000

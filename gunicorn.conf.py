@@ -22,6 +22,8 @@ bind = f"{_host}:{_settings.port}"
 workers = _settings.web_concurrency
 worker_class = "server.worker.Worker"
 threads = _settings.worker_threads
+# Connections of a worker. Above it, the one that has been idle longest is closed.
+worker_connections = 2000
 keepalive = 75
 graceful_timeout = 30
 # Bytes. Fits two names of 100 characters, percent-encoded from four bytes each, and a page_state.

@@ -45,11 +45,16 @@ _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def _max_connections(configured: int) -> int:
-    """The configured limit, or as many connections as the process may have file descriptors for."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if descriptors == resource.RLIM_INFINITY:
-        return configured
-    return max(1, min(configured, descriptors - _OTHER_DESCRIPTORS))
+    """The configured limit, or as many connections as the process may have file descriptors for.
+
+    Raises the soft limit of file descriptors if it is too low.
+    """
+    needed = configured + _OTHER_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return configured if soft == resource.RLIM_INFINITY else max(1, min(configured, soft - _OTHER_DESCRIPTORS))
 
 
 class EventLoop:

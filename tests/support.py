@@ -169,9 +169,9 @@ def in_flight(running: Service) -> int:
 
 
 def metric(running: Service, series: str) -> float:
-    """Return the value of a time series, given as /metrics writes it."""
+    """Return the value of a time series, given as /metrics writes it; 0 if there is none yet."""
     lines = get(running, "/metrics", Accept="text/plain").text.splitlines()
-    return next(float(line.removeprefix(f"{series} ")) for line in lines if line.startswith(f"{series} "))
+    return next((float(line.removeprefix(f"{series} ")) for line in lines if line.startswith(f"{series} ")), 0.0)
 
 
 def raw_request(port: int, version: str, path: str) -> socket.socket:

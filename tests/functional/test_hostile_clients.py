@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import resource
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from cassandra.cluster import Session
 
 from settings import Settings
 from tests.sockets import RawClient, Swarm, open_file_limit, probe_for
-from tests.support import OBSERVER, Service, TcpProxy, wait_for
+from tests.support import OBSERVER, Service, TcpProxy, metric, wait_for
 from tests.testbed import database
 
 pytestmark = pytest.mark.timeout(180)
@@ -29,6 +31,8 @@ SMALL_BUFFER = 4096
 ROWS = 40_000
 STREAM = f"/observers/stream?limit={ROWS}"
 BUNDLE = "/docs/swagger-ui-bundle.js"
+# Arguments of gunicorn: fewer connections for each worker than the attacks open.
+CONNECTIONS = ("--worker-connections", "1000")
 ROUTES = ("/health/live", "/find/Quercus/robur")
 
 
@@ -44,12 +48,6 @@ def large_keyspace(settings: Settings, session: Session, add_observers: Callable
 def get(path: str, *headers: str) -> bytes:
     """The bytes of a GET request."""
     return "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers]).encode() + b"\r\n\r\n"
-
-
-def metric(running: Service, sample: str) -> float:
-    """The value of a sample of the metrics, such as `fieldbook_x_total{route="/x"}`; 0 if there is none."""
-    exposition = running.client.get("/metrics", headers={"Accept": "text/plain"}).text
-    return sum(float(line.split()[-1]) for line in exposition.splitlines() if line.startswith(f"{sample} "))
 
 
 def ended_streams(running: Service, outcome: str) -> float:
@@ -176,33 +174,44 @@ def test_only_streams_tell_the_proxy_not_to_buffer(live: Service) -> None:
 # --- idle, silent and slow connections -----------------------------------------------------------------------
 
 
+def limit_open_files(running: Service, count: int) -> None:
+    """Replace the workers by workers that may have at most `count` open files."""
+    resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (count, count))
+    old = set(running.workers())
+    running.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: running.workers() and not old & set(running.workers()), description="new workers")
+    wait_for(running.healthy, description="the new workers to be healthy")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "open_files", "count"),
-    [(2, 10_000, 2100), (1, 256, 400)],
+    [(2, None, 2100), (1, 256, 400)],
     ids=["more than the connections", "more than the descriptors"],
 )
 def test_idle_connections_above_the_limit_do_not_keep_new_ones_out(
-    start: Callable[..., Service], workers: int, open_files: int, count: int
+    start: Callable[..., Service], workers: int, open_files: int | None, count: int
 ) -> None:
     """Each connection sends one request and stays open; every request is answered.
 
-    A worker keeps at most 1000 connections, and has a limit of descriptors.
+    The service closes the oldest connections, because a worker may have 1,000 connections, or 256 descriptors.
     """
-    with open_file_limit(open_files):
-        running = start({"WEB_CONCURRENCY": str(workers)})
+    running = start({"WEB_CONCURRENCY": str(workers)}, *CONNECTIONS)
+    if open_files is not None:
+        limit_open_files(running, open_files)
     with open_file_limit(10_000), Swarm(running.port, count, get("/health/live")) as swarm:
         probe_for(3, running.port, *ROUTES)
         wait_for(lambda: swarm.answered() == count, timeout=10, description="all responses")
         assert all(member.received.startswith(b"HTTP/1.1 200 OK") for member in swarm.members)
         probe_for(1, running.port, *ROUTES)
+    assert metric(running, "fieldbook_client_connections_closed_early_total") > 0
     assert_recovered(running)
 
 
 @pytest.mark.slow
 def test_incomplete_headers_do_not_keep_new_connections_out(start: Callable[..., Service]) -> None:
     """1,000 connections have sent one byte each, and are opened again when the service closes them."""
-    running = start({"WEB_CONCURRENCY": "2"})
+    running = start({"WEB_CONCURRENCY": "2"}, *CONNECTIONS)
     with open_file_limit(10_000), Swarm(running.port, 1000, b"G", reopens=True) as swarm:
         wait_for(lambda: swarm.is_complete, description="the connections")
         probe_for(10, running.port, *ROUTES)
@@ -213,7 +222,7 @@ def test_incomplete_headers_do_not_keep_new_connections_out(start: Callable[...,
 @pytest.mark.slow
 def test_silent_connections_do_not_keep_new_connections_out(start: Callable[..., Service]) -> None:
     """5,000 connections send nothing."""
-    running = start({"WEB_CONCURRENCY": "2"})
+    running = start({"WEB_CONCURRENCY": "2"}, *CONNECTIONS)
     with open_file_limit(10_000), Swarm(running.port, 5000) as swarm:
         probe_for(10, running.port, *ROUTES)
         assert swarm.is_complete

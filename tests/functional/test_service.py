@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.support import Service
+from dev.local_cassandra.node import free_port
+from tests.support import PRODUCT, PROJECT, Service, clean_environment
 
 
 def test_home_is_json_for_programs_and_html_for_browsers(live: Service) -> None:
@@ -47,3 +50,19 @@ def test_every_response_has_timings_and_a_new_request_id(live: Service, path: st
         if path.startswith("/observers"):
             assert float(timing.group(1)) > 0
     assert responses[0].headers["X-Request-ID"] != responses[1].headers["X-Request-ID"]
+
+
+def test_start_with_a_certificate_is_refused() -> None:
+    """The worker does not serve TLS, so gunicorn's TLS options must not be ignored."""
+    certificate = str(PROJECT / "README.md")
+    run = subprocess.run(
+        [sys.executable, "-m", "gunicorn", PRODUCT, "--certfile", certificate, "--keyfile", certificate],
+        cwd=PROJECT,
+        env=clean_environment() | {"PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode != 0
+    assert "The service does not serve TLS" in run.stderr

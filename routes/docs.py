@@ -39,7 +39,7 @@ def docs_file(path: FilePath) -> Response:
 
 
 def _dates_are_valid() -> bool:
-    # Werkzeug raises OverflowError for a date with a number out of range. RFC 9110 requires to ignore invalid dates.
+    # Werkzeug raises OverflowError for a date with a number out of range. A server ignores invalid dates (RFC 9110).
     try:
         request.if_modified_since, request.if_range  # noqa: B018
     except OverflowError:

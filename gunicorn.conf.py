@@ -22,7 +22,7 @@ bind = f"{_host}:{_settings.port}"
 workers = _settings.web_concurrency
 worker_class = "server.worker.Worker"
 threads = _settings.worker_threads
-# Connections of a worker. Above it, the one that has been idle longest is closed.
+# Connections of a worker. Above it, the connection that has waited longest for its client is closed.
 worker_connections = 2000
 keepalive = 75
 graceful_timeout = 30

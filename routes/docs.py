@@ -39,7 +39,7 @@ def docs_file(path: FilePath) -> Response:
 
 
 def _dates_are_valid() -> bool:
-    # Werkzeug raises OverflowError for a date with a number out of range. Invalid dates are to be ignored (RFC 9110).
+    # Werkzeug raises OverflowError for a date with a number out of range. A server ignores invalid dates (RFC 9110).
     try:
         request.if_modified_since, request.if_range  # noqa: B018
     except OverflowError:

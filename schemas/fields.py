@@ -208,7 +208,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _MAX_ELEMENTS = 1000
-# Only the first wrong element is reported: nested collections could have hundreds of thousands.
+# Only the first invalid element is reported: nested collections could have hundreds of thousands.
 _Size = Field(max_length=_MAX_ELEMENTS, fail_fast=True)
 
 

@@ -1,14 +1,14 @@
-"""A client's connection, and what the application may know of it.
+"""A client's connection, and what `web/` may ask about it.
 
 `web/` uses the functions `arrived_at`, `body_problem` and `is_too_slow`, so that it needs no private API of gunicorn.
 
 | Private name of gunicorn | Used for |
 |---|---|
 | `environ["gunicorn.socket"]` | the :class:`Connection` of a request |
-| `RequestParser`, its `.finish_body` and `.unreader` (`.unread`, `.take_buffered`) | parses what has arrived |
+| `RequestParser`, its `.cfg`, `.finish_body` and `.unreader` (`.unread`, `.take_buffered`) | parses the request |
 | `Request.force_close` | adds "Connection: close" to the response |
 | `http.errors.LimitRequestHeaders`, `.LimitRequestLine` | the errors for a head that is too large |
-| the socket methods that it calls: `send`, `sendall`, `gettimeout` | methods of :class:`Connection` replace them |
+| the socket methods that gunicorn calls: `send`, `sendall`, `gettimeout` | :class:`Connection` has them |
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ _READ_SIZE = 65536
 # deadline (`late`), closed the connection (`disconnected`), or the body is too large.
 BodyProblem = Literal["stalled", "late", "disconnected", "too large"]
 
-
 # What a connection in the event loop waits for: the first byte of a request, the rest of its head or of its body, the
 # client to receive the response, or to close its end.
 State = Literal["idle", "head", "body", "sending", "closing"]
@@ -50,8 +49,9 @@ class Limits(NamedTuple):
 
     :ivar max_body: bytes of a request body.
     :ivar request_timeout: seconds for a request, unless the client sends `X-Request-Timeout`.
-    :ivar idle_timeout: seconds without progress in the middle of a request or of a response.
-    :ivar min_rate: bytes per second that the client of a stream must receive.
+    :ivar idle_timeout: seconds without progress in the middle of a request body; also the time to receive a response
+        with a length, in addition to its size / `min_rate`.
+    :ivar min_rate: bytes per second that a client must receive.
     :ivar rate_window: seconds of blocked sending over which that rate is averaged.
     """
 
@@ -65,16 +65,17 @@ class Limits(NamedTuple):
 class Connection:
     """A client's connection. At any time either the event loop or one thread uses it.
 
-    gunicorn uses it in place of a socket: what it sends is collected, and sent by :meth:`send_all` or :meth:`flush`.
+    gunicorn uses it in place of a socket. Bytes that gunicorn sends are collected first; :meth:`send_all` or
+    :meth:`flush` sends them.
 
     :ivar client: the client's address, as `socket.accept()` returns it.
     :ivar server: the address of the listening socket.
-    :ivar request: the bytes that have arrived of the next request.
+    :ivar request: the bytes of the next request that have arrived.
     :ivar keep: the client may send another request.
     :ivar closed: the socket is closed.
     :ivar arrived: when the head of the current request arrived, by `time.monotonic()`.
     :ivar problem: why the body of the current request is not complete.
-    :ivar has_begun: a part of the response is sent.
+    :ivar has_begun: a part of the response was sent.
     :ivar too_slow: the client received less than the minimum transfer rate.
     :ivar state: what the connection waits for in the event loop.
     :ivar deadline: when that wait ends, by `time.monotonic()`.
@@ -137,7 +138,7 @@ class Connection:
     def parse_request(self) -> Request:
         """Parse the request that has arrived.
 
-        :raises Exception: one of gunicorn's, for a request that is not valid.
+        :raises Exception: an exception of gunicorn, for an invalid request.
         """
         if not self.request.has_head:
             if b"\r\n" not in self.request.data:
@@ -152,7 +153,7 @@ class Connection:
         return request
 
     def finish_request(self) -> None:
-        """Skip what the application has not read of the body, and keep what has arrived of the next request."""
+        """Skip the rest of the body that the application did not read, and keep the bytes of the next request."""
         try:
             self.keep = self.keep and self.parser.finish_body()
         except Exception:
@@ -182,13 +183,13 @@ class Connection:
         return bool(self._unsent)
 
     def discard(self) -> None:
-        """Drop the response, of which nothing was sent yet."""
+        """Drop the response; none of it was sent."""
         self._collected.clear()
 
     def flush(self) -> bool:
-        """Send what the kernel takes, without waiting.
+        """Send as many bytes as the kernel takes, without waiting.
 
-        :returns: whether everything is sent.
+        :returns: whether everything was sent.
         :raises ClientDisconnected: the connection is closed.
         """
         if self._collected:
@@ -232,7 +233,7 @@ class Connection:
             self.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def shut_down(self) -> None:
-        """Tell the client that the response is complete, or that no more of it follows."""
+        """Tell the client that no more bytes follow."""
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 

@@ -1,7 +1,7 @@
 """The event loop of a worker: connections that wait for their client.
 
-The loop accepts connections, collects requests, and sends what the kernel did not take of a response at once. Threads
-get requests that have arrived completely, so slow and idle clients occupy no thread.
+The loop accepts connections and collects requests. It also sends the rest of a response if the kernel did not take the
+whole response at once. Threads get complete requests only, so slow and idle clients occupy no thread.
 
 The number of connections is limited, and so are the bytes that they hold in memory. At a limit, the connection that has
 waited longest for its client is closed.
@@ -26,16 +26,16 @@ from server.connection import BodyProblem, ClientDisconnected, Connection, Limit
 
 # Seconds for the head of a request, from its first byte.
 _HEAD_TIMEOUT = 5.0
-# Seconds that the client has to close its end (lingering close). Without this time, the client may not receive the
-# whole response (RFC 9112, 9.6).
+# Seconds that the client has to close its end (lingering close). If the service closed the connection at once, the
+# client might not receive the whole response (RFC 9112, 9.6).
 _LINGER_TIMEOUT = 2.0
-# Seconds that an idle connection stays open after the stop has begun, for a request that is on its way.
+# Seconds that an idle connection stays open after the stop has begun, because a request may be in transit.
 _STOP_TIMEOUT = 2.0
 # Seconds without accepting when no connection can be closed to make room.
 _ACCEPT_PAUSE = 0.1
 # Longest deadline of a request, in seconds.
 _MAX_REQUEST_TIMEOUT = 60.0
-# Bytes that all connections together may hold, unless request bodies may be large.
+# Bytes that all connections together may hold; more if MAX_BODY_BYTES is large.
 _MAX_HELD = 64 * 1024 * 1024
 # Bytes that are discarded after the last response of a connection.
 _MAX_DISCARDED = 64 * 1024
@@ -144,7 +144,7 @@ class EventLoop:
     def stop_accepting(self) -> None:
         """Accept the connections that the kernel has already queued, then close the listeners.
 
-        Later connections are refused. Idle connections stay open for a moment.
+        Later connections are refused. Idle connections stay open for _STOP_TIMEOUT.
         """
         self._stopping = True
         self._set_accepting(False)

@@ -1,7 +1,7 @@
 """The bytes of a request as they arrive.
 
-The event loop hands a request to a thread when all of it has arrived, so a slow client occupies no thread. This module
-finds out when that is. It does not decide what a request means: gunicorn's parser does, and rejects wrong requests.
+The event loop hands a request to a thread when the whole request has arrived, so a slow client occupies no thread. This
+module finds the end of the request. gunicorn's parser then parses the request, and rejects an invalid one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CHUNK_SIZE = re.compile(rb"([0-9a-f]{1,16})[ \t]*(?:;.*)?", re.IGNORECASE | re.
 
 
 class RequestBuffer:
-    """The bytes that have arrived of the next request on a connection, and of requests behind it.
+    """The bytes of the next request on a connection, and of later requests that the client has already sent.
 
     :ivar data: the bytes.
     :ivar has_head: the request line and all headers have arrived.
@@ -31,8 +31,7 @@ class RequestBuffer:
     :ivar is_too_large: more of a chunked body has arrived than the application accepts.
     :ivar head_arrived: when the head arrived, by `time.monotonic()`; None if that was just now.
     :ivar expects_continue: the client waits for "100 Continue" before it sends the body.
-    :ivar timeout: seconds in the client's `X-Request-Timeout`; None without a valid one. Known if the head arrived
-        without the whole body.
+    :ivar timeout: seconds in the client's `X-Request-Timeout`; None without a valid one. Set if the request has a body.
     """
 
     def __init__(self, max_body: int) -> None:
@@ -68,7 +67,7 @@ class RequestBuffer:
     def is_ready(self) -> bool:
         """Whether the request can be parsed.
 
-        It is complete, or so wrong or so large that it is rejected without the rest.
+        It is complete, or it is malformed or too large and will be rejected without the rest.
         """
         if not self.has_head:
             end = self.data.find(b"\r\n\r\n", self._searched)
@@ -87,7 +86,7 @@ class RequestBuffer:
         """Find out where the request ends.
 
         :param end: position of the end of the head.
-        :returns: false if the request is to be parsed without its body.
+        :returns: false if the request must be parsed without its body.
         """
         self._end = end
         head = bytes(self.data[: end - 2]).lower()

@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 class ThreadPool(Generic[Item]):
     """Threads that handle items, urgent ones first, otherwise in the order in which they were added.
 
-    Threads start when they are needed, and never end. A process that ends does not wait for them.
+    Threads start when they are needed, and never end. The process does not wait for them when it ends.
     """
 
     def __init__(self, size: int, handle: Callable[[Item], None]) -> None:

@@ -1,17 +1,21 @@
 """gunicorn's worker class for the service: an event loop, and threads for complete requests.
 
 gunicorn's own threaded worker (`gthread`) reads requests and sends responses in its threads. It expects a reverse proxy
-in front that sends whole requests and receives fast: without one, a few dozen slow clients occupy all threads, and not
+in front that sends whole requests and receives fast. Without one, a few dozen slow clients occupy all threads, and not
 even GET /health/live is answered. Here an event loop waits for the clients (server/event_loop.py). Only a stream waits
-in its thread, because its next page depends on the client; such a client has to receive at a minimum rate.
+for its client in a thread, because the service fetches the next page when the client has received the last one. The
+client of a stream must therefore receive at a minimum rate.
 
 The worker serves HTTP/1.0 and 1.1 without TLS. It does not call gunicorn's hooks `pre_request` and `post_request`.
 
 | Private name of gunicorn | Used for |
 |---|---|
-| `workers.base.Worker`: `.PIPE`, `.wsgi`, `.nr`, `.max_requests`, `.handle_error`, `.reloader` | the base class |
+| `workers.base.Worker.load_wsgi`, `.run`, `.check_config` | overridden: import, main loop, check of the settings |
+| `Worker.app`, `.cfg`, `.log`, `.sockets`, `.PIPE`, `.ppid`, `.reloader` | what the base class gets or creates |
+| `Worker.alive`, `.notify`, `.nr`, `.max_requests`, `.wsgi`, `.handle_error` | state and methods of the base class |
 | `http.wsgi.create`, `Request.body.failed` | the WSGI environment of a request; whether its body is malformed |
-| `http.wsgi.Response` | formats the response (`.write`, `.close`, `.response_length`, `.chunked`, `.should_close`, …) |
+| `http.wsgi.Response`: `.start_response`, `.write`, `.close` | formats the response |
+| `Response.response_length`, `.chunked`, `.should_close`, `.force_close` | its framing; whether the connection ends |
 | `http.errors.NoMoreData` | the client closed the connection in the middle of a request |
 | `util.make_fail_app` | the response to every request after a failed import under `--reload` |
 | `glogging.Logger.access` | overridden: no access log |
@@ -140,7 +144,7 @@ class Worker(BaseWorker):
     # --- in a thread -------------------------------------------------------------------------------------------
 
     def _handle(self, connection: Connection) -> None:
-        """Answer the request of a connection, and those that follow within a few milliseconds."""
+        """Answer the request of a connection, and further requests that arrive within a few milliseconds."""
         try:
             self._answer(connection)
             while self._next_request_arrives(connection):

@@ -41,7 +41,7 @@ class Incomplete(Exception):
 def parse_responses(data: bytes, methods: Sequence[str] = ()) -> list[RawResponse]:
     """Parse all responses of a connection.
 
-    :param methods: the methods of the requests, as far as they are not GET; a response to HEAD has no body.
+    :param methods: the methods of the first requests; all others are GET. A response to HEAD has no body.
     :raises AssertionError: the last response is incomplete, or some bytes belong to no response.
     """
     responses: list[RawResponse] = []

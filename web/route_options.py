@@ -20,7 +20,7 @@ class RouteOptions:
 
     :ivar produces: media types that the view can return, the default first; empty for no content negotiation.
     :ivar session: the hooks set `g.session`, and the request counts against the concurrency limit. Routes without it
-        (metrics, shutdown, docs) have a small limit of their own, and so stay available under overload.
+        (metrics, shutdown, docs) have a small limit of their own, so they stay available under overload.
     :ivar stream: the request counts against the limit of streams too. It has a timeout for each page instead of a
         deadline, unless the client sends a deadline.
     :ivar limited: false for the health routes, which count against no limit and never wait.

@@ -63,7 +63,7 @@ def stream_response(pages: Stream) -> Response:
     media_type = g.media_type
     chunks = format_streaming_response(pages, media_type)
     body = _body(next(chunks, b""), chunks, request.environ, str(request.url_rule))
-    # nginx must pass each page on at once: with buffering it would read the stream faster than the client does.
+    # nginx must forward each page at once. With buffering, it would store the rows that the client is too slow to read.
     headers = {"X-Accel-Buffering": "no"}
     return Response(body, headers=headers, content_type=_content_type(media_type), direct_passthrough=True)
 

@@ -210,7 +210,7 @@ def test_idle_connections_above_the_limit_do_not_keep_new_ones_out(
 
 @pytest.mark.slow
 def test_incomplete_headers_do_not_keep_new_connections_out(start: Callable[..., Service]) -> None:
-    """1,000 connections have sent one byte each, and are opened again when the service closes them."""
+    """1,000 connections send one byte each. When the service closes one, the client opens another."""
     running = start({"WEB_CONCURRENCY": "2"}, *CONNECTIONS)
     with open_file_limit(10_000), Swarm(running.port, 1000, b"G", reopens=True) as swarm:
         wait_for(lambda: swarm.is_complete, description="the connections")

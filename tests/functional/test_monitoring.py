@@ -18,7 +18,7 @@ MONITORING = PROJECT / "deploy" / "monitoring"
 TARGET_LABELS = {"job", "instance"}
 # The bucket label of histograms.
 BUCKET_LABELS = {"le"}
-OUTCOMES = {"finished", "aborted", "disconnected"}
+OUTCOMES = {"finished", "aborted", "disconnected", "too_slow"}
 
 
 def alert_rules() -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ def target(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(autouse=True)
 def _still_works(target: Service) -> Iterator[None]:
-    """Fail a test after which a request stays in flight or the service does not answer, or with a traceback."""
+    """Check after each test that the service works, that no request is in flight, and that the log has no traceback."""
     yield
     assert target.client.get("/observers?limit=1").status_code == 200
     wait_for(

@@ -20,7 +20,7 @@ HIDDEN = b"POST /find HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/j
     ROW,
 )
 OBSERVER = json.dumps({"name": "Ada", "email": "ada@example.org", "age": 36}).encode()
-# Is answered if the service still reads requests from the connection, and ends the connection then.
+# If the service still reads requests from the connection, it answers this one and then ends the connection.
 LAST = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 POST = "POST /observers HTTP/1.1"

@@ -29,7 +29,7 @@ def read_response(connection: socket.socket) -> tuple[int, bytes]:
 def test_stalled_request_body_gets_408_and_changes_nothing(start: Callable[..., Service]) -> None:
     """A body that stalls gets 408.
 
-    Its data is discarded, and its thread serves other requests again.
+    Its data is discarded, and the service answers other requests.
     """
     running = start(SHORT_IDLE_TIMEOUT)
     body = json.dumps(OBSERVER | {"email": "stalled@example.org"}).encode()
@@ -96,7 +96,7 @@ def test_rest_of_a_timed_out_body_is_not_parsed_as_a_request(start: Callable[...
 
 @pytest.mark.slow
 def test_connections_with_stalled_headers_are_closed(start: Callable[..., Service]) -> None:
-    """50 clients with incomplete headers are disconnected; 17 threads still serve other clients."""
+    """50 clients with incomplete headers are disconnected; a worker with 17 threads serves other clients meanwhile."""
     running = start(SHORT_IDLE_TIMEOUT)
     with ExitStack() as stack:
         stalled = [
@@ -112,7 +112,7 @@ def test_connections_with_stalled_headers_are_closed(start: Callable[..., Servic
 
 @pytest.mark.slow
 def test_trickling_headers_do_not_exhaust_worker_threads(start: Callable[..., Service]) -> None:
-    """/health responds while 40 clients send their headers a byte at a time to 17 threads."""
+    """/health responds while 40 clients send their headers a byte at a time; the worker has 17 threads."""
     running = start(FEW_THREADS)
     stop = threading.Event()
     with ExitStack() as stack:
@@ -131,7 +131,6 @@ def test_trickling_headers_do_not_exhaust_worker_threads(start: Callable[..., Se
         sender = threading.Thread(target=send_slowly)
         sender.start()
         try:
-            # Once the first connections exceed their time limit and are closed, threads are always available.
             wait_for(lambda: get(running, "/health").status_code == 200, description="/health to return 200")
             for connection in slow:
                 with suppress(ConnectionResetError):

@@ -62,7 +62,7 @@ WORDS = ["a=", "q=", "W/", "*0", "a/b", '"a"', "bytes=", "0-0,", "Bearer ", "Bas
 WORDS += ["1e", "0.", "http://", "a@", "xn--", ".org", "P1", "T1", "limit="]
 PARTS = st.sampled_from([*SPECIAL_CHARACTERS, *WORDS])
 ENDS = st.lists(PARTS, max_size=4).map("".join)
-# The begin, the repeated part and the end of a long text.
+# The start, the repeated part and the end of a long text.
 LONG_TEXTS = st.tuples(ENDS, st.lists(PARTS, min_size=1, max_size=3).map("".join), ENDS)
 FUZZ = settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -178,7 +178,7 @@ def test_page_states_take_linear_time(client: FlaskClient, parts: tuple[str, str
 @given(parts=LONG_TEXTS)
 @FUZZ
 def test_values_take_linear_time(parts: tuple[str, str, str]) -> None:
-    """Text of any length for any type of a field or parameter, in less than the time that its JSON takes to send."""
+    """The validation of text takes linear time for each type of a field or parameter."""
     for model in [*(model for model, _ in BODY_TYPES.values()), *PATH_TYPES]:
 
         def validate(text: str, model: Any = model) -> None:
@@ -194,7 +194,7 @@ def test_values_take_linear_time(parts: tuple[str, str, str]) -> None:
 @example(parts=("a@", "中", ".org"), length=250)
 @FUZZ
 def test_addresses_take_linear_time(parts: tuple[str, str, str], length: int) -> None:
-    """One hundred email addresses and URLs, as many as a batch has, which the limit of their length lets through."""
+    """The validation of 100 email addresses and URLs, as many as a batch can have, takes linear time."""
 
     def validate(text: str) -> None:
         for kind in (fields.Email, fields.Url):
@@ -233,15 +233,15 @@ def test_numbers_with_the_same_hash_take_no_more_time_in_a_set(kind: Any) -> Non
         (MapOf[parameters.Text, MapOf[parameters.Text, fields.Int]], {"a": {str(i): "x" for i in range(1000)}}),
     ],
 )
-def test_collections_report_their_first_wrong_element(kind: Any, value: Any) -> None:
-    """The body of one megabyte could have 300,000 wrong elements."""
+def test_collections_report_their_first_invalid_element(kind: Any, value: Any) -> None:
+    """The body of one megabyte could have 300,000 invalid elements."""
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(kind).validate_python(value)
     assert caught.value.error_count() == 1
 
 
 def problem_of(client: FlaskClient, path: str, body: Any) -> dict[str, Any]:
-    """Send a body that is refused with 422. Return the problem document, which is not larger than 70 kB."""
+    """Send a body that is rejected with 422. Return the problem document, which is not larger than 70 kB."""
     data = orjson.dumps(body)
     assert len(data) < 1_000_000
     response = send(client, "POST", path, data=data, content_type="application/json")

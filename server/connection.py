@@ -5,10 +5,17 @@
 | Private name of gunicorn | Used for |
 |---|---|
 | `environ["gunicorn.socket"]` | the :class:`Connection` of a request |
+<<<<<<< HEAD
 | `RequestParser`, its `.cfg`, `.finish_body` and `.unreader` (`.unread`, `.take_buffered`) | parses the request |
 | `Request.force_close` | adds "Connection: close" to the response |
 | `http.errors.LimitRequestHeaders`, `.LimitRequestLine` | the errors for a head that is too large |
 | the socket methods that gunicorn calls: `send`, `sendall`, `gettimeout` | :class:`Connection` has them |
+=======
+| `Request`, its `.unreader` (`.take_buffered`) and `.body` (`.read`, `.failed`); `SocketUnreader` | parse a request |
+| `Request.force_close` | adds "Connection: close" to the response |
+| `http.errors.LimitRequestHeaders`, `.LimitRequestLine` | the errors for a head that is too large |
+| the socket methods that it calls: `recv`, `send`, `sendall`, `gettimeout` | :class:`Connection` has its own |
+>>>>>>> attack
 """
 
 from __future__ import annotations
@@ -25,7 +32,7 @@ from typing import Any, Literal, NamedTuple
 from gunicorn.config import Config
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine
 from gunicorn.http.message import Request
-from gunicorn.http.parser import RequestParser
+from gunicorn.http.unreader import SocketUnreader
 
 from server.request_buffer import MAX_HEAD, RequestBuffer
 
@@ -87,7 +94,6 @@ class Connection:
         sock.setblocking(False)
         self.socket = sock
         self.client, self.server = client, server
-        self.parser = RequestParser(config, (), client)
         self.request = RequestBuffer(limits.max_body)
         self.keep = True
         self.closed = False
@@ -98,10 +104,14 @@ class Connection:
         self.state: State = "idle"
         self.deadline = self.request_deadline = 0.0
         self.held = 0
+        self._config = config
         self._limits = limits
+        # What gunicorn has not read of the request, and of requests behind it.
+        self._unread = memoryview(b"")
         self._resets = False
         self._collected: list[bytes] = []
-        self._unsent = memoryview(b"")
+        # The response, of which the kernel has taken the bytes before the position.
+        self._response, self._position = b"", 0
         # Bytes that the kernel has taken.
         self._sent = 0
         # Bytes that the client had received when the current window began, and seconds of blocked sending since then.
@@ -123,7 +133,7 @@ class Connection:
 
     def size(self) -> int:
         """Bytes of the request and of the response that are in memory."""
-        return len(self.request.data) + len(self._unsent)
+        return len(self.request.data) + len(self._response)
 
     def start_request(self, problem: BodyProblem | None = None) -> None:
         """Note how the request has arrived, before a thread handles it.
@@ -142,16 +152,17 @@ class Connection:
         """
         if not self.request.has_head:
             if b"\r\n" not in self.request.data:
-                raise LimitRequestLine(len(self.request.data), self.parser.cfg.limit_request_line)
+                raise LimitRequestLine(len(self.request.data), self._config.limit_request_line)
             raise LimitRequestHeaders(f"more than {MAX_HEAD} bytes")
         is_complete = self.request.is_complete
-        self.parser.unreader.unread(self.request.take())
-        request = next(self.parser)
+        self._unread = memoryview(self.request.take())
+        request = Request(self._config, SocketUnreader(self), self.client)
         if not is_complete:
             # It is unknown where the next request starts.
             request.force_close()
         return request
 
+<<<<<<< HEAD
     def finish_request(self) -> None:
         """Skip the rest of the body that the application did not read, and keep the bytes of the next request."""
         try:
@@ -160,8 +171,29 @@ class Connection:
             # The rest of the body is malformed, so it is unknown where the next request starts.
             self.keep = False
         self.request.data += self.parser.unreader.take_buffered()
+=======
+    def finish_request(self, request: Request) -> None:
+        """Skip what the application has not read of the body, and keep what has arrived of the next request."""
+        if self.keep:
+            with suppress(Exception):
+                request.body.read()
+            # After a malformed body, it is unknown where the next request starts.
+            self.keep = not request.body.failed
+        if self.keep:
+            self.request.data += request.unreader.take_buffered() + self._unread
+        self._unread = memoryview(b"")
+>>>>>>> attack
 
     # The methods that gunicorn calls in place of a socket's.
+
+    def recv(self, size: int) -> bytes:
+        """Return the next bytes that have arrived, at most `size`; none at their end.
+
+        gunicorn copies the rest of what it has received for each chunk of a body, so it must not receive all at once:
+        a body of 1 MB in chunks of one byte would take more than a minute.
+        """
+        part, self._unread = bytes(self._unread[:size]), self._unread[size:]
+        return part
 
     def sendall(self, data: bytes) -> None:
         """Collect bytes of the response."""
@@ -180,7 +212,7 @@ class Connection:
     @property
     def has_unsent(self) -> bool:
         """Whether a part of the response waits for the client."""
-        return bool(self._unsent)
+        return self._position < len(self._response)
 
     def discard(self) -> None:
         """Drop the response; none of it was sent."""
@@ -193,18 +225,21 @@ class Connection:
         :raises ClientDisconnected: the connection is closed.
         """
         if self._collected:
-            self._unsent = memoryview(b"".join([self._unsent, *self._collected]))
+            unsent = self._response[self._position :]
+            self._response, self._position = b"".join([unsent, *self._collected]), 0
             self._collected.clear()
         try:
-            while self._unsent:
-                count = self.socket.send(self._unsent)
-                self._unsent = self._unsent[count:]
+            while self.has_unsent:
+                count = self.socket.send(memoryview(self._response)[self._position :])
+                self._position += count
                 self._sent += count
                 self.has_begun = True
         except BlockingIOError:
             return False
         except OSError as error:
             raise ClientDisconnected from error
+        # An idle connection must not keep its last response in memory.
+        self._response, self._position = b"", 0
         return True
 
     def send_all(self) -> None:
@@ -233,7 +268,12 @@ class Connection:
             self.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def shut_down(self) -> None:
+<<<<<<< HEAD
         """Tell the client that no more bytes follow."""
+=======
+        """Tell the client that the response is complete, or that no more of it follows. No request follows either."""
+        self._drop_request()
+>>>>>>> attack
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
@@ -254,9 +294,13 @@ class Connection:
         self.closed = True
         self.keep = False
         self._collected.clear()
-        self._unsent = memoryview(b"")
-        self.request.take()
+        self._response, self._position = b"", 0
+        self._drop_request()
         self.socket.close()
+
+    def _drop_request(self) -> None:
+        self.request.take()
+        self._unread = memoryview(b"")
 
 
 def _unacknowledged(sock: socket.socket) -> int:

@@ -119,24 +119,30 @@ class EventLoop:
         if not self._stopping and now >= self._accept_again_at:
             self._set_accepting(True)
         timeout = min(1.0, max(0.0, self._next_deadline - now))
-        for key, _ in self._selector.select(timeout if self._accepting else min(timeout, _ACCEPT_PAUSE)):
+        events = self._selector.select(timeout if self._accepting else min(timeout, _ACCEPT_PAUSE))
+        for key, _ in events:
             if isinstance(key.data, Connection):
                 # An earlier event may have closed the connection.
                 if key.data in self._waiting:
                     self._on_event(key.data)
             elif key.fd != self._wakeup[0]:
-                self._accept(key.data)
+                # Few, so that all workers get their share of a burst, but in proportion to what else a round has to do.
+                for _ in range(1 + len(events) // 8):
+                    if not self._accept(key.data):
+                        break
             else:
                 os.read(self._wakeup[0], 4096)
                 # Only now: a thread that sees the flag set does not write, and its connection is taken below.
                 self._is_woken = False
-        while self._handed_back:
+            self._limit_held()
+        # Those that threads hand back meanwhile are taken next time, after new connections.
+        for _ in range(len(self._handed_back)):
             connection = self._handed_back.popleft()
-            self._count_held(connection)
             if connection.closed:
                 self._close(connection)
             else:
                 self._send(connection)
+            self._limit_held()
         now = time.monotonic()
         if now >= self._next_deadline:
             self._expire(now)
@@ -183,14 +189,15 @@ class EventLoop:
         """
         try:
             client, address = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
+        except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno not in _OUT_OF_RESOURCES:
-                raise
-            # The connection stays in the kernel's queue, and is accepted next.
-            self._make_room()
-            return False
+            if error.errno in _OUT_OF_RESOURCES:
+                # The connection stays in the kernel's queue, and is accepted next.
+                self._make_room()
+                return False
+            # The connection failed before it was accepted (Linux, accept(2)), or a firewall rejects it.
+            return True
         self.count += 1
         connection = Connection(client, address, self._addresses[listener], self._config, self._limits)
         if connection.receive():
@@ -228,6 +235,8 @@ class EventLoop:
             self._on_data(connection)
         elif len(connection.request.data) > _MAX_DISCARDED:
             self._close(connection)
+        else:
+            self._count_held(connection)
 
     def _on_data(self, connection: Connection) -> None:
         request = connection.request
@@ -264,6 +273,7 @@ class EventLoop:
         :param problem: why its body is not complete.
         """
         self._remove(connection)
+        self._count_held(connection)
         connection.start_request(problem)
         self._handle(connection)
 
@@ -274,6 +284,7 @@ class EventLoop:
         except ClientDisconnected:
             self._close(connection)
             return
+        self._count_held(connection)
         if is_sent:
             self._remove(connection)
             if connection.keep:
@@ -299,6 +310,9 @@ class EventLoop:
 
     def _close(self, connection: Connection) -> None:
         self._remove(connection)
+        if connection.has_unsent:
+            # Without a reset, the kernel would keep what the client has not received.
+            connection.set_reset(True)
         connection.close()
         self.count -= 1
         self._count_held(connection)
@@ -320,16 +334,19 @@ class EventLoop:
                 # The thread sends the client an error.
                 self._dispatch(connection, "late" if now >= connection.request_deadline else "stalled")
             else:
-                # Without a reset, the kernel would keep what the client has not received.
-                connection.set_reset(connection.state == "sending")
                 self._close(connection)
         self._next_deadline = min((each.deadline for each in self._waiting), default=math.inf)
 
     def _count_held(self, connection: Connection) -> None:
-        """Count the bytes that a connection holds; above the limit, close those that have waited longest."""
         size = connection.size()
         self._held += size - connection.held
         connection.held = size
+
+    def _limit_held(self) -> None:
+        """While the connections hold too many bytes, close the one that has waited longest.
+
+        Called between the steps of connections, because a step must not find its connection closed.
+        """
         if self._held > self._max_held:
             for each in [each for each in self._waiting if each.held]:
                 self._close_early(each)

@@ -117,7 +117,7 @@ class RequestBuffer:
             if (line_end if line_end >= 0 else len(self.data)) - position > _MAX_CHUNK_LINE:
                 return True
             if line_end < 0:
-                return False
+                break
             size = _CHUNK_SIZE.fullmatch(self.data, position, line_end)
             if size is None:
                 return True

@@ -13,7 +13,9 @@ Item = TypeVar("Item")
 
 
 class ThreadPool(Generic[Item]):
-    """Threads that handle items, urgent ones first, otherwise in the order in which they were added.
+    """Threads that handle items in the order in which they were added, but urgent ones before the others.
+
+    While both wait, every second item is urgent, so that neither can keep the other out.
 
     Threads start when they are needed, and never end. The process does not wait for them when it ends.
     """
@@ -30,6 +32,7 @@ class ThreadPool(Generic[Item]):
         self._normal: deque[Item] = deque()
         # One entry for each item in the two deques; threads wait for it.
         self._tickets: SimpleQueue[None] = SimpleQueue()
+        self._last_was_urgent = False
         self._lock = threading.Lock()
         self._idle = 0
         self._started = 0
@@ -48,7 +51,12 @@ class ThreadPool(Generic[Item]):
                 self._started += 1
         if is_thread_needed:
             # Not Thread.start(), which waits until the new thread runs: among many busy threads, 5 ms or more.
-            start_new_thread(self._run, ())
+            try:
+                start_new_thread(self._run, ())
+            except RuntimeError:
+                # No resources for a thread. The other threads take the item; the next call tries again.
+                with self._lock:
+                    self._started -= 1
         self._tickets.put(None)
 
     def _run(self) -> None:
@@ -58,8 +66,10 @@ class ThreadPool(Generic[Item]):
             self._tickets.get()
             with self._lock:
                 self._idle -= 1
-            try:
-                item = self._urgent.popleft()
-            except IndexError:
-                item = self._normal.popleft()
+                item = self._next()
             self._handle(item)
+
+    def _next(self) -> Item:
+        is_urgent = bool(self._urgent) and not (self._normal and self._last_was_urgent)
+        self._last_was_urgent = is_urgent
+        return (self._urgent if is_urgent else self._normal).popleft()

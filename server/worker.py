@@ -160,7 +160,7 @@ class Worker(BaseWorker):
         try:
             request = connection.parse_request()
             self._respond(request, connection)
-            connection.finish_request()
+            connection.finish_request(request)
             connection.flush()
         except (StopIteration, NoMoreData):
             pass
@@ -211,13 +211,13 @@ class Worker(BaseWorker):
     def _next_request_arrives(self, connection: Connection) -> bool:
         """Whether the next request of the connection arrives within a few milliseconds.
 
-        Returns early when other requests wait for a thread.
+        Returns early when other requests wait for a thread, also if the client has sent many requests at once.
         """
-        if not connection.keep or not self.alive or connection.has_unsent:
+        if not connection.keep or not self.alive or connection.has_unsent or self._pool.queued:
             return False
         if connection.request.data:
             return connection.request.is_ready()
-        if self._pool.queued or not self._polling_threads.acquire(blocking=False):
+        if not self._polling_threads.acquire(blocking=False):
             return False
         try:
             poll = select.poll()

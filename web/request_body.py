@@ -37,6 +37,8 @@ class FieldbookRequest(Request):
                 raise RequestTimeout("The client stopped sending the body.")
             case "late":
                 raise GatewayTimeout("The body was not complete at the deadline.")
+            case "disconnected":
+                raise BadRequest("The client disconnected before the body was complete.")
             case "too large":
                 raise self._too_large()
         try:

@@ -45,9 +45,11 @@ class PreparedCache:
             if isinstance(future, PreparedStatement):
                 return future
             if future is None:
-                future = known[key] = Future()
+                future = Future()
                 # A thread of its own, because the preparation continues if this caller's deadline passes.
                 threading.Thread(target=self._prepare, args=(session, key, future), daemon=True).start()
+                # Only now: if no thread can start, the next caller tries again.
+                known[key] = future
         options.wait_for(future)
         with translating():
             return future.result()

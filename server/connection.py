@@ -5,17 +5,10 @@
 | Private name of gunicorn | Used for |
 |---|---|
 | `environ["gunicorn.socket"]` | the :class:`Connection` of a request |
-<<<<<<< HEAD
-| `RequestParser`, its `.cfg`, `.finish_body` and `.unreader` (`.unread`, `.take_buffered`) | parses the request |
-| `Request.force_close` | adds "Connection: close" to the response |
-| `http.errors.LimitRequestHeaders`, `.LimitRequestLine` | the errors for a head that is too large |
-| the socket methods that gunicorn calls: `send`, `sendall`, `gettimeout` | :class:`Connection` has them |
-=======
 | `Request`, its `.unreader` (`.take_buffered`) and `.body` (`.read`, `.failed`); `SocketUnreader` | parse a request |
 | `Request.force_close` | adds "Connection: close" to the response |
 | `http.errors.LimitRequestHeaders`, `.LimitRequestLine` | the errors for a head that is too large |
-| the socket methods that it calls: `recv`, `send`, `sendall`, `gettimeout` | :class:`Connection` has its own |
->>>>>>> attack
+| the socket methods that gunicorn calls: `recv`, `send`, `sendall`, `gettimeout` | :class:`Connection` has them |
 """
 
 from __future__ import annotations
@@ -162,18 +155,8 @@ class Connection:
             request.force_close()
         return request
 
-<<<<<<< HEAD
-    def finish_request(self) -> None:
-        """Skip the rest of the body that the application did not read, and keep the bytes of the next request."""
-        try:
-            self.keep = self.keep and self.parser.finish_body()
-        except Exception:
-            # The rest of the body is malformed, so it is unknown where the next request starts.
-            self.keep = False
-        self.request.data += self.parser.unreader.take_buffered()
-=======
     def finish_request(self, request: Request) -> None:
-        """Skip what the application has not read of the body, and keep what has arrived of the next request."""
+        """Skip the rest of the body that the application did not read, and keep the bytes of the next request."""
         if self.keep:
             with suppress(Exception):
                 request.body.read()
@@ -182,7 +165,6 @@ class Connection:
         if self.keep:
             self.request.data += request.unreader.take_buffered() + self._unread
         self._unread = memoryview(b"")
->>>>>>> attack
 
     # The methods that gunicorn calls in place of a socket's.
 
@@ -268,12 +250,8 @@ class Connection:
             self.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def shut_down(self) -> None:
-<<<<<<< HEAD
-        """Tell the client that no more bytes follow."""
-=======
         """Tell the client that the response is complete, or that no more of it follows. No request follows either."""
         self._drop_request()
->>>>>>> attack
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 

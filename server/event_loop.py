@@ -37,6 +37,8 @@ _ACCEPT_PAUSE = 0.1
 _MAX_REQUEST_TIMEOUT = 60.0
 # Bytes that all connections together may hold, unless request bodies may be large.
 _MAX_HELD = 64 * 1024 * 1024
+# Bytes of a response that the kernel takes although the client can't receive them yet.
+_MAX_NOT_SENT = 128 * 1024
 # Bytes that are discarded after the last response of a connection.
 _MAX_DISCARDED = 64 * 1024
 # File descriptors for everything else: connections to Cassandra, files, logs.
@@ -104,6 +106,8 @@ class EventLoop:
         self._selector.register(wakeup[0], selectors.EVENT_READ)
         for listener in listeners:
             listener.setblocking(False)
+            # Inherited by the connections. Responses wait here, where they count, and not in megabytes of the kernel.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_NOT_SENT)
 
     def take_back(self, connection: Connection) -> None:
         """Take a connection back from a thread. Called in that thread."""

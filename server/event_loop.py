@@ -199,13 +199,14 @@ class EventLoop:
             # The connection failed before it was accepted (Linux, accept(2)), or a firewall rejects it.
             return True
         self.count += 1
+        if self.count > self._max_count:
+            # Before the new connection waits, so that it is not the one that is closed.
+            self._make_room()
         connection = Connection(client, address, self._addresses[listener], self._config, self._limits)
         if connection.receive():
             self._wait_for_request(connection)
         else:
             self._close(connection)
-        if self.count > self._max_count:
-            self._make_room()
         return True
 
     def _make_room(self) -> None:
@@ -287,7 +288,10 @@ class EventLoop:
         self._count_held(connection)
         if is_sent:
             self._remove(connection)
-            if connection.keep:
+            if connection.keep and self.count > self._max_count:
+                # Clients that send requests without a pause would otherwise keep new ones out.
+                self._close_early(connection)
+            elif connection.keep:
                 self._wait_for_request(connection)
             else:
                 connection.shut_down()

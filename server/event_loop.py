@@ -37,6 +37,8 @@ _ACCEPT_PAUSE = 0.1
 _MAX_REQUEST_TIMEOUT = 60.0
 # Bytes that all connections together may hold; more if MAX_BODY_BYTES is large.
 _MAX_HELD = 64 * 1024 * 1024
+# Bytes of a response that the kernel takes although the client can't receive them yet.
+_MAX_NOT_SENT = 128 * 1024
 # Bytes that are discarded after the last response of a connection.
 _MAX_DISCARDED = 64 * 1024
 # File descriptors for everything else: connections to Cassandra, files, logs.
@@ -104,6 +106,8 @@ class EventLoop:
         self._selector.register(wakeup[0], selectors.EVENT_READ)
         for listener in listeners:
             listener.setblocking(False)
+            # Inherited by the connections. Responses wait here, where they count, and not in megabytes of the kernel.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_NOT_SENT)
 
     def take_back(self, connection: Connection) -> None:
         """Take a connection back from a thread. Called in that thread."""
@@ -199,13 +203,14 @@ class EventLoop:
             # The connection failed before it was accepted (Linux, accept(2)), or a firewall rejects it.
             return True
         self.count += 1
+        if self.count > self._max_count:
+            # Before the new connection waits, so that it is not the one that is closed.
+            self._make_room()
         connection = Connection(client, address, self._addresses[listener], self._config, self._limits)
         if connection.receive():
             self._wait_for_request(connection)
         else:
             self._close(connection)
-        if self.count > self._max_count:
-            self._make_room()
         return True
 
     def _make_room(self) -> None:
@@ -287,7 +292,10 @@ class EventLoop:
         self._count_held(connection)
         if is_sent:
             self._remove(connection)
-            if connection.keep:
+            if connection.keep and self.count > self._max_count:
+                # Clients that send requests without a pause would otherwise keep new ones out.
+                self._close_early(connection)
+            elif connection.keep:
                 self._wait_for_request(connection)
             else:
                 connection.shut_down()

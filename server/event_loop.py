@@ -107,7 +107,9 @@ class EventLoop:
         for listener in listeners:
             listener.setblocking(False)
             # Inherited by the connections. Responses wait here, where they count, and not in megabytes of the kernel.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_NOT_SENT)
+            # A Unix socket has no such option.
+            with suppress(OSError):
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_NOT_SENT)
 
     def take_back(self, connection: Connection) -> None:
         """Take a connection back from a thread. Called in that thread."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import Any
 
 import pytest
 
-from storage.cql import prepared_cache
 from storage.cql.options import QueryOptions
+from storage.cql.prepared_cache import PreparedCache
 from tests.testbed.db_io.observers import INSERT_OBSERVER
 
 
@@ -19,8 +20,8 @@ class _Session:
 
 def test_statement_is_prepared_later_if_no_thread_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """The request fails, but the next one must not wait for a preparation that never began."""
-    cache, session = prepared_cache.PreparedCache(), _Session()
-    monkeypatch.setattr(prepared_cache, "prepare", lambda session, cql: "prepared")
+    cache, session = PreparedCache(), _Session()
+    monkeypatch.setattr(sys.modules[PreparedCache.__module__], "prepare", lambda session, cql: "prepared")
 
     def get() -> Any:
         options = QueryOptions(deadline=time.monotonic() + 5)

@@ -14,12 +14,13 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from cassandra.cluster import Session
 
 from settings import Settings
-from tests.sockets import RawClient, Swarm, open_file_limit, probe_for
+from tests.sockets import RawClient, Swarm, open_file_limit, probe, probe_for
 from tests.support import OBSERVER, Service, TcpProxy, metric, wait_for
 from tests.testbed import database
 
@@ -255,6 +256,48 @@ def test_trickling_bodies_do_not_keep_other_requests_out(
         statuses = {member.received[9:12] for member in swarm.members}
     assert statuses <= {b"", b"408", b"504"}
     assert_recovered(running)
+
+
+# --- floods ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["/health/live", "/nowhere", "/find/Quercus/robur"])
+def test_pipelined_requests_do_not_keep_others_out(start: Callable[..., Service], path: str) -> None:
+    """250 connections send hundreds of requests at once. Overload may reject requests, but only with 503."""
+    running = start({"WEB_CONCURRENCY": "1"})
+    requests = 60_000 // len(get(path)) * get(path)
+    with Swarm(running.port, 250, requests) as swarm:
+        wait_for(lambda: swarm.is_complete, description="the requests to be sent")
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            probe(running.port)
+            with RawClient(running.port) as client:
+                client.send(get("/find/Quercus/robur", "Connection: close"))
+                assert client.read_response(limit=5).status in (200, 503)
+    assert_recovered(running)
+
+
+@pytest.mark.slow
+def test_bodies_above_the_byte_limit_do_not_end_the_worker(start: Callable[..., Service]) -> None:
+    """700 clients send a small part of their body, and then 80 clients send nearly 1 MB each.
+
+    The service closes those that have waited longest.
+    """
+    running = start({"WEB_CONCURRENCY": "1"})
+    workers = running.workers()
+    head = b"POST /find HTTP/1.1\r\nHost: x\r\nX-Request-Timeout: 60\r\nContent-Length: 1000000\r\n\r\n"
+    with Swarm(running.port, 700, head + b" ") as small, ExitStack() as stack:
+        wait_for(lambda: small.is_complete, description="the small parts")
+        for _ in range(80):
+            stack.enter_context(RawClient(running.port)).send(head + 999_000 * b" ")
+        wait_for(lambda: small.ended() == 700, description="the end of the connections that have waited longest")
+        probe_for(0.5, running.port, *ROUTES)
+        assert metric(running, "fieldbook_client_connections_closed_early_total") > 700
+    assert_recovered(running)
+    assert running.workers() == workers
+    # The next sample of the gauge counts only the connection that reads it.
+    wait_for(lambda: metric(running, "fieldbook_client_connections") == 1, description="the end of the connections")
 
 
 # --- random requests -----------------------------------------------------------------------------------------

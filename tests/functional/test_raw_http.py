@@ -262,6 +262,19 @@ def test_half_closed_client_with_an_incomplete_request_is_disconnected(
     assert created(target) == set()
 
 
+def test_incomplete_body_is_not_used_even_if_it_is_valid_json(target: Service) -> None:
+    """The client announced more bytes than it sent, and sent the end of its stream."""
+    request = find("incomplete")
+    head, _, body = request.partition(b"\r\n\r\n")
+    announced = head.replace(b"Content-Length: %d" % len(body), b"Content-Length: %d" % (len(body) + 10))
+    assert announced != head
+    with RawClient(target.port) as client:
+        client.send(announced + b"\r\n\r\n" + body)
+        client.half_close()
+        assert [response.status for response in client.read_to_end()] == [400]
+    assert created(target) == set()
+
+
 def test_connections_can_be_reset_anywhere_in_a_request(target: Service) -> None:
     """The request is incomplete, so it changes nothing."""
     for framing in ("length", "chunks"):

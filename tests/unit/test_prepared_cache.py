@@ -25,7 +25,7 @@ def test_statement_is_prepared_later_if_no_thread_can_start(monkeypatch: pytest.
 
     def get() -> Any:
         options = QueryOptions(deadline=time.monotonic() + 5)
-        return cache.get(session, INSERT_OBSERVER, options)  # type: ignore[arg-type]
+        return cache.get(session, INSERT_OBSERVER, options)
 
     def fail(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

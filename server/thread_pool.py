@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from _thread import start_new_thread
 from collections import deque
@@ -60,6 +61,8 @@ class ThreadPool(Generic[Item]):
         self._tickets.put(None)
 
     def _run(self) -> None:
+        # As threading.Thread does, for debuggers and for the measurement of line coverage.
+        sys.settrace(threading.gettrace())
         while True:
             with self._lock:
                 self._idle += 1

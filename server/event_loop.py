@@ -31,7 +31,7 @@ _HEAD_TIMEOUT = 5.0
 _LINGER_TIMEOUT = 2.0
 # Seconds that an idle connection stays open after the stop has begun, because a request may be in transit.
 _STOP_TIMEOUT = 2.0
-# Seconds without accepting when no connection can be closed to make room.
+# Seconds without accepting when the process has no resources, and no connection can be closed.
 _ACCEPT_PAUSE = 0.1
 # Longest deadline of a request, in seconds.
 _MAX_REQUEST_TIMEOUT = 60.0
@@ -122,8 +122,8 @@ class EventLoop:
     def run_once(self) -> None:
         """Wait for events, up to a second, and handle them."""
         now = time.monotonic()
-        if not self._stopping and now >= self._accept_again_at:
-            self._set_accepting(True)
+        has_room = self.count <= self._max_count or bool(self._waiting)
+        self._set_accepting(has_room and not self._stopping and now >= self._accept_again_at)
         timeout = min(1.0, max(0.0, self._next_deadline - now))
         events = self._selector.select(timeout if self._accepting else min(timeout, _ACCEPT_PAUSE))
         for key, _ in events:
@@ -200,7 +200,8 @@ class EventLoop:
         except OSError as error:
             if error.errno in _OUT_OF_RESOURCES:
                 # The connection stays in the kernel's queue, and is accepted next.
-                self._make_room()
+                if not self._make_room():
+                    self._accept_again_at = time.monotonic() + _ACCEPT_PAUSE
                 return False
             # The connection failed before it was accepted (Linux, accept(2)), or a firewall rejects it.
             return True
@@ -215,8 +216,11 @@ class EventLoop:
             self._close(connection)
         return True
 
-    def _make_room(self) -> None:
-        """Close the connection that has waited longest. If threads use all of them, pause accepting."""
+    def _make_room(self) -> bool:
+        """Close the connection that has waited longest.
+
+        :returns: false if threads use all of them.
+        """
         while self._waiting:
             connection = next(iter(self._waiting))
             if connection.state == "idle":
@@ -224,9 +228,8 @@ class EventLoop:
                 self._on_event(connection)
             if connection in self._waiting:
                 self._close_early(connection)
-                return
-        self._accept_again_at = time.monotonic() + _ACCEPT_PAUSE
-        self._set_accepting(False)
+                return True
+        return False
 
     # --- steps of a connection ---------------------------------------------------------------------------------
 

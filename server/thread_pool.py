@@ -64,13 +64,16 @@ class ThreadPool(Generic[Item]):
         # As threading.Thread does, for debuggers and for the measurement of line coverage.
         sys.settrace(threading.gettrace())
         while True:
-            with self._lock:
-                self._idle += 1
-            self._tickets.get()
-            with self._lock:
-                self._idle -= 1
-                item = self._next()
-            self._handle(item)
+            self._handle_next()
+
+    def _handle_next(self) -> None:
+        with self._lock:
+            self._idle += 1
+        self._tickets.get()
+        with self._lock:
+            self._idle -= 1
+            item = self._next()
+        self._handle(item)
 
     def _next(self) -> Item:
         is_urgent = bool(self._urgent) and not (self._normal and self._last_was_urgent)

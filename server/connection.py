@@ -49,6 +49,7 @@ class Limits(NamedTuple):
 
     :ivar max_body: bytes of a request body.
     :ivar request_timeout: seconds for a request, unless the client sends `X-Request-Timeout`.
+    :ivar max_request_timeout: seconds that the client may ask for.
     :ivar idle_timeout: seconds without progress in the middle of a request body; also the time to receive a response
         with a length, in addition to its size / `min_rate`.
     :ivar min_rate: bytes per second that a client must receive.
@@ -57,6 +58,7 @@ class Limits(NamedTuple):
 
     max_body: int = 1024 * 1024
     request_timeout: float = 10.0
+    max_request_timeout: float = 60.0
     idle_timeout: float = 30.0
     min_rate: int = 10_000
     rate_window: float = 10.0
@@ -207,8 +209,8 @@ class Connection:
         :raises ClientDisconnected: the connection is closed.
         """
         if self._collected:
-            unsent = self._response[self._position :]
-            self._response, self._position = b"".join([unsent, *self._collected]), 0
+            # Nothing is unsent here: a stream sends each part before the next, and other responses are sent once.
+            self._response, self._position = b"".join(self._collected), 0
             self._collected.clear()
         try:
             while self.has_unsent:

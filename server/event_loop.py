@@ -33,8 +33,6 @@ _LINGER_TIMEOUT = 2.0
 _STOP_TIMEOUT = 2.0
 # Seconds without accepting when the process has no resources, and no connection can be closed.
 _ACCEPT_PAUSE = 0.1
-# Longest deadline of a request, in seconds.
-_MAX_REQUEST_TIMEOUT = 60.0
 # Bytes that all connections together may hold; more if MAX_BODY_BYTES is large.
 _MAX_HELD = 64 * 1024 * 1024
 # Bytes of a response that the kernel takes although the client can't receive them yet.
@@ -259,7 +257,7 @@ class EventLoop:
                 request.head_arrived = now
                 connection.state = "body"
                 seconds = self._limits.request_timeout if request.timeout is None else request.timeout
-                connection.request_deadline = now + min(seconds, _MAX_REQUEST_TIMEOUT)
+                connection.request_deadline = now + min(seconds, self._limits.max_request_timeout)
                 if request.expects_continue:
                     connection.send_continue()
             self._set_deadline(connection, min(now + self._limits.idle_timeout, connection.request_deadline))

@@ -94,13 +94,14 @@ class Worker(BaseWorker):
             # Imported after the fork, so that a reloaded worker does not use the master's copies.
             from observability import metrics
             from observability.logs import request_id
-            from settings import get_settings
+            from settings import MAX_REQUEST_TIMEOUT, get_settings
 
             self._request_id = request_id
             settings = get_settings()
             self._limits = Limits(
                 settings.max_body_bytes,
                 settings.request_timeout,
+                MAX_REQUEST_TIMEOUT,
                 settings.client_idle_timeout,
                 settings.min_transfer_rate,
                 settings.transfer_rate_window,

@@ -150,8 +150,8 @@ def _cluster_arguments(settings: Settings) -> dict[str, Any]:
         "reconnection_policy": ExponentialReconnectionPolicy(
             settings.cassandra_reconnect_min, settings.cassandra_reconnect_max
         ),
-        # Otherwise the first use of a statement waits for all nodes, even for a silent one. If a node does not know a
-        # statement when it is executed, the driver prepares the statement there.
+        # Otherwise Session.prepare() waits for all nodes, even for a silent one. If a node does not know a statement
+        # when it is executed, the driver prepares the statement there.
         "prepare_on_all_hosts": False,
         "executor_threads": settings.cassandra_executor_threads,
         "application_name": "fieldbook",

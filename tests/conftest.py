@@ -26,6 +26,7 @@ from dev.local_cassandra.node import STATE, Node, free_port
 from settings import Settings, get_settings
 from storage import db_connect, db_initialize
 from storage.cql.statement import cql_text
+from tests.sockets import MAX_BODY_BYTES
 from tests.support import PROJECT, TESTBED, Service, TcpProxy, clean_environment, service
 from tests.testbed import database
 from tests.testbed.db_io.observers import INSERT_OBSERVER, TABLE
@@ -160,6 +161,17 @@ def live(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
     It is shared by all tests that neither change its settings nor stop it.
     """
     with service(environment, tmp_path_factory.mktemp("live") / "log") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def target(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A running service of one test module, for raw sockets: one worker, and short limits for bodies and idle clients.
+
+    With one worker, the lines of its log are in the order of the requests.
+    """
+    variables = {"WEB_CONCURRENCY": "1", "CLIENT_IDLE_TIMEOUT": "1", "MAX_BODY_BYTES": str(MAX_BODY_BYTES)}
+    with service(environment | variables, tmp_path_factory.mktemp("target") / "log") as running:
         yield running
 
 

@@ -18,6 +18,8 @@ import pytest
 
 # Seconds that a client waits for a response or for the end of a connection.
 LIMIT = 15.0
+# Bytes that the service of the fixture `target` accepts as a body.
+MAX_BODY_BYTES = 4096
 
 
 @dataclass(frozen=True)

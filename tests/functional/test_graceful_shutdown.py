@@ -10,19 +10,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.support import Service, TcpProxy, raw_request, wait_for
+from tests.support import Service, TcpProxy, get, in_flight, raw_request, wait_for
 
 TOKEN = "the token of the tests"
 OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
-
-
-def get(running: Service, path: str, **options: Any) -> httpx.Response:
-    return httpx.get(f"{running.client.base_url}{path}", timeout=30, **options)
 
 
 def has_ended(pid: int) -> bool:
@@ -141,9 +136,7 @@ def test_in_flight_requests_complete(
     thread.start()
     with raw_request(running.port, "1.0", "/observers/stream?limit=40000") as connection:
         data = connection.recv(1000)
-        wait_for(
-            lambda: get(running, "/metrics").json()["requests_in_flight"] == 2, description="two requests in flight"
-        )
+        wait_for(lambda: in_flight(running) == 2, description="two requests in flight")
         running.process.send_signal(signal.SIGTERM)
         wait_for(lambda: "Handling signal: term" in running.log_text(), description="the signal")
         while part := connection.recv(65536):
@@ -162,7 +155,7 @@ def test_new_connections_are_refused_while_in_flight_requests_complete(start: Ca
     slow: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: slow.append(get(running, "/slow_query")))
     thread.start()
-    wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 1, description="one request in flight")
+    wait_for(lambda: in_flight(running) == 1, description="one request in flight")
     running.process.send_signal(signal.SIGTERM)
 
     def refused() -> bool:
@@ -201,12 +194,12 @@ def test_in_flight_requests_complete_after_aborted_streams(
                     pass
         proxy.reconnect()
         wait_for(running.healthy, description="the service to be healthy")
-    exposition = get(running, "/metrics", headers={"Accept": "text/plain"}).text
+    exposition = get(running, "/metrics", Accept="text/plain").text
     assert 'fieldbook_streams_ended_total{outcome="aborted",route="/observers/stream"} 3.0' in exposition
     slow: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: slow.append(get(running, "/slow_query")))
     thread.start()
-    wait_for(lambda: get(running, "/metrics").json()["requests_in_flight"] == 1, description="one request in flight")
+    wait_for(lambda: in_flight(running) == 1, description="one request in flight")
     running.client.close()
     running.process.send_signal(signal.SIGTERM)
     thread.join(timeout=30)

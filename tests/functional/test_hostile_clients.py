@@ -21,7 +21,7 @@ from cassandra.cluster import Session
 
 from settings import Settings
 from tests.sockets import RawClient, Swarm, open_file_limit, probe, probe_for
-from tests.support import OBSERVER, Service, TcpProxy, metric, wait_for
+from tests.support import OBSERVER, Service, TcpProxy, in_flight, metric, wait_for
 from tests.testbed import database
 
 pytestmark = pytest.mark.timeout(180)
@@ -58,9 +58,7 @@ def ended_streams(running: Service, outcome: str) -> float:
 def assert_recovered(running: Service) -> None:
     """Check that the service answers at once, that no request is in flight, and that the log has no traceback."""
     probe_for(0.5, running.port, *ROUTES)
-    wait_for(
-        lambda: running.client.get("/metrics").json()["requests_in_flight"] == 0, description="no request in flight"
-    )
+    wait_for(lambda: in_flight(running) == 0, description="no request in flight")
     assert "Traceback" not in running.log_text()
 
 

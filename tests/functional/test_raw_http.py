@@ -12,21 +12,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.sockets import RawClient, exchange
-from tests.support import Service, service, wait_for
+from tests.sockets import MAX_BODY_BYTES, RawClient, exchange
+from tests.support import Service, in_flight, wait_for
 from tests.testbed.sample_data import observers
 
-MAX_BODY_BYTES = 4096
 GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CLOSE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-
-
-@pytest.fixture(scope="module")
-def target(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with one worker and short limits."""
-    variables = {"WEB_CONCURRENCY": "1", "CLIENT_IDLE_TIMEOUT": "1", "MAX_BODY_BYTES": str(MAX_BODY_BYTES)}
-    with service(environment | variables, tmp_path_factory.mktemp("raw") / "log") as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +25,7 @@ def _still_works(target: Service) -> Iterator[None]:
     """Check after each test that the service works, that no request is in flight, and that the log has no traceback."""
     yield
     assert target.client.get("/observers?limit=1").status_code == 200
-    wait_for(
-        lambda: target.client.get("/metrics").json()["requests_in_flight"] == 0, description="no request in flight"
-    )
+    wait_for(lambda: in_flight(target) == 0, description="no request in flight")
     assert "Traceback" not in target.log_text()
 
 

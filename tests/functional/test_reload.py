@@ -19,12 +19,7 @@ from cassandra.cluster import Session
 
 from settings import Settings
 from tests import support
-from tests.support import OBSERVER, PRODUCT, Service, copy_project, register_testbed, wait_for
-
-
-def get(running: Service, path: str, **options: Any) -> httpx.Response:
-    return httpx.get(f"{running.client.base_url}{path}", timeout=30, **options)
-
+from tests.support import OBSERVER, PRODUCT, Service, copy_project, get, register_testbed, wait_for
 
 # --- replacement of workers under load ---------------------------------------------------------------------
 

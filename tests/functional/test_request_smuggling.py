@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.sockets import exchange
-from tests.support import Service, service
+from tests.sockets import MAX_BODY_BYTES, exchange
+from tests.support import Service
 
 ROW = json.dumps({"genus": "Smuggled", "species": "request"}).encode()
 HIDDEN = b"POST /find HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
@@ -24,7 +24,6 @@ OBSERVER = json.dumps({"name": "Ada", "email": "ada@example.org", "age": 36}).en
 LAST = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 POST = "POST /observers HTTP/1.1"
-MAX_BODY_BYTES = 4096
 
 
 def request(line: str, *headers: str, body: bytes = b"") -> bytes:
@@ -36,14 +35,6 @@ def request(line: str, *headers: str, body: bytes = b"") -> bytes:
 def chunked(*chunks: bytes) -> bytes:
     """A chunked body."""
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
-
-
-@pytest.fixture(scope="module")
-def target(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with one worker, whose log is therefore in the order of the requests."""
-    variables = {"WEB_CONCURRENCY": "1", "CLIENT_IDLE_TIMEOUT": "1", "MAX_BODY_BYTES": str(MAX_BODY_BYTES)}
-    with service(environment | variables, tmp_path_factory.mktemp("smuggling") / "log") as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -42,8 +42,8 @@ def test_urgent_items_overtake_others_but_do_not_keep_them_out() -> None:
     ]  # fmt: skip
 
 
-def test_one_thread_handles_items_that_come_one_after_the_other() -> None:
-    """Threads start only when all others are busy."""
+def recording_pool() -> tuple[ThreadPool[str], list[str], set[int]]:
+    """A pool of up to eight threads, the items that they have handled, and the identifiers of the threads."""
     threads: set[int] = set()
     handled: list[str] = []
 
@@ -51,7 +51,12 @@ def test_one_thread_handles_items_that_come_one_after_the_other() -> None:
         threads.add(threading.get_ident())
         handled.append(item)
 
-    pool = ThreadPool(8, handle)
+    return ThreadPool(8, handle), handled, threads
+
+
+def test_one_thread_handles_items_that_come_one_after_the_other() -> None:
+    """Threads start only when all others are busy."""
+    pool, handled, threads = recording_pool()
     for number in range(10):
         pool.add(str(number))
         wait_until_busy(pool, handled, number + 1)
@@ -62,14 +67,7 @@ def test_one_thread_handles_items_that_come_one_after_the_other() -> None:
 
 def test_every_item_is_handled_once_by_a_bounded_number_of_threads() -> None:
     """Four threads add 20,000 items at once."""
-    threads: set[int] = set()
-    handled: list[str] = []
-
-    def handle(item: str) -> None:
-        threads.add(threading.get_ident())
-        handled.append(item)
-
-    pool = ThreadPool(8, handle)
+    pool, handled, threads = recording_pool()
 
     def add(part: int) -> None:
         for number in range(5000):

@@ -53,7 +53,7 @@ class VersionConflict(StorageError):
 
 
 class KeyBusy(StorageError):
-    """The first request with this idempotency key is still being processed."""
+    """The response to the first request with this idempotency key is not available yet, or not on this instance."""
 
 
 class KeyReused(StorageError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -54,17 +55,25 @@ def requested_key(bodies: Sequence[BaseModel]) -> IdempotencyKey | None:
             "header", "Idempotency-Key", "Input should be 1 to 255 visible ASCII characters without a comma"
         )
     scope = f"{_CALLER} {request.method} {request.url_rule}"
-    g.idempotency_key = IdempotencyKey(scope, key, fingerprint(bodies))
+    # Parsed a second time, because only the few requests with a key need the document.
+    g.idempotency_key = IdempotencyKey(
+        scope, key, fingerprint(request.get_json()), partial(earlier_fingerprint, bodies)
+    )
     return g.idempotency_key
 
 
-def fingerprint(bodies: Sequence[BaseModel]) -> bytes:
-    """Digest of the validated values.
+def fingerprint(document: Any) -> bytes:
+    """Digest of a JSON document as the client sent it.
 
-    White space and the order of fields make no difference.
+    White space and the order of fields make no difference. Defaults of fields that the client left out are not part of
+    it, so that a later version of the service may have more optional fields.
     """
-    values = [body.model_dump() for body in bodies]
-    # Python's own JSON encoder, because orjson rejects integers of more than 64 bits.
-    document = to_jsonable_python(values, bytes_mode="base64", inf_nan_mode="constants")
+    # Python's own encoder, because its form of a number does not change with the version of a library.
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return sha256(text.encode()).digest()
+
+
+def earlier_fingerprint(bodies: Sequence[BaseModel]) -> bytes:
+    """Digest of the validated values, which versions before format 3 of the stored answer compared."""
+    values = [body.model_dump() for body in bodies]
+    return fingerprint(to_jsonable_python(values, bytes_mode="base64", inf_nan_mode="constants"))

@@ -19,12 +19,15 @@ def etag(version: UUID) -> dict[str, str]:
     return {"ETag": f'"{version.hex}"'}
 
 
-def accepted() -> Container[UUID] | None:
-    """The versions in `If-Match`: the client accepts to change these. None without the header.
+def accepted() -> Container[UUID | None] | None:
+    """The versions that the client accepts to change: those in `If-Match`, without those in `If-None-Match`.
 
-    :raises InvalidInput: the header is too long.
+    They contain None if the client accepts that the row does not exist. The result is None without these headers.
+
+    :raises InvalidInput: a header is too long.
     """
-    return _versions("If-Match")
+    match, none_match = _versions("If-Match"), _versions("If-None-Match")
+    return match if none_match is None else _Without(match, none_match)
 
 
 def is_known(version: UUID) -> bool:
@@ -40,7 +43,18 @@ def is_known(version: UUID) -> bool:
 
 class _AnyVersion(Container[UUID]):
     def __contains__(self, version: object) -> bool:
-        return True
+        return version is not None
+
+
+class _Without(Container[UUID | None]):
+    """The versions in `included`, or all if it is None, that are not in `excluded`."""
+
+    def __init__(self, included: Container[UUID] | None, excluded: Container[UUID]) -> None:
+        self._included = included
+        self._excluded = excluded
+
+    def __contains__(self, version: object) -> bool:
+        return (self._included is None or version in self._included) and version not in self._excluded
 
 
 def _versions(header: str) -> Container[UUID] | None:

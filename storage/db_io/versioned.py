@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -26,7 +25,7 @@ from storage.cql.consistency import default_level, serial_level
 from storage.cql.driver import murmur3_token
 from storage.cql.token_scan import is_worth_scanning, scan
 from storage.db_io.idempotency import IdempotencyKey, claim_key, finish_key, forget_key, release_key
-from storage.errors import BatchTooLarge, KeyReused, RowNotFound, StorageError, StorageTimeout, VersionConflict
+from storage.errors import BatchTooLarge, RowNotFound, StorageError, StorageTimeout, VersionConflict
 
 # A NamedTuple with the fields `id`, `created_at`, `updated_at` and `version`, among others.
 Row = TypeVar("Row", bound=Any)
@@ -106,13 +105,15 @@ class VersionedTable(Table[Row]):
         the rows were changed or deleted in the meantime.
 
         :returns: the rows, or those of the first request with this key.
-        :raises KeyBusy: the first request is still being processed.
+        :raises KeyBusy: the first request is still being processed, or its rows can't be read by this version.
         :raises KeyReused: the first request had another body.
         """
         # Binding fails if the client's consistency level can't be reached. The key must not be claimed then.
         bound = [bind(session, self._insert, row, options).values for row in rows]
-        claim = claim_key(session, key, _to_text(self._insert.columns, bound), options)
-        claimed = [self.decode(values) for values in _from_text(claim.answer)]
+        named = [dict(zip(self._insert.columns, values, strict=True)) for values in bound]
+        claim = claim_key(session, key, named, options)
+        # A column that the table did not have yet reads as null; one that it no longer has is dropped.
+        claimed = [self.decode(values) for values in claim.rows]
         if not claim.finished:
             try:
                 self.create(session, claimed, options)
@@ -144,7 +145,7 @@ class VersionedTable(Table[Row]):
         session: Session,
         row_id: UUID,
         changes: Mapping[str, Any],
-        versions: Container[UUID] | None,
+        versions: Container[UUID | None] | None,
         options: QueryOptions,
     ) -> Row:
         """Change some or all fields of a row. A deleted row stays deleted.
@@ -153,7 +154,7 @@ class VersionedTable(Table[Row]):
         :param versions: the versions that the caller accepts to change; None for any.
         :returns: the row as this call wrote it.
         :raises RowNotFound: the row does not exist.
-        :raises VersionConflict: the row is at another version.
+        :raises VersionConflict: the row is at none of `versions`.
         """
         version = uuid4()
         now = _now()
@@ -170,11 +171,14 @@ class VersionedTable(Table[Row]):
             raise self._not_found()
         return updated(before)
 
-    def delete(self, session: Session, row_id: UUID, versions: Container[UUID] | None, options: QueryOptions) -> None:
+    def delete(
+        self, session: Session, row_id: UUID, versions: Container[UUID | None] | None, options: QueryOptions
+    ) -> None:
         """Delete a row, if it exists.
 
-        :param versions: the versions that the caller accepts to delete; None for any.
-        :raises VersionConflict: `versions` was given, and the row is at another version or does not exist.
+        :param versions: the versions that the caller accepts to delete; None for any. If they contain None, the row
+            need not exist.
+        :raises VersionConflict: the row is at none of `versions`, or does not exist.
         """
         if versions is None:
             self._delete_any_version(session, row_id, options)
@@ -183,7 +187,8 @@ class VersionedTable(Table[Row]):
         def values(row: Row) -> Sequence[Any]:
             return (row_id, row.version)
 
-        if self._transact(session, row_id, versions, self._delete_at_version, values, None, options) is None:
+        row = self._transact(session, row_id, versions, self._delete_at_version, values, None, options)
+        if row is None and None not in versions:
             raise VersionConflict(f"The {self._noun} does not exist.")
 
     def _delete_any_version(self, session: Session, row_id: UUID, options: QueryOptions) -> None:
@@ -200,7 +205,7 @@ class VersionedTable(Table[Row]):
         self,
         session: Session,
         row_id: UUID,
-        versions: Container[UUID] | None,
+        versions: Container[UUID | None] | None,
         statement: Statement,
         values: Callable[[Row], Sequence[Any]],
         version: UUID | None,
@@ -231,8 +236,8 @@ class VersionedTable(Table[Row]):
                     return None
                 if versions is not None and row.version not in versions:
                     raise VersionConflict(
-                        f"The {self._noun} has changed since the given version. "
-                        f"Read the {self._noun} again, then retry."
+                        f"The {self._noun} is not at a version that the request accepts. "
+                        f"Read the {self._noun} again before you retry."
                     )
                 try:
                     if execute(session, statement, values(row), options).rows[0][0]:
@@ -277,30 +282,6 @@ def stream_by_id(session: Session, statement: Statement, limit: int, fetch_size:
     if not is_worth_scanning(session, limit, fetch_size):
         return stream(session, statement, (), options, limit=limit, fetch_size=fetch_size)
     return scan(session, statement, options, partition_key="id", token=_token, limit=limit, fetch_size=fetch_size)
-
-
-def _to_text(columns: Sequence[str], rows: Sequence[Sequence[bytes | None]]) -> str:
-    """Rows of bound values as JSON with base64, in which every CQL type keeps its values.
-
-    With the names of the columns, because a later version of the service may have others, or another order.
-    """
-    named = [dict(zip(columns, row, strict=True)) for row in rows]
-    return orjson.dumps(named, default=_base64_text).decode()
-
-
-def _base64_text(data: bytes) -> str:
-    return b64encode(data).decode()
-
-
-def _from_text(text: str) -> list[dict[str, bytes | None]]:
-    """The rows in a stored answer.
-
-    :raises KeyReused: version 0.2.0 stored the answer, in another form.
-    """
-    rows = orjson.loads(text)
-    if not all(isinstance(row, dict) for row in rows):
-        raise KeyReused("This key was used before the service was upgraded. Use a new key.")
-    return [{column: None if data is None else b64decode(data) for column, data in row.items()} for row in rows]
 
 
 def _token(row: str) -> int:

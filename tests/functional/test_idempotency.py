@@ -9,12 +9,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from hashlib import sha256
 from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 import httpx
-import orjson
 import pytest
 from cassandra.cluster import Session
 
@@ -25,6 +23,7 @@ from storage.db_io.versioned import VersionedTable
 from storage.errors import StorageTimeout
 from tests.support import Service, TcpProxy, wait_for
 from tests.testbed.db_io import observers
+from web.idempotency import fingerprint
 
 Count = Callable[[str], int]
 
@@ -35,6 +34,11 @@ def new_body() -> dict[str, Any]:
 
 def post(live: Service, body: Any, key: str, path: str = "/observers", **headers: str) -> httpx.Response:
     return live.client.post(path, json=body, headers={"Idempotency-Key": key} | headers)
+
+
+def key_of(key: str, digest: bytes = b"") -> idempotency.IdempotencyKey:
+    """The key of a request to POST /observers whose body has this digest."""
+    return idempotency.IdempotencyKey("anonymous POST /observers", key, digest, earlier_fingerprint=lambda: digest)
 
 
 @pytest.fixture
@@ -133,8 +137,7 @@ def crash(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ob
     """Simulate a first request to POST /observers that crashes before or after its observer is stored."""
 
     def crashing_request(body: dict[str, Any], key: str, *, stored: bool) -> observers.Observer:
-        fingerprint = sha256(orjson.dumps([body], option=orjson.OPT_SORT_KEYS)).digest()
-        idempotency_key = idempotency.IdempotencyKey("anonymous POST /observers", key, fingerprint)
+        idempotency_key = key_of(key, fingerprint(body))
         observer = observers.TABLE.new(body)
         options = QueryOptions(deadline=time.monotonic() + 2.0)
         create_observers = observers.TABLE.create
@@ -263,7 +266,7 @@ def test_no_observer_is_created_if_it_is_unknown_whether_the_key_is_stored(
 
     monkeypatch.setattr(idempotency, "execute", lose_response)
     monkeypatch.setattr(observers.TABLE, "create", lambda *arguments: pytest.fail("an observer was created"))
-    key = idempotency.IdempotencyKey("anonymous POST /observers", uuid.uuid4().hex, b"")
+    key = key_of(uuid.uuid4().hex)
     with pytest.raises(StorageTimeout):
         observers.TABLE.create_once(session, key, [observers.TABLE.new(new_body())], QueryOptions())
 
@@ -325,7 +328,7 @@ def test_stored_response_keeps_values_of_every_type(session: Session, settings: 
         "note": None,
     }
     rows = [table.new(fields), table.new(fields)]
-    key = idempotency.IdempotencyKey("anonymous POST /stored_rows", uuid.uuid4().hex, b"")
+    key = key_of(uuid.uuid4().hex)
     first = table.create_once(session, key, rows, QueryOptions())
     retry = table.create_once(session, key, [table.new(fields)], QueryOptions())
     for created in (first, retry):

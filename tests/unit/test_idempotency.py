@@ -1,4 +1,4 @@
-"""The fingerprint of a request body, and the answers that are stored under a key."""
+"""The fingerprints of a request body."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+import orjson
 import pytest
+from flask import Flask, request
 from pydantic import BaseModel
 
-from storage.db_io.versioned import _from_text, _to_text
-from storage.errors import KeyReused
-from tests.testbed.db_io import observers
-from web.idempotency import fingerprint
+from web.idempotency import earlier_fingerprint, fingerprint, requested_key
+from web.request_body import FieldbookRequest
 
 
 class Everything(BaseModel):
@@ -50,33 +50,74 @@ class Everything(BaseModel):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_bodies_with_different_values_have_different_fingerprints(change: dict[str, Any]) -> None:
-    assert fingerprint([Everything(**change)]) != fingerprint([Everything()])
+def test_different_values_have_different_earlier_fingerprints(change: dict[str, Any]) -> None:
+    assert earlier_fingerprint([Everything(**change)]) != earlier_fingerprint([Everything()])
 
 
-def test_order_of_the_entries_of_a_map_makes_no_difference() -> None:
-    assert fingerprint([Everything(by_name={"b": 2, "a": 1})]) == fingerprint([Everything()])
+def test_order_of_the_entries_of_a_map_makes_no_difference_to_the_earlier_fingerprint() -> None:
+    assert earlier_fingerprint([Everything(by_name={"b": 2, "a": 1})]) == earlier_fingerprint([Everything()])
 
 
-def test_fingerprint_is_the_digest_of_canonical_json() -> None:
+class Named(BaseModel):
+    """The body of a version of the service."""
+
+    name: str
+    age: int
+
+
+class NamedWithNote(Named):
+    """The body of a later version, which has another optional field."""
+
+    note: str | None = None
+
+
+def test_fingerprints_are_digests_of_canonical_json() -> None:
     """Keys that an earlier version of the service stored stay valid."""
-
-    class Named(BaseModel):
-        name: str
-        age: int
-
-    expected = sha256('[{"age":36,"name":"Grace 🐢 \\"\\\\\u007f\u2028"}]'.encode()).digest()
-    assert fingerprint([Named(name='Grace 🐢 "\\\u007f\u2028', age=36)]) == expected
+    body = {"name": 'Grace 🐢 "\\\u007f\u2028', "age": 36}
+    text = '{"age":36,"name":"Grace 🐢 \\"\\\\\u007f\u2028"}'
+    assert fingerprint(body) == sha256(text.encode()).digest()
+    assert earlier_fingerprint([Named.model_validate(body)]) == sha256(f"[{text}]".encode()).digest()
 
 
-def test_stored_answers_of_version_0_2_0_are_refused() -> None:
-    with pytest.raises(KeyReused, match="before the service was upgraded"):
-        _from_text('[["8a6e3a56-6c0f-4d2b-9d1e-3f3a5b7f9c10","Ada","ada@example.org",36]]')
+def key_of(body: str, model: type[Named] = Named) -> bytes:
+    """The fingerprint that a request with this body gets from a version with this model."""
+    app = Flask(__name__)
+    app.request_class = FieldbookRequest
+    headers = {"Idempotency-Key": "a", "Content-Type": "application/json"}
+    with app.test_request_context("/", method="POST", data=body, headers=headers):
+        key = requested_key([model.model_validate(request.get_json())])
+    assert key is not None
+    return key.fingerprint
 
 
-def test_stored_answers_name_their_columns() -> None:
-    """A later version of the service may have other columns, or another order."""
-    observer = observers.TABLE.new({"name": "Ada", "email": "ada@example.org", "age": 36})
-    text = _to_text(["age", "gone", "name"], [[b"\0\0\0\x24", b"x", b"Ada"]])
-    (row,) = map(observers.TABLE.decode, _from_text(text))
-    assert (row.name, row.age, row.email) == (observer.name, observer.age, None)
+def test_a_new_optional_field_does_not_change_the_fingerprint() -> None:
+    body = '{"name": "Ada", "age": 36}'
+    assert key_of(body, NamedWithNote) == key_of(body)
+    # A field that is null is not the same as one that the client left out.
+    assert key_of('{"name": "Ada", "age": 36, "note": null}', NamedWithNote) != key_of(body)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ('{"a": 1, "b": [2, 3]}', '{"b":[2,3],"a":1}', True),
+        ('{"a": {"x": 1, "y": 2}}', '{"a": {"y": 2, "x": 1}}', True),
+        ('{"a": [2, 3]}', '{"a": [3, 2]}', False),
+        ('{"a": 1}', '{"a": "1"}', False),
+        ('{"a": 1}', '{"a": true}', False),
+        # An integer and a decimal fraction are different JSON, although their values are equal.
+        ('{"a": 1}', '{"a": 1.0}', False),
+        ('{"a": 1e2}', '{"a": 100.0}', True),
+        ('{"a": 18446744073709551615}', '{"a": 18446744073709551614}', False),
+        # The parser reads larger integers as floating-point numbers, and so does the validation of the body.
+        ('{"a": 18446744073709551616}', '{"a": 18446744073709551616.0}', True),
+        # Of two fields with the same name the last one counts, as in the validation of the body.
+        ('{"a": 1, "a": 2}', '{"a": 2}', True),
+        ('{"a": 1, "a": 2}', '{"a": 1}', False),
+        ('{"a": "\\u00e9"}', '{"a": "é"}', True),
+        ("[1]", "1", False),
+    ],
+)
+def test_fingerprint_is_that_of_the_parsed_json(first: str, second: str, same: bool) -> None:
+    digests = {fingerprint(orjson.loads(text)) for text in (first, second)}
+    assert len(digests) == (1 if same else 2)

@@ -56,6 +56,7 @@ class Settings(BaseSettings):
 
     app_env: Literal["development", "production"] = "development"
     secret_key: SecretStr | None = None
+    secret_key_previous: SecretStr | None = None
     operator_token: SecretStr | None = None
     diagnostics: bool | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -107,6 +108,13 @@ class Settings(BaseSettings):
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < _MIN_KEY_LENGTH:
             raise ValueError("must have at least 16 characters")
+        return value
+
+    @field_validator("secret_key_previous")
+    @classmethod
+    def _each_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if any(len(key) < _MIN_KEY_LENGTH for key in _split_keys(value)):
+            raise ValueError("each key must have at least 16 characters; separate several keys by commas")
         return value
 
     @field_validator("astra_db_secure_bundle_path")
@@ -215,6 +223,11 @@ class Settings(BaseSettings):
             return self.secret_key.get_secret_value().encode()
         return _development_key(PROJECT / ".fieldbook" / "secret_key")
 
+    @cached_property
+    def signing_keys(self) -> list[bytes]:
+        """The keys that verify signatures: `SECRET_KEY_PREVIOUS`, and last `signing_key`, which also signs."""
+        return [*(key.encode() for key in _split_keys(self.secret_key_previous)), self.signing_key]
+
     def check_signing_key(self) -> None:
         """Check the length of the signing key. In development this creates a missing key.
 
@@ -224,6 +237,11 @@ class Settings(BaseSettings):
             raise SettingsError(
                 "The development key in .fieldbook/secret_key is damaged. Delete the file; the next start creates it."
             )
+
+
+def _split_keys(value: SecretStr | None) -> list[str]:
+    keys = value.get_secret_value().split(",") if value is not None else []
+    return [key.strip() for key in keys if key.strip()]
 
 
 def _development_key(path: Path) -> bytes:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from flask import Response, g
 
 from routes.blueprint import Blueprint
@@ -24,6 +23,7 @@ from schemas.users import (
     UsersPage,
     UserStreamQuery,
 )
+from storage.cql import Page
 from storage.db_io import users
 from storage.db_io.cluster import paging_scope
 from web import pagination, versions
@@ -71,15 +71,16 @@ def stream_users(query: UserStreamQuery) -> Response:
 
 @blueprint.get("/users/stream/pages", responses=responses(200, UsersPage, 400))
 def page_users(query: UserPageQuery) -> ResponseValue:
-    """One page of users, in token order. The body has the `page_state` of the next page."""
+    """One page of users, in token order. The body has the `page_state` of the next page.
+
+    `limit` is the total number of users over all pages. Later requests may leave it out, but not change it.
+    """
+
+    def read(fetch_size: int, paging_state: bytes | None) -> Page:
+        return users.retrieve_users_page(g.session, fetch_size, query.age_filter, paging_state, g.options)
+
     scope = f"users/stream/pages age_filter={query.age_filter} {paging_scope(g.session)}"
-    state = pagination.verify(query.page_state, scope)
-    page = users.retrieve_users_page(g.session, query.fetch_size, query.age_filter, state, g.options)
-    return {
-        "users": list(map(orjson.Fragment, page.rows)),
-        "has_more": page.paging_state is not None,
-        "page_state": pagination.sign(page.paging_state, scope),
-    }
+    return pagination.walk_page("users", query, scope, read)
 
 
 @blueprint.post("/users/batch", responses=responses(201, UsersCreated, 409))

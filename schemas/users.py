@@ -97,6 +97,9 @@ class UserStreamQuery(Query):
 class UserPageQuery(Query):
     """Query parameters of `GET /users/stream/pages`."""
 
+    limit: Annotated[Number, Field(ge=0)] = optional(
+        description="Total number of users over all pages; by default all. Requests with page_state may leave it out."
+    )
     fetch_size: Annotated[FetchSize, Field(description="Number of users in this response.")] = 100
     age_filter: MinimumAge = optional(description="Minimum age in years.")
     page_state: str = optional(description="From the previous response.")

@@ -33,8 +33,8 @@ _ERRORS = {
     404: "Not found",
     406: "The client accepts none of the available media types",
     408: "The client stopped sending the body",
-    409: "The first request with this Idempotency-Key is still being processed",
-    412: "The resource is at another version, or was deleted",
+    409: "The response to the first request with this Idempotency-Key is not available yet",
+    412: "The resource is not at a version that If-Match and If-None-Match accept, or was deleted",
     413: "The body, or the batch made of it, is too large",
     415: "The body is not JSON",
     422: "A value is not valid; `errors` names up to 100 values and their rules",
@@ -85,6 +85,11 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "If-None-Match": {
         "description": "Return the resource only if it is at another version (an `ETag`).",
+        "schema": {"type": "string", "maxLength": MAX_HEADER_LENGTH},
+    },
+    # The same header, on routes that change a version.
+    "If-None-Match-of-writes": {
+        "description": "Change the resource only if it is at another version (an `ETag`); `*` excludes every version.",
         "schema": {"type": "string", "maxLength": MAX_HEADER_LENGTH},
     },
 }
@@ -212,7 +217,7 @@ def _complete(operation: dict[str, Any], method: str, route: RouteOptions, setti
     if method != "get":
         headers[2] = "X-Consistency-Level-of-writes"
     if "412" in responses:
-        headers.append("If-Match")
+        headers += ["If-Match", "If-None-Match-of-writes"]
     if "409" in responses:
         headers.append("Idempotency-Key")
     if "304" in responses:

@@ -11,6 +11,8 @@ from flask import Response, g
 
 from routes.blueprint import Blueprint
 from routes.resource import Resource
+from storage.cql import Page
+from storage.db_io.cluster import paging_scope
 from tests.testbed.db_io import observers
 from tests.testbed.schemas.observers import (
     NewObserver,
@@ -18,15 +20,16 @@ from tests.testbed.schemas.observers import (
     ObserverBatch,
     ObserverChanges,
     ObserverListQuery,
+    ObserverPageQuery,
     ObserverPath,
     ObserversCreated,
+    ObserversPage,
     ObserverStreamQuery,
 )
-from web import versions
+from web import pagination, versions
 from web.idempotency import create_rows
 from web.media_types import STREAM_TYPES
 from web.openapi import responses
-from web.pagination import page_response, requested_paging_state
 from web.responses import ResponseValue, location
 from web.route_options import route_options
 from web.streaming import stream_response
@@ -54,8 +57,8 @@ def post_observer(body: NewObserver) -> ResponseValue:
 @route_options(produces=STREAM_TYPES)
 def list_observers(query: ObserverListQuery) -> Response:
     """One page of observers, in token order. The `Link` header has the next page."""
-    page = observers.retrieve_observers_page(g.session, query.limit, requested_paging_state(), g.options)
-    return page_response(page, observers.TABLE.public_columns)
+    page = observers.retrieve_observers_page(g.session, query.limit, pagination.requested_paging_state(), g.options)
+    return pagination.page_response(page, observers.TABLE.public_columns)
 
 
 @blueprint.get("/observers/stream", responses=responses(200, Observer, many=True, stream=True))
@@ -63,6 +66,16 @@ def list_observers(query: ObserverListQuery) -> Response:
 def stream_observers(query: ObserverStreamQuery) -> Response:
     """Observers as a stream, in token order; `limit` has no upper bound."""
     return stream_response(observers.stream_observers(g.session, query.limit, query.fetch_size, g.options))
+
+
+@blueprint.get("/observers/stream/pages", responses=responses(200, ObserversPage, 400))
+def page_observers(query: ObserverPageQuery) -> ResponseValue:
+    """One page of observers, in token order. The body has the `page_state` of the next page."""
+
+    def read(fetch_size: int, paging_state: bytes | None) -> Page:
+        return observers.retrieve_observers_page(g.session, fetch_size, paging_state, g.options)
+
+    return pagination.walk_page("observers", query, f"observers/stream/pages {paging_scope(g.session)}", read)
 
 
 @blueprint.post("/observers/batch", responses=responses(201, ObserversCreated, 409))

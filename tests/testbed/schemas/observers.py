@@ -64,6 +64,14 @@ class ObserversCreated(BaseModel):
     observers: list[Observer]
 
 
+class ObserversPage(BaseModel):
+    """One page of observers."""
+
+    observers: list[Observer]
+    has_more: bool
+    page_state: str | None
+
+
 class ObserverPath(Path):
     """Path of one observer."""
 
@@ -82,3 +90,14 @@ class ObserverStreamQuery(Query):
 
     limit: Annotated[Number, Field(ge=0, description="Total number of observers; there is no upper limit.")] = 1000
     fetch_size: Annotated[FetchSize, Field(description="Number of rows in each page from Cassandra.")] = 1000
+
+
+class ObserverPageQuery(Query):
+    """Query parameters of `GET /observers/stream/pages`."""
+
+    limit: Annotated[Number, Field(ge=0)] = optional(
+        description="Total number of observers over all pages; by default all. Requests with page_state may leave it "
+        "out."
+    )
+    fetch_size: Annotated[FetchSize, Field(description="Number of observers in this response.")] = 100
+    page_state: str = optional(description="From the previous response.")

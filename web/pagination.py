@@ -32,7 +32,7 @@ CLOCK_SKEW = 300
 # Limit and rows left (in a walk with a limit only), paging state, time and signature. Only one text is valid for each
 # token: the form is checked, because the base64 decoder skips invalid characters, and the 384 bits of the signature
 # fill 64 characters without unused bits.
-_TOKEN = re.compile(r"([0-9]+\.[0-9]+\.)?[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{64}")
+_TOKEN = re.compile(r"([0-9]{1,20}\.[0-9]{1,20}\.)?[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{64}")
 
 _INVALID = "Invalid page_state: it was not issued for this query"
 

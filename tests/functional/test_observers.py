@@ -122,6 +122,60 @@ def test_if_match_on_a_deleted_observer_is_rejected(live: Service, create: Calla
     assert live.client.put(url(created), json=OBSERVER, headers=condition).status_code == 404
 
 
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("form", ["*", '"{}"', 'W/"{}"', '"x", "{}"', '"{}-gzip"'])
+def test_if_none_match_rejects_a_write_to_the_given_version(
+    live: Service, create: Callable[..., httpx.Response], method: str, form: str
+) -> None:
+    """A write whose If-None-Match has the current version returns 412 and changes nothing."""
+    created = create()
+    tag = form.format(created.headers["ETag"].strip('"'))
+    body = {"PUT": OBSERVER, "PATCH": {"age": 1}}.get(method)
+    for condition in ({}, {"If-Match": created.headers["ETag"]}, {"If-Match": "*"}, {"If-Match": '"other"'}):
+        headers = {"If-None-Match": tag} | condition
+        assert live.client.request(method, url(created), json=body, headers=headers).status_code == 412
+    read = live.client.get(url(created))
+    assert (read.json(), read.headers["ETag"]) == (created.json(), created.headers["ETag"])
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+def test_if_none_match_accepts_a_write_to_another_version(
+    live: Service, create: Callable[..., httpx.Response], method: str
+) -> None:
+    """A write whose If-None-Match has only other versions succeeds, also with If-Match."""
+    created = create()
+    current = live.client.patch(url(created), json={"name": "Changed"}).headers["ETag"]
+    body = {"PUT": OBSERVER, "PATCH": {"age": 1}}.get(method)
+    if method != "DELETE":
+        unknown = live.client.request(method, url(created), json=body, headers={"If-None-Match": '"nonsense"'})
+        assert unknown.status_code == 200
+        current = unknown.headers["ETag"]
+    headers = {"If-None-Match": created.headers["ETag"], "If-Match": current}
+    written = live.client.request(method, url(created), json=body, headers=headers)
+    assert written.status_code == (204 if method == "DELETE" else 200)
+    assert live.client.get(url(created)).status_code == (404 if method == "DELETE" else 200)
+
+
+@pytest.mark.parametrize("tag", ["*", '"nonsense"'])
+def test_if_none_match_on_an_observer_that_does_not_exist(live: Service, tag: str) -> None:
+    """PUT and PATCH return 404 and create nothing. DELETE returns 204, but 412 with If-Match."""
+    path, headers = f"/observers/{uuid.uuid4()}", {"If-None-Match": tag}
+    assert live.client.put(path, json=OBSERVER, headers=headers).status_code == 404
+    assert live.client.patch(path, json={"age": 1}, headers=headers).status_code == 404
+    assert live.client.get(path, headers=headers).status_code == 404
+    assert live.client.delete(path, headers=headers).status_code == 204
+    assert live.client.delete(path, headers=headers | {"If-Match": "*"}).status_code == 412
+
+
+def test_head_returns_304_as_get_does(live: Service, create: Callable[..., httpx.Response]) -> None:
+    created = create()
+    for tag in (created.headers["ETag"], "*"):
+        for method in ("GET", "HEAD"):
+            fresh = live.client.request(method, url(created), headers={"If-None-Match": tag})
+            assert (fresh.status_code, fresh.content, fresh.headers["ETag"]) == (304, b"", created.headers["ETag"])
+    assert live.client.head(url(created), headers={"If-None-Match": '"nonsense"'}).status_code == 200
+
+
 # --- pages -------------------------------------------------------------------------------------------------
 
 

@@ -57,6 +57,7 @@ def start_with(variables: dict[str, str], *command: str) -> subprocess.Completed
         ({"MAX_STREAMS_IN_FLIGHT": "48"}, "MAX_STREAMS_IN_FLIGHT must be less than MAX_REQUESTS_IN_FLIGHT (48)"),
         ({"GUNICORN_THREADS": "64"}, "GUNICORN_THREADS was removed. Set MAX_REQUESTS_IN_FLIGHT"),
         ({"SECRET_KEY": "short"}, "SECRET_KEY"),
+        ({"SECRET_KEY_PREVIOUS": "a key that is long enough,short"}, "SECRET_KEY_PREVIOUS"),
         ({"APP_ENV": "production"}, "SECRET_KEY"),
         ({"APP_ENV": "production", "SECRET_KEY": "x" * 16, "DIAGNOSTICS": "1"}, "OPERATOR_TOKEN"),
         ({"APP_ENV": "staging"}, "APP_ENV"),

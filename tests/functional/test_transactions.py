@@ -335,3 +335,31 @@ def test_write_between_read_and_transaction_is_detected(session: Session) -> Non
     stored = observers.TABLE.retrieve(session, observer.id, options)
     assert stored is not None
     assert stored.age == 99
+
+
+class _Versions:
+    """All versions except the excluded ones, as If-None-Match accepts them."""
+
+    def __init__(self) -> None:
+        self.excluded: set[Any] = set()
+
+    def __contains__(self, version: object) -> bool:
+        return version not in self.excluded
+
+
+def test_excluded_version_written_between_read_and_transaction_is_detected(session: Session) -> None:
+    """The transaction is not applied to a version that If-None-Match excludes, even if the read found another one."""
+    options = QueryOptions()
+    observer = observers.TABLE.new(OBSERVER)
+    observers.TABLE.create(session, [observer], options)
+    versions = _Versions()
+
+    def write_excluded_version() -> None:
+        versions.excluded.add(observers.TABLE.update(session, observer.id, {"name": "First"}, None, options).version)
+
+    with pytest.raises(VersionConflict):
+        observers.TABLE.update(
+            session, observer.id, _ChangesWithAction({"age": 99}, write_excluded_version), versions, options
+        )
+    stored = observers.TABLE.retrieve(session, observer.id, options)
+    assert (stored.name, stored.age) == ("First", OBSERVER["age"])

@@ -227,6 +227,21 @@ def test_page_states_lead_through_all_filtered_users(populated: Service) -> None
     assert min(user["age"] for user in seen) == 30
 
 
+def test_limit_of_filtered_pages_counts_the_users_that_are_returned(populated: Service) -> None:
+    """The pages have as many users in total as the limit; the filter skips others."""
+    sizes, state = [], None
+    for _ in range(10):
+        parameters: dict[str, Any] = {"limit": 75, "fetch_size": 30, "age_filter": 30}
+        page = populated.client.get("/users/stream/pages", params=parameters | ({"page_state": state} if state else {}))
+        sizes.append(len(page.json()["users"]))
+        state = page.json()["page_state"]
+        if state is None:
+            break
+    assert (sum(sizes), max(sizes), page.json()["has_more"]) == (75, 30, False)
+    empty = populated.client.get("/users/stream/pages?limit=0")
+    assert (empty.status_code, empty.text) == (200, '{"users":[],"has_more":false,"page_state":null}')
+
+
 def test_page_states_are_rejected_if_modified_or_used_for_another_query(populated: Service) -> None:
     """A page_state is valid only unmodified and for the query that returned it. Otherwise: 400."""
     filtered_state = populated.client.get("/users/stream/pages?fetch_size=10&age_filter=20").json()["page_state"]

@@ -14,7 +14,7 @@ from cassandra.cluster import Session
 from api import create_app
 from settings import Settings
 from storage.db_io.cluster import paging_scope
-from tests.support import OBSERVER, Service, service
+from tests.support import OBSERVER, Service, service, wait_for
 from tests.testbed import database
 from web import pagination
 
@@ -196,6 +196,8 @@ def test_page_state_that_cassandra_rejects_returns_400(live: Service, session: A
         token = pagination.sign(b"\x01\x02no paging state", f"/observers [] {paging_scope(session)}")
     response = live.client.get("/observers", params={"page_state": token})
     assert (response.status_code, response.json()["detail"]) == (400, "Cassandra no longer accepts this page_state.")
+    # The driver closed its connection after this error. The next tests need a new one.
+    wait_for(live.healthy, description="a new connection to Cassandra")
 
 
 # --- batches -----------------------------------------------------------------------------------------------

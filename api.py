@@ -6,7 +6,6 @@ import logging.config
 from collections.abc import Sequence
 
 from flask_openapi3 import Info, OpenAPI
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from observability import logs
 from routes import BLUEPRINTS
@@ -15,6 +14,7 @@ from settings import Settings, get_settings, require_version
 from storage import DRIVER_VERSIONS
 from storage.db_connect import Session
 from web import dependencies, errors, hooks, openapi
+from web.forwarded_headers import trust_proxies
 from web.json import OrjsonProvider
 from web.request_body import FieldbookRequest
 
@@ -57,6 +57,5 @@ def create_app(
             app.register_api(blueprint)
     openapi.register(app, settings)
     if settings.trusted_proxies:
-        hops = settings.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, hops, hops, hops, x_prefix=hops)  # type: ignore[method-assign]
+        app.wsgi_app = trust_proxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore
     return app

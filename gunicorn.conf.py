@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from server import graceful_shutdown, metrics_directory, stderr
+from server import graceful_shutdown, loopback, metrics_directory, stderr
 from server.reload import forget_application, import_settings, prepare_worker
 
 stderr.install()
@@ -40,6 +40,7 @@ metrics_directory.create()
 
 def when_ready(server):  # type: ignore[no-untyped-def]
     """In the master, before it forks the first worker."""
+    loopback.require(server, _settings)
     graceful_shutdown.install(server, _settings.drain_time)
 
 

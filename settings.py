@@ -7,10 +7,12 @@ checks the versions of packages whose private API the service uses.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import ssl
 import sys
 import zipfile
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
@@ -32,6 +34,8 @@ Seconds = Annotated[float, Field(gt=0, le=3600)]
 # Characters of a secret.
 _MIN_KEY_LENGTH = 16
 
+# A host name or an IPv4 address, perhaps with a leading period.
+_TRUSTED_HOST = re.compile(r"\.?[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*")
 
 # Seconds. No request may have a longer deadline.
 MAX_REQUEST_TIMEOUT = 60.0
@@ -54,7 +58,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
-    app_env: Literal["development", "production"] = "development"
+    app_env: Literal["development", "production"] = "production"
+    allow_remote_development: bool = False
     secret_key: SecretStr | None = None
     secret_key_previous: SecretStr | None = None
     operator_token: SecretStr | None = None
@@ -70,6 +75,7 @@ class Settings(BaseSettings):
     queue_timeout: Annotated[float, Field(ge=0, le=60)] = 0.5
     cpu_affinity: bool = True
     trusted_proxies: Annotated[int, Field(ge=0, le=10)] = 0
+    trusted_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     request_timeout: Annotated[float, Field(gt=0, le=MAX_REQUEST_TIMEOUT)] = 10.0
     client_idle_timeout: Seconds = 30.0
     min_transfer_rate: Annotated[int, Field(ge=1)] = 10_000
@@ -124,6 +130,20 @@ class Settings(BaseSettings):
             raise ValueError(f"{value} is not a zip file; give the path of the secure-connect bundle")
         return value
 
+    @field_validator("trusted_hosts", mode="before")
+    @classmethod
+    def _check_trusted_hosts(cls, value: object) -> object:
+        if isinstance(value, str):
+            hosts = tuple(host.strip().lower() for host in value.split(",") if host.strip())
+            for host in hosts:
+                if not _TRUSTED_HOST.fullmatch(host):
+                    raise ValueError(
+                        f"{host!r} is not a host name. Give names or IPv4 addresses without scheme, port, path and *, "
+                        "separated by commas; a name that begins with a period includes its subdomains"
+                    )
+            return hosts
+        return value
+
     @field_validator("cassandra_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
@@ -157,10 +177,10 @@ class Settings(BaseSettings):
             )
         if self.app_env == "production" and self.diagnostics and self.operator_token is None:
             raise ValueError("DIAGNOSTICS=true requires OPERATOR_TOKEN when APP_ENV=production")
-        if self.app_env == "production" and self.secret_key is None:
+        if self.trusted_proxies and not self.trusted_hosts:
             raise ValueError(
-                "SECRET_KEY is required when APP_ENV=production; it must be the same for all workers and instances. "
-                "Generate one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
+                "TRUSTED_HOSTS is required when TRUSTED_PROXIES is above 0. Set it to the host names that clients use, "
+                "for example TRUSTED_HOSTS=field.example.org"
             )
         return self
 
@@ -221,6 +241,12 @@ class Settings(BaseSettings):
         """`SECRET_KEY`; in development a generated key that all workers of this checkout share."""
         if self.secret_key is not None:
             return self.secret_key.get_secret_value().encode()
+        if self.app_env == "production":
+            raise SettingsError(
+                "SECRET_KEY is required when APP_ENV=production, which is the default. It must be the same for all "
+                "workers and instances; generate one: python -c 'import secrets; print(secrets.token_urlsafe(48))'. On "
+                "your own machine, use `make run` or set APP_ENV=development instead."
+            )
         return _development_key(PROJECT / ".fieldbook" / "secret_key")
 
     @cached_property
@@ -229,11 +255,15 @@ class Settings(BaseSettings):
         return [*(key.encode() for key in _split_keys(self.secret_key_previous)), self.signing_key]
 
     def check_signing_key(self) -> None:
-        """Check the length of the signing key. In development this creates a missing key.
+        """Check the signing key, which only a process that serves requests needs. In development this creates it.
 
-        :raises SettingsError: the file with the development key is damaged.
+        :raises SettingsError: `SECRET_KEY` is missing in production, or the development key can't be used.
         """
-        if len(self.signing_key) < _MIN_KEY_LENGTH:
+        try:
+            length = len(self.signing_key)
+        except OSError as error:
+            raise SettingsError(f"The development key can't be stored: {error}. Set SECRET_KEY instead.") from None
+        if length < _MIN_KEY_LENGTH:
             raise SettingsError(
                 "The development key in .fieldbook/secret_key is damaged. Delete the file; the next start creates it."
             )
@@ -266,42 +296,55 @@ _REMOVED = {
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings of this process.
+    """The settings of this process. The first call prints a warning for each variable that looks like a mistake.
 
     :raises SettingsError: variables are wrong or missing; the message names each of them.
     """
-    env_file = Path(os.environ.get("ENV_FILE") or PROJECT / ".env")
-    _reject_unknown_names(env_file)
+    env_file = _env_file()
+    if os.environ.get("ENV_FILE") and (not env_file.exists() or env_file.is_dir()):
+        raise SettingsError(f"ENV_FILE: {env_file} is not a file; give the path of a file such as .env")
+    try:
+        names = list(dotenv_values(env_file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{env_file} can't be read: {error}") from None
+    if mistakes := _mistaken_names(names):
+        raise SettingsError("\n".join(f"{env_file}: {mistake}" for mistake in mistakes))
+    # The environment also has variables of other programs, so these names don't prevent the start.
+    for mistake in _mistaken_names(os.environ):
+        print(f"Warning: {mistake} The service ignores this environment variable.", file=sys.stderr)
     try:
         return Settings(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
 
 
-def _reject_unknown_names(env_file: Path) -> None:
-    """Report removed variables, and likely misspellings of our variables.
+def default_to_development() -> None:
+    """Set `APP_ENV=development` for this process and those that it starts, unless the environment or `.env` sets it.
 
-    Other unknown names may belong to other programs.
-
-    :raises SettingsError: a name was ours or is nearly one of ours, or `ENV_FILE` can't be read.
+    For the commands of a developer, such as `make run`. Call this before the first `get_settings()`.
     """
-    if os.environ.get("ENV_FILE") and (not env_file.exists() or env_file.is_dir()):
-        raise SettingsError(f"ENV_FILE: {env_file} is not a file; give the path of a file such as .env")
+    sources: list[Mapping[str, str | None]] = [os.environ]
+    # get_settings() reports a file that can't be read.
+    with suppress(OSError, UnicodeDecodeError):
+        sources.append(dotenv_values(_env_file()))
+    if not any(value and name.upper() == "APP_ENV" for source in sources for name, value in source.items()):
+        os.environ["APP_ENV"] = "development"
+
+
+def _env_file() -> Path:
+    return Path(os.environ.get("ENV_FILE") or PROJECT / ".env")
+
+
+def _mistaken_names(names: Iterable[str]) -> list[str]:
+    """A sentence for each name that was removed or is nearly the name of a variable."""
     known = [field.upper() for field in Settings.model_fields]
-    try:
-        names = list(dotenv_values(env_file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{env_file} can't be read: {error}") from None
-    problems = []
-    # The environment has many variables of other programs, so a misspelling must be closer to our name there.
-    for where, found, cutoff in ((str(env_file), names, 0.9), ("Environment", list(os.environ), 0.95)):
-        for name in found:
-            if name.upper() in _REMOVED:
-                problems.append(f"{where}: {name} was removed. {_REMOVED[name.upper()]}")
-            elif name.upper() not in known and (near := get_close_matches(name.upper(), known, n=1, cutoff=cutoff)):
-                problems.append(f"{where}: {name} is unknown. Did you mean {near[0]}?")
-    if problems:
-        raise SettingsError("\n".join(problems))
+    mistakes = []
+    for name in names:
+        if name.upper() in _REMOVED:
+            mistakes.append(f"{name} was removed. {_REMOVED[name.upper()]}")
+        elif name.upper() not in known and (near := get_close_matches(name.upper(), known, n=1, cutoff=0.9)):
+            mistakes.append(f"{name} is unknown. Did you mean {near[0]}?")
+    return mistakes
 
 
 def _explain(error: ValidationError) -> str:

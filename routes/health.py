@@ -110,7 +110,7 @@ def _disconnected(nodes: cluster.ClusterStatus = _NO_NODES) -> _Finding:
 
 
 @blueprint.get("/health", responses=responses(200, Health, 504) | responses(503, Health))
-@route_options(session=False, limited=False)
+@route_options(session=False, limited=False, any_host=True)
 def health() -> ResponseValue:
     """Readiness: whether Cassandra can be queried and the instance is not draining.
 
@@ -142,7 +142,7 @@ def _health(status: str, cassandra: str, finding: _Finding) -> dict[str, object]
 
 
 @blueprint.get("/health/live", responses=responses(200, Live))
-@route_options(session=False, limited=False)
+@route_options(session=False, limited=False, any_host=True)
 def live() -> ResponseValue:
     """Liveness: whether the process serves requests. Does not use Cassandra."""
     return {"status": "alive"}

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
-from server import GUNICORN_VERSIONS
+from server import GUNICORN_VERSIONS, loopback
 
 if TYPE_CHECKING:
     from settings import Settings
@@ -35,9 +35,9 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def import_settings() -> Settings:
-    """Import the project's modules again and read the settings.
+    """Import the project's modules again, and read and check the settings.
 
-    If the settings are wrong, the first start ends with exit status 2 and the explanation on standard error. Later the
+    If they are wrong, the first start ends with exit status 2 and the explanation on standard error. Later the
     explanation is logged, and the previous modules, with the previous settings, stay in use. An unsupported version of
     a package ends the start, and also a reload, with exit status 2.
     """
@@ -50,7 +50,11 @@ def import_settings() -> Settings:
         settings.require_version("gunicorn", GUNICORN_VERSIONS, used_by="server/__init__.py")
         settings.require_version("cassandra-driver", DRIVER_VERSIONS, used_by="storage/cql/driver.py")
         settings.require_version("prometheus-client", PROMETHEUS_VERSIONS, used_by="observability/metrics_files.py")
-        return settings.get_settings()
+        current = settings.get_settings()
+        current.check_signing_key()
+        if "settings" in before:
+            loopback.check_reload(before["settings"].get_settings(), current)
+        return current
     except settings.UnsupportedVersion as error:
         # Not recoverable: new workers import the package from disk.
         sys.stderr.write(f"{error}\n")

@@ -31,13 +31,14 @@ FEW_THREADS = {"WEB_CONCURRENCY": "1", "MAX_REQUESTS_IN_FLIGHT": "1", "MAX_REQUE
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without the service's variables.
+    """Return the environment without the service's variables, and with APP_ENV=development.
 
-    No test then depends on what the developer has set.
+    No test then depends on what the developer has set. `{"APP_ENV": ""}` unsets it.
     """
     service_variables = {name.upper() for name in Settings.model_fields}
     return {name: value for name, value in os.environ.items() if name not in service_variables} | {
-        "ENV_FILE": os.devnull
+        "ENV_FILE": os.devnull,
+        "APP_ENV": "development",
     }
 
 

@@ -27,7 +27,7 @@ _REF = "#/components/schemas/{model}"
 
 _ERRORS = {
     304: "The client already has this version",
-    400: "Invalid JSON, an invalid UUID, or a page_state that was not issued for this query",
+    400: "Invalid JSON, an invalid UUID, a page_state that was not issued for this query, or an untrusted host name",
     401: "No operator token, or a wrong one",
     403: "The service has no OPERATOR_TOKEN, so no client can call this route",
     404: "Not found",
@@ -200,6 +200,8 @@ def _complete(operation: dict[str, Any], method: str, route: RouteOptions, setti
         errors.append(406)
     if route.limited:
         errors += [503, 504]
+    if settings.trusted_hosts and not route.any_host:
+        errors.append(400)
     if "requestBody" in operation:
         errors += [400, 408, 413, 415]
     if route.operators_only(settings):

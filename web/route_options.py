@@ -24,6 +24,7 @@ class RouteOptions:
     :ivar stream: the request counts against the limit of streams too. It has a timeout for each page instead of a
         deadline, unless the client sends a deadline.
     :ivar limited: false for the health routes, which count against no limit and never wait.
+    :ivar any_host: the route ignores TRUSTED_HOSTS, because probes send the address of the instance.
     :ivar timeout: seconds until the deadline if the client sends none; None for the setting REQUEST_TIMEOUT.
     :ivar operators: in which environments only operators may call the route: all (`everywhere`), only production, or
         none (None).
@@ -33,6 +34,7 @@ class RouteOptions:
     session: bool = True
     stream: bool = False
     limited: bool = True
+    any_host: bool = False
     timeout: float | None = None
     operators: Literal["everywhere", "in production"] | None = None
 

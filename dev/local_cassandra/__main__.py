@@ -10,7 +10,7 @@ import time
 from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import STATE, Node, ring, speaks_cql, stop_services
 from dev.local_cassandra.ring import wait_until_nodes_see_each_other
-from settings import settings_or_exit
+from settings import default_to_development, settings_or_exit
 
 
 def start(count: int) -> None:
@@ -20,6 +20,7 @@ def start(count: int) -> None:
     :raises NodeError: when a node does not start.
     """
     began = time.monotonic()
+    default_to_development()
     nodes = ring(count, settings_or_exit().cassandra_port)
     if nodes[0].running() is None and speaks_cql(nodes[0].address, nodes[0].native_port):
         sys.exit(

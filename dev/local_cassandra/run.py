@@ -13,7 +13,8 @@ from pathlib import Path
 
 from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import STATE, Node, bind_error, ring, service_pid_file, speaks_cql
-from settings import Settings, settings_or_exit
+from server.loopback import check_addresses
+from settings import Settings, SettingsError, default_to_development, settings_or_exit
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -40,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dev.local_cassandra.run", description=__doc__)
     parser.add_argument("--reload", action="store_true", help="restart the workers when a Python file changes")
     arguments = parser.parse_args()
-    settings = settings_or_exit()
+    settings = _settings_or_exit()
     for stop_signal in _STOP_SIGNALS:
         # nohup ignores SIGHUP, so that a closed terminal does not stop the service. Keep it ignored.
         if stop_signal != signal.SIGHUP or signal.getsignal(stop_signal) is not signal.SIG_IGN:
@@ -84,6 +85,19 @@ def main() -> None:
             gunicorn.wait()
         if node is not None and node.stop():
             _print_if_possible("Cassandra stopped. Its data is kept for the next start.")
+
+
+def _settings_or_exit() -> Settings:
+    """The settings, in development by default. Exit if gunicorn would refuse them, before Cassandra starts."""
+    default_to_development()
+    settings = settings_or_exit()
+    try:
+        settings.check_signing_key()
+        check_addresses(settings, [settings.host])
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+    return settings
 
 
 def _print_if_possible(line: str) -> None:

@@ -14,7 +14,7 @@ from cassandra.cluster import Session
 from api import create_app
 from settings import Settings
 from storage.db_io.cluster import paging_scope
-from tests.support import OBSERVER, Service, service
+from tests.support import OBSERVER, Service, service, wait_for
 from tests.testbed import database
 from web import pagination
 
@@ -250,23 +250,8 @@ def test_page_state_that_cassandra_rejects_returns_400(live: Service, session: A
         token = pagination.sign(b"\x01\x02no paging state", f"/observers [] {paging_scope(session)}")
     response = live.client.get("/observers", params={"page_state": token})
     assert (response.status_code, response.json()["detail"]) == (400, "Cassandra no longer accepts this page_state.")
-
-
-def test_links_keep_the_path_prefix_of_a_proxy(start: Callable[..., Service]) -> None:
-    """Behind a trusted proxy that adds a path prefix, Location and Link start with that prefix."""
-    proxied = start({"TRUSTED_PROXIES": "1"})
-    headers = {"X-Forwarded-Prefix": "/field", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "example.org"}
-    created = proxied.client.post("/observers", json=OBSERVER, headers=headers)
-    assert created.headers["Location"].startswith("/field/observers/")
-    link = proxied.client.get("/observers?limit=1", headers=headers).links["next"]["url"]
-    assert link.startswith("/field/observers?limit=1&")
-    assert proxied.client.get("/", headers=headers).json()["docs"] == "/field/docs"
-
-
-def test_forwarded_headers_are_ignored_without_a_trusted_proxy(live: Service) -> None:
-    """A client cannot change the service's links with X-Forwarded-Prefix."""
-    created = live.client.post("/observers", json=OBSERVER, headers={"X-Forwarded-Prefix": "/evil"})
-    assert created.headers["Location"].startswith("/observers/")
+    # The driver closed its connection after this error. The next tests need a new one.
+    wait_for(live.healthy, description="a new connection to Cassandra")
 
 
 # --- batches -----------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ class Run:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dev.local_cassandra.run", *arguments],
                 cwd=directory,
-                env=clean_environment() | {"PORT": str(self.port)} | variables,
+                env=clean_environment() | {"PORT": str(self.port), "APP_ENV": ""} | variables,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

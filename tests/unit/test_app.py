@@ -104,7 +104,7 @@ def test_dates_that_are_not_valid_are_ignored(client: FlaskClient, date: str) ->
 
 
 def test_home_page_links_every_resource_under_the_proxy_prefix() -> None:
-    client = client_with(trusted_proxies=1)
+    client = client_with(trusted_proxies=1, trusted_hosts="localhost")
     links = client.get("/", headers={"X-Forwarded-Prefix": "/field"}).get_json()
     resources = (*RESOURCES, *app.RESOURCES)
     assert links["resources"] == {each.name: f"/field{each.sample_path}" for each in resources if each.sample_path}

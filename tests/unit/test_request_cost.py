@@ -90,7 +90,7 @@ def assert_linear(function: Callable[[str], object], parts: tuple[str, str, str]
 
 @pytest.fixture(scope="module")
 def client() -> FlaskClient:
-    return client_with(trusted_proxies=1, operator_token="the operator token of the tests")
+    return client_with(trusted_proxies=1, trusted_hosts="localhost", operator_token="the operator token of the tests")
 
 
 def send(client: FlaskClient, method: str, path: str, **request: Any) -> TestResponse:

@@ -1,0 +1,51 @@
+"""The request as the server parses it: the host of its target, and the responses to requests that it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from gunicorn.config import Config
+from gunicorn.http.errors import InvalidResponseHeader
+from gunicorn.http.unreader import IterUnreader
+
+from server.request import HttpRequest, RequestRefused, error_response
+
+
+def parse(line: str, *headers: str) -> HttpRequest:
+    data = "\r\n".join([line, *headers, "", ""]).encode()
+    return HttpRequest(Config(), IterUnreader([data]), ("127.0.0.1", 1))
+
+
+@pytest.mark.parametrize(
+    ("line", "headers", "host", "path"),
+    [
+        ("GET http://a.example:80/users?limit=1 HTTP/1.1", ["Host: b.example", "X: y"], "a.example:80", "/users"),
+        ("GET http://a.example HTTP/1.1", ["X: y", "Host: b.example"], "a.example", "/"),
+        ("GET HTTPS://[::1]?a=b HTTP/1.1", ["Host:", "X: y"], "[::1]", "/"),
+        ("GET http://a.example/ HTTP/1.0", ["X: y"], "a.example", "/"),
+        ("GET /users HTTP/1.1", ["Host: b.example", "X: y"], "b.example", "/users"),
+        ("GET /http://a.example HTTP/1.1", ["Host: b.example", "X: y"], "b.example", "/http://a.example"),
+        ("OPTIONS * HTTP/1.1", ["Host: b.example", "X: y"], "b.example", "/"),
+    ],
+)
+def test_host_of_the_target_replaces_the_header(line: str, headers: list[str], host: str, path: str) -> None:
+    """RFC 9112, 3.2.2. Otherwise a proxy that checks one of them could be deceived by the other."""
+    request = parse(line, *headers)
+    assert sorted(request.headers) == [("HOST", host), ("X", "y")]
+    assert request.path == path
+
+
+@pytest.mark.parametrize("error", [ValueError("secret"), InvalidResponseHeader("secret"), KeyboardInterrupt()])
+def test_internal_errors_do_not_expose_details(error: BaseException) -> None:
+    status, request_id, response = error_response(error)
+    assert status == 500
+    assert request_id.encode() in response
+    assert b"secret" not in response
+
+
+def test_long_details_are_shortened() -> None:
+    _, _, response = error_response(RequestRefused(400, "é" * 10_000))
+    head, _, body = response.partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(body)}\r\n".encode() in head
+    assert json.loads(body)["detail"] == "é" * 500 + "…"

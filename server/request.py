@@ -4,6 +4,7 @@
 |---|---|
 | `http.message.Request`: `.uri`, `.path`, `.method`, `.version`, `.headers`, `.must_close` | what the request says |
 | `Request.should_close` | overridden: whether the connection ends after the response |
+| `Request._peer_trusted_for_forwarded` | overridden: the proxy headers that gunicorn itself applies: none |
 | `http.errors.ParseException` and its subclasses | why a request is not valid |
 | `util.http_date` | the `Date` header |
 """
@@ -86,6 +87,14 @@ class HttpRequest(Request):
     def should_close(self) -> bool:
         """Whether no request may follow on the connection."""
         return self.must_close or self._is_last
+
+    def _peer_trusted_for_forwarded(self) -> tuple[dict[str, str], list[str]]:
+        """Trust no client with the headers of proxies: the setting TRUSTED_PROXIES decides, in `api.py`.
+
+        gunicorn would trust every client of a Unix socket, whatever `forwarded_allow_ips` says: with a `SCRIPT_NAME`
+        header, the client could change the path.
+        """
+        return {}, []
 
     def _take_other_target(self) -> None:
         """Set path and Host header for a target that is not a path (RFC 9112, 3.2)."""

@@ -8,6 +8,7 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.http.errors import InvalidResponseHeader
 from gunicorn.http.unreader import IterUnreader
+from gunicorn.http.wsgi import create
 
 from server.request import HttpRequest, RequestRefused, error_response
 
@@ -34,6 +35,15 @@ def test_host_of_the_target_replaces_the_header(line: str, headers: list[str], h
     request = parse(line, *headers)
     assert sorted(request.headers) == [("HOST", host), ("X", "y")]
     assert request.path == path
+
+
+@pytest.mark.parametrize("client", [("127.0.0.1", 1), ""], ids=["TCP", "Unix socket"])
+def test_headers_of_proxies_change_nothing(client: object) -> None:
+    """gunicorn would apply them to requests from this machine, and to all on a Unix socket."""
+    data = b"GET /a/b HTTP/1.0\r\nSCRIPT_NAME: /a\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off\r\n\r\n"
+    request = HttpRequest(Config(), IterUnreader([data]), client)
+    _, environ = create(request, None, client or "", ("127.0.0.1", "8000"), Config())
+    assert (environ["SCRIPT_NAME"], environ["PATH_INFO"], environ["wsgi.url_scheme"]) == ("", "/a/b", "http")
 
 
 @pytest.mark.parametrize("error", [ValueError("secret"), InvalidResponseHeader("secret"), KeyboardInterrupt()])

@@ -51,10 +51,10 @@ def create_app(
     app.url_map.merge_slashes = False
     dependencies.register(app, settings, session)
     errors.register(app)
-    hooks.register(app, settings)
     for blueprint in blueprints:
         if blueprint.is_enabled(settings):
             app.register_api(blueprint)
+    hooks.register(app, settings)
     openapi.register(app, settings)
     if settings.trusted_proxies:
         app.wsgi_app = trust_proxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore

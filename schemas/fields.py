@@ -34,13 +34,22 @@ from schemas.formats import DurationValue as DurationValue
 MAX_INT = 2**31 - 1
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Characters that show nothing: control and format characters, white space (Unicode categories Cc, Cf, Zs, Zl and Zp),
+# all that Unicode calls default ignorable, and the empty Braille pattern. Those above U+FFFF are written as they are,
+# because Python and ECMAScript have no escape for them in common.
+_INVISIBLE = (
+    r"\x00-\x20\x7f-\xa0\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u1680\u17b4\u17b5"
+    r"\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+_BLANK = re.compile(f"[{_INVISIBLE}]*")
 
 
 def _text(value: str) -> str:
     if _CONTROL.search(value):
         raise ValueError("Text must not contain control characters")
-    if not value.strip():
-        raise ValueError("Text must not be blank")
+    if _BLANK.fullmatch(value):
+        raise ValueError("Text must not be blank: it must have a visible character")
     return value
 
 
@@ -51,15 +60,16 @@ def _segment(value: str) -> str:
 
 
 # The same rules in JSON Schema, for the OpenAPI document.
-_TEXT_SCHEMA = {"pattern": r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"}
+_BLANK_SCHEMA = {"pattern": f"^{_BLANK.pattern}$"}
+_TEXT_SCHEMA = {"pattern": r"^[^\x00-\x1f\x7f-\x9f]+$", "not": _BLANK_SCHEMA}
 _SEGMENT_SCHEMA = {
-    "pattern": r"^[^/\x00-\x1f\x7f-\x9f]*[^/\s\x00-\x1f\x7f-\x9f][^/\x00-\x1f\x7f-\x9f]*$",
-    "not": {"enum": [".", ".."]},
+    "pattern": r"^[^/\x00-\x1f\x7f-\x9f]+$",
+    "not": {"anyOf": [_BLANK_SCHEMA, {"enum": [".", ".."]}]},
 }
 
 _Length = StringConstraints(min_length=1, max_length=100)
 
-# Text of 1 to 100 characters, not blank, without control characters.
+# Text of 1 to 100 characters, at least one of them visible, without control characters.
 Name = Annotated[str, _Length, AfterValidator(_text), Field(json_schema_extra=_TEXT_SCHEMA)]
 
 # A name that is also a segment of the resource's URL.
@@ -70,6 +80,7 @@ Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 
 # Most addresses have this form: the local part needs no normalization, so only its length and the domain are checked.
 _PLAIN_EMAIL = re.compile(r"([a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*)@((?!.*xn--)[a-z0-9.-]+)", re.ASCII)
+# Bytes of a local part (RFC 5321, 4.5.3.1.1). email_validator checks the lengths of the domain and the whole address.
 _MAX_LOCAL_PART = 64
 # Part of a domain that is longer than any label. These four characters separate labels. The conversion of a label to
 # ASCII takes quadratic time.
@@ -84,9 +95,12 @@ def _email(value: str) -> str:
             return f"{plain[1]}@{_email_domain(plain[2])}"
         if _LONG_LABEL.search(value.rpartition("@")[2]):
             raise ValueError("The part after the @-sign is invalid: it has more than 63 characters without a period")
-        return validate_email(value, check_deliverability=False).normalized
+        address = validate_email(value, check_deliverability=False)
     except EmailNotValidError as error:
         raise ValueError(str(error)) from None
+    if len(address.local_part.encode()) > _MAX_LOCAL_PART:
+        raise ValueError(f"The part before the @-sign is too long: it has more than {_MAX_LOCAL_PART} bytes")
+    return address.normalized
 
 
 @lru_cache(maxsize=1000)
@@ -158,7 +172,7 @@ Ascii = Annotated[str, _CqlText, AfterValidator(_ascii), Field(json_schema_extra
 AsciiSegment = Annotated[
     Segment,
     AfterValidator(_ascii),
-    Field(json_schema_extra={"pattern": r"^[ -.0-~]*[!-.0-~][ -.0-~]*$"}),
+    Field(json_schema_extra={"pattern": r"^[ -.0-~]+$"}),
 ]
 
 Boolean = Annotated[bool, Field(strict=True)]

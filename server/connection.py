@@ -5,7 +5,7 @@
 | Private name of gunicorn | Used for |
 |---|---|
 | `environ["gunicorn.socket"]` | the :class:`Connection` of a request |
-| `Request`, its `.unreader` (`.take_buffered`) and `.body` (`.read`, `.failed`); `SocketUnreader` | parse a request |
+| `Request.unreader` (`.take_buffered`) and `.body` (`.read`, `.failed`); `SocketUnreader` | parse a request |
 | `Request.force_close` | adds "Connection: close" to the response |
 | `http.errors.LimitRequestHeaders`, `.LimitRequestLine` | the errors for a head that is too large |
 | the socket methods that gunicorn calls: `recv`, `send`, `sendall`, `gettimeout` | :class:`Connection` has them |
@@ -24,9 +24,9 @@ from typing import Any, Literal, NamedTuple
 
 from gunicorn.config import Config
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine
-from gunicorn.http.message import Request
 from gunicorn.http.unreader import SocketUnreader
 
+from server.request import HttpRequest
 from server.request_buffer import MAX_HEAD, RequestBuffer
 
 _READ_SIZE = 65536
@@ -140,10 +140,10 @@ class Connection:
         self.has_begun = False
         self._received, self._blocked = self._sent, 0.0
 
-    def parse_request(self) -> Request:
+    def parse_request(self) -> HttpRequest:
         """Parse the request that has arrived.
 
-        :raises Exception: an exception of gunicorn, for an invalid request.
+        :raises Exception: RequestRefused or an exception of gunicorn, for an invalid request.
         """
         if not self.request.has_head:
             if b"\r\n" not in self.request.data:
@@ -151,13 +151,13 @@ class Connection:
             raise LimitRequestHeaders(f"more than {MAX_HEAD} bytes")
         is_complete = self.request.is_complete
         self._unread = memoryview(self.request.take())
-        request = Request(self._config, SocketUnreader(self), self.client)
+        request = HttpRequest(self._config, SocketUnreader(self), self.client)
         if not is_complete:
             # It is unknown where the next request starts.
             request.force_close()
         return request
 
-    def finish_request(self, request: Request) -> None:
+    def finish_request(self, request: HttpRequest) -> None:
         """Skip the rest of the body that the application did not read, and keep the bytes of the next request."""
         if self.keep:
             with suppress(Exception):

@@ -16,7 +16,8 @@ _MAX_FRAMING = 64 * 1024
 _MAX_CHUNK_LINE = 4096
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked[ \t]*\r\n")
+# A body with another coding is not collected, because the request is refused.
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n")
 _TIMEOUT = re.compile(rb"\r\nx-request-timeout:[ \t]*([0-9]{1,9}(?:\.[0-9]{1,9})?)[ \t]*\r\n")
 _CONTINUE = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n")
 _CHUNK_SIZE = re.compile(rb"([0-9a-f]{1,16})[ \t]*(?:;.*)?", re.IGNORECASE | re.DOTALL)
@@ -28,7 +29,7 @@ class RequestBuffer:
     :ivar data: the bytes.
     :ivar has_head: the request line and all headers have arrived.
     :ivar is_complete: the whole request has arrived.
-    :ivar is_too_large: more of a chunked body has arrived than the application accepts.
+    :ivar is_too_large: the body is larger than the application accepts, by its length or by what has arrived.
     :ivar head_arrived: when the head arrived, by `time.monotonic()`; None if that was just now.
     :ivar expects_continue: the client waits for "100 Continue" before it sends the body.
     :ivar timeout: seconds in the client's `X-Request-Timeout`; None without a valid one. Set if the request has a body.
@@ -99,7 +100,10 @@ class RequestBuffer:
             self._end, self._next_chunk = None, end
         else:
             length = _LENGTH.search(head)
-            if length is None or int(length[1]) > self._max_body:
+            if length is None:
+                return False
+            self.is_too_large = int(length[1]) > self._max_body
+            if self.is_too_large:
                 return False
             self._end = end + int(length[1])
         timeout = _TIMEOUT.search(head)

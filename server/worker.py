@@ -12,7 +12,7 @@ The worker serves HTTP/1.0 and 1.1 without TLS. It does not call gunicorn's hook
 |---|---|
 | `workers.base.Worker.load_wsgi`, `.run`, `.check_config` | overridden: import, main loop, check of the settings |
 | `Worker.app`, `.cfg`, `.log`, `.sockets`, `.PIPE`, `.ppid`, `.reloader` | what the base class gets or creates |
-| `Worker.alive`, `.notify`, `.nr`, `.max_requests`, `.wsgi`, `.handle_error` | state and methods of the base class |
+| `Worker.alive`, `.notify`, `.nr`, `.max_requests`, `.wsgi` | state and methods of the base class |
 | `http.wsgi.create`, `Request.body.failed` | the WSGI environment of a request; whether its body is malformed |
 | `http.wsgi.Response`: `.start_response`, `.write`, `.close` | formats the response |
 | `Response.response_length`, `.chunked`, `.should_close`, `.force_close` | its framing; whether the connection ends |
@@ -36,13 +36,13 @@ from typing import Any
 from gunicorn.config import Config
 from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.http.errors import NoMoreData
-from gunicorn.http.message import Request
 from gunicorn.http.wsgi import create
 from gunicorn.util import make_fail_app
 from gunicorn.workers.base import Worker as BaseWorker
 
 from server.connection import ClientDisconnected, Connection, Limits
 from server.event_loop import EventLoop
+from server.request import HttpRequest, error_response
 from server.thread_pool import ThreadPool
 
 # After a response, a thread polls its connection for the next request, unless other requests wait for a thread:
@@ -173,14 +173,26 @@ class Worker(BaseWorker):
                 connection.abort()
             else:
                 connection.discard()
-                self.handle_error(request, connection, connection.client, error)
+                self._send_error(connection, error)
         finally:
             # Until its next request, log lines of this thread belong to no request.
             self._request_id.set("-")
 
-    def _respond(self, request: Request, connection: Connection) -> None:
+    def _send_error(self, connection: Connection, error: BaseException) -> None:
+        status, request_id, response = error_response(error)
+        self._request_id.set(request_id)
+        if status == 500:
+            self.log.error("500: unexpected error", exc_info=error)
+        else:
+            client = connection.client[0] if connection.client else "-"
+            self.log.warning("%d: invalid request from %s: %s", status, client, error)
+        connection.sendall(response)
+
+    def _respond(self, request: HttpRequest, connection: Connection) -> None:
         response, environ = create(request, connection, connection.client, connection.server, self.cfg)
         environ["wsgi.multithread"] = True
+        # The service has no other protocol, and Werkzeug matches no route for a WebSocket (RFC 9110, 7.8).
+        environ.pop("HTTP_UPGRADE", None)
         self.nr += 1
         if self.nr >= self.max_requests:
             self.alive = False

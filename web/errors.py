@@ -9,7 +9,14 @@ from typing import Any
 
 import orjson
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, ServiceUnavailable, Unauthorized
+from werkzeug.exceptions import (
+    HTTPException,
+    MethodNotAllowed,
+    NotFound,
+    RequestedRangeNotSatisfiable,
+    ServiceUnavailable,
+    Unauthorized,
+)
 from werkzeug.http import HTTP_STATUS_CODES
 
 from schemas.base import InvalidInput
@@ -25,6 +32,7 @@ from storage.errors import (
     StorageUnavailable,
     VersionConflict,
 )
+from web.request_body import UnsupportedContentEncoding
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +68,17 @@ def register(app: Flask) -> None:
 
 
 def _http(error: HTTPException) -> Response:
-    # Flask would redirect to a similar URL, and a redirect can lose the body of a POST: return 404 instead.
-    status = 404 if error.response is not None else error.code or 500
+    status = error.code or 500
     headers: dict[str, str] = {}
     match error:
         case MethodNotAllowed(valid_methods=methods) if methods:
             headers["Allow"] = ", ".join(sorted(methods))
         case ServiceUnavailable(retry_after=seconds) if seconds is not None:
             headers["Retry-After"] = str(seconds)
+        case RequestedRangeNotSatisfiable(units=units, length=int(length)):
+            headers["Content-Range"] = f"{units} */{length}"
+        case UnsupportedContentEncoding():
+            headers["Accept-Encoding"] = "identity"
         case Unauthorized(www_authenticate=challenges) if challenges:
             headers["WWW-Authenticate"] = ", ".join(map(str, challenges))
     detail = error.description or HTTPStatus(status).phrase

@@ -4,11 +4,12 @@ Before the view:
 
 1. `request_id.assign`: the client's `X-Request-ID`, or a new one, for the response and the log.
 2. `trusted_hosts`: 400 if the host is not in TRUSTED_HOSTS, except on the health routes.
-3. If no route matches, Flask raises 404 or 405, and steps 4 to 8 do not run. They do not run for OPTIONS either.
+3. `routing.check`: 400 for a path that is not UTF-8, 404 instead of a redirect, and the methods of a static path. If no
+   route matches, Flask raises 404 or 405, and steps 4 to 8 do not run. They do not run for OPTIONS either.
 4. `operators.require_operator`: on routes for operators, 401 or 403 for other clients.
 5. `deadline.find` and `consistency_level.find`: `X-Request-Timeout` and `X-Consistency-Level`, as `g.options`.
 6. `concurrency_limit`: if too many requests are in flight, wait in the queue; 503 if it is full or the wait too long.
-7. `content_negotiation.negotiate`: `Accept`, as `g.media_type`; `query_string.reject_repeated_parameters`.
+7. `content_negotiation.negotiate`: `Accept`, as `g.media_type`; `query_string.check`.
 8. The Cassandra session, as `g.session`.
 
 The view checks its input, calls `storage.db_io` and returns a response. `errors.py` turns exceptions into problem
@@ -27,28 +28,39 @@ from flask import Flask, Response, current_app, g, request
 from server.connection import arrived_at
 from settings import Settings
 from storage.cql import QueryOptions
-from web import access_log, consistency_level, content_negotiation, deadline, request_id, trusted_hosts
+from web import (
+    access_log,
+    consistency_level,
+    content_negotiation,
+    deadline,
+    query_string,
+    request_id,
+    routing,
+    trusted_hosts,
+)
 from web.concurrency_limit import ConcurrencyLimit
 from web.dependencies import current_session
 from web.operators import require_operator
-from web.query_string import reject_repeated_parameters
 from web.route_options import options_of
 
 
 def register(app: Flask, settings: Settings) -> None:
-    """Add the hooks to an application."""
+    """Add the hooks to an application, after all of its routes are registered."""
     concurrency_limit = ConcurrencyLimit.install(app, settings)
     require_trusted_host = trusted_hosts.checker(settings.trusted_hosts)
+    static_paths = routing.static_paths(app.url_map)
 
-    def before_request() -> None:
+    def before_request() -> Response | None:
         g.started = arrived_at(request.environ)
         request_id.assign()
         view = current_app.view_functions.get(request.endpoint or "")
         route = options_of(view)
         if not route.any_host:
             require_trusted_host()
+        if (response := routing.check(static_paths)) is not None:
+            return response
         if view is None or request.method == "OPTIONS":
-            return
+            return None
         if route.operators_only(settings):
             require_operator(settings.operator_token)
         g.options = QueryOptions(
@@ -59,10 +71,11 @@ def register(app: Flask, settings: Settings) -> None:
         if kind := route.kind:
             concurrency_limit.enter(request.environ, kind, g.options.deadline)
         content_negotiation.negotiate(route)
-        if request.query_string:
-            reject_repeated_parameters()
+        if query := request.query_string:
+            query_string.check(query)
         if route.session:
             g.session = current_session(g.options.remaining())
+        return None
 
     def after_request(response: Response) -> Response:
         # Flask's proxies look up the object on each access. Looked up once here, because it is used many times below.

@@ -27,7 +27,7 @@ _REF = "#/components/schemas/{model}"
 
 _ERRORS = {
     304: "The client already has this version",
-    400: "Invalid JSON, an invalid UUID, a page_state that was not issued for this query, or an untrusted host name",
+    400: "The JSON, UUID, page_state, host name or encoding of the URL is not valid",
     401: "No operator token, or a wrong one",
     403: "The service has no OPERATOR_TOKEN, so no client can call this route",
     404: "Not found",
@@ -36,7 +36,7 @@ _ERRORS = {
     409: "The response to the first request with this Idempotency-Key is not available yet",
     412: "The resource is not at a version that If-Match and If-None-Match accept, or was deleted",
     413: "The body, or the batch made of it, is too large",
-    415: "The body is not JSON",
+    415: "The body is not JSON, or has a Content-Encoding",
     422: "A value is not valid; `errors` names up to 100 values and their rules",
     500: "An unexpected error; the service logs it with the request_id",
     501: "The service does not run under gunicorn; only gunicorn can be stopped by a request",
@@ -195,15 +195,13 @@ def _schemas_of(body: type[BaseModel]) -> dict[str, Any]:
 
 def _complete(operation: dict[str, Any], method: str, route: RouteOptions, settings: Settings) -> None:
     """Add the parameters, response headers and errors that the route shares with others."""
-    errors = [422, 500]
+    errors = [400, 422, 500]
     if method != "delete":
         errors.append(406)
     if route.limited:
         errors += [503, 504]
-    if settings.trusted_hosts and not route.any_host:
-        errors.append(400)
     if "requestBody" in operation:
-        errors += [400, 408, 413, 415]
+        errors += [408, 413, 415]
     if route.operators_only(settings):
         operation["security"] = [{"operator": []}]
         errors += [401, 403]

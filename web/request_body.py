@@ -18,13 +18,17 @@ from werkzeug.exceptions import (
 from server.connection import body_problem
 
 
+class UnsupportedContentEncoding(UnsupportedMediaType):
+    """The body is compressed. The response has an `Accept-Encoding` header (RFC 9110, 12.5.3)."""
+
+
 class FieldbookRequest(Request):
     """A request whose JSON body is read within the limits of size and time."""
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
         """Read and parse the body.
 
-        :raises UnsupportedMediaType: the content type is not JSON (415).
+        :raises UnsupportedMediaType: the content type is not JSON, or the body has a Content-Encoding (415).
         :raises RequestTimeout: the client stopped sending (408).
         :raises GatewayTimeout: the body is not complete at the deadline (504).
         :raises RequestEntityTooLarge: the body exceeds the limit (413).
@@ -32,6 +36,8 @@ class FieldbookRequest(Request):
         """
         if self.mimetype != "application/json":
             raise UnsupportedMediaType("The body must be application/json.")
+        if self.environ.get("HTTP_CONTENT_ENCODING", "").lower() not in ("", "identity"):
+            raise UnsupportedContentEncoding("The body must not have a Content-Encoding: send it uncompressed.")
         match body_problem(self.environ):
             case "stalled":
                 raise RequestTimeout("The client stopped sending the body.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from cassandra.cluster import Session
 
 import routes
 from settings import Settings
+from tests.sockets import RawResponse
 from tests.testbed import app
 
 PROBLEM_FIELDS = {"type", "title", "status", "detail", "instance", "request_id"}
@@ -31,6 +33,16 @@ def assert_problem(response: httpx.Response, status: int) -> dict[str, Any]:
     for error in body.get("errors", ()):
         assert error.keys() == {"loc", "msg", "type"}
     return body
+
+
+def assert_refused(response: RawResponse, status: int) -> None:
+    """Check that the server itself refused a request: with a problem document, and the end of the connection."""
+    assert (response.status, response.closes) == (status, True), response
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = json.loads(response.body)
+    assert problem.keys() == PROBLEM_FIELDS
+    assert (problem["status"], problem["request_id"]) == (status, response.headers["x-request-id"])
+    assert problem["detail"]
 
 
 def row_counts(session: Session, settings: Settings) -> list[int]:

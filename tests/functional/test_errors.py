@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ BODIES: list[tuple[str, str, Any, str]] = [
     ("POST", "/observers", OBSERVER | {"age": None}, "age"),
     ("POST", "/observers", OBSERVER | {"name": ""}, "name"),
     ("POST", "/observers", OBSERVER | {"name": "  "}, "name"),
+    ("POST", "/observers", OBSERVER | {"name": "\u200b\ufeff"}, "name"),
     ("POST", "/observers", OBSERVER | {"name": "a\x00b"}, "name"),
     ("POST", "/observers", OBSERVER | {"name": "a\nb"}, "name"),
     ("POST", "/observers", OBSERVER | {"name": "n" * 101}, "name"),
@@ -45,6 +47,8 @@ BODIES: list[tuple[str, str, Any, str]] = [
     ("POST", "/observers", OBSERVER | {"name": ["Ada"]}, "name"),
     ("POST", "/observers", OBSERVER | {"email": "no address"}, "email"),
     ("POST", "/observers", OBSERVER | {"email": "a@b"}, "email"),
+    ("POST", "/observers", OBSERVER | {"email": "a" * 65 + "@example.org"}, "email"),
+    ("POST", "/observers", OBSERVER | {"email": "é" * 33 + "@example.org"}, "email"),
     ("POST", "/observers", OBSERVER | {"email": INJECTION}, "email"),
     ("POST", "/observers", OBSERVER | {"email": "Ada <ada@example.org>"}, "email"),
     ("POST", "/observers", OBSERVER | {"id": ID}, "id"),
@@ -56,6 +60,7 @@ BODIES: list[tuple[str, str, Any, str]] = [
     ("PATCH", f"/observers/{ID}", {"name": None, "age": 3}, "name"),
     ("PATCH", f"/observers/{ID}", {"nickname": "A"}, "nickname"),
     ("POST", "/find", FIND | {"genus": ""}, "genus"),
+    ("POST", "/find", FIND | {"genus": "\u3164\u2800"}, "genus"),
     ("POST", "/find", FIND | {"genus": "a/b"}, "genus"),
     ("POST", "/find", FIND | {"genus": "g" * 101}, "genus"),
     ("POST", "/find", FIND | {"species": "."}, "species"),
@@ -125,6 +130,27 @@ def test_unsupported_content_types_are_rejected(live: Service, content_type: str
     assert_problem(response, 415)
 
 
+@pytest.mark.usefixtures("row_counts_unchanged")
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "deflate, gzip", "br", "identity, gzip", "x"])
+@pytest.mark.parametrize("compressed", [True, False], ids=["compressed", "plain JSON"])
+def test_compressed_bodies_are_rejected(live: Service, encoding: str, compressed: bool) -> None:
+    """Also a body that is not compressed in spite of its header. The response names what the service accepts."""
+    content = json.dumps(OBSERVER).encode()
+    response = live.client.post(
+        "/observers",
+        content=gzip.compress(content) if compressed else content,
+        headers={"Content-Type": "application/json", "Content-Encoding": encoding},
+    )
+    assert "Content-Encoding" in assert_problem(response, 415)["detail"]
+    assert response.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
+def test_bodies_without_compression_are_accepted(live: Service, encoding: str) -> None:
+    response = live.client.post("/observers", json=OBSERVER, headers={"Content-Encoding": encoding})
+    assert response.status_code == 201
+
+
 def test_connection_is_closed_after_an_oversized_body(live: Service) -> None:
     """`Connection: close` tells the client to reconnect, so that its next request succeeds."""
     large = b'{"name": "' + b"n" * 2_000_000 + b'"}'
@@ -172,6 +198,54 @@ def test_invalid_query_parameters_are_rejected(live: Service, url: str, name: st
     assert problem["errors"][0]["loc"] == ["query", name]
 
 
+@pytest.mark.parametrize("query", ["from=%ff", "from=a%c3", "%ff=a", "from=%c3&%a9", "from=%ed%a0%80", "x=%EF%BF%FE"])
+@pytest.mark.parametrize("path", ["/find/Quercus", "/observers/stream", "/health/live"])
+def test_query_strings_that_are_not_utf8_are_rejected(live: Service, path: str, query: str) -> None:
+    """The service does not use another value than the client sent."""
+    assert "UTF-8" in assert_problem(live.client.get(f"{path}?{query}"), 400)["detail"]
+
+
+def test_characters_beyond_ascii_are_valid_in_paths_and_queries(live: Service) -> None:
+    """Also U+FFFD, which stands for invalid bytes elsewhere."""
+    for genus in ("\ufffd\ufffd", "é\ufffd", "𝄞"):
+        created = live.client.post("/find", json=FIND | {"genus": genus})
+        assert live.client.get(created.headers["Location"]).json()["genus"] == genus
+        path = created.headers["Location"].rpartition("/")[0]
+        assert [row["species"] for row in live.client.get(path, params={"to": genus}).json()] == ["probe"]
+        assert live.client.get(path, params={"from": genus}).json() == []
+        assert live.client.delete(created.headers["Location"]).status_code == 204
+
+
+def test_invalid_bytes_in_a_path_delete_no_other_row(live: Service) -> None:
+    """Werkzeug would decode them to U+FFFD, which is another key."""
+    created = live.client.post("/find", json=FIND | {"genus": "\ufffd\ufffd"})
+    assert "UTF-8" in assert_problem(live.client.delete("/find/%c0%c1/probe"), 400)["detail"]
+    assert live.client.delete(created.headers["Location"]).status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/observers/stream", "GET, HEAD, OPTIONS"),
+        ("/observers/batch", "OPTIONS, POST"),
+    ],
+)
+def test_static_paths_have_only_their_own_methods(live: Service, path: str, allowed: str) -> None:
+    """Not those of `/observers/<id>`, whose route matches the path too."""
+    options = live.client.options(path)
+    assert (options.status_code, options.headers["Allow"]) == (200, allowed)
+    for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "BREW"} - set(allowed.split(", ")):
+        response = live.client.request(method, path)
+        assert (response.status_code, response.headers["Allow"]) == (405, allowed), method
+
+
+def test_range_behind_the_end_of_a_file_returns_its_length(live: Service) -> None:
+    length = int(live.client.head("/docs/swagger-ui.css", headers={"Accept-Encoding": ""}).headers["Content-Length"])
+    response = live.client.get("/docs/swagger-ui.css", headers={"Range": f"bytes={length}-"})
+    assert_problem(response, 416)
+    assert response.headers["Content-Range"] == f"bytes */{length}"
+
+
 PATHS: list[tuple[str, str, int]] = [
     ("GET", "/nope", 404),
     ("GET", "/observers/", 404),
@@ -181,7 +255,13 @@ PATHS: list[tuple[str, str, int]] = [
     ("GET", "/find/Quercus/none", 404),
     ("GET", "/find/Quercus/robur/more", 404),
     ("GET", "/find/%00/%0a", 422),
-    ("GET", "/find/%ff%fe/x", 404),
+    ("GET", "/find/%ff%fe/x", 400),
+    ("DELETE", "/find/%c0%c1/x", 400),
+    ("OPTIONS", "/find/%ff", 400),
+    ("GET", "/%ff", 400),
+    ("GET", "/find/%EF%BF%BD/x", 404),
+    ("GET", "//evil.example/%2e%2e", 404),
+    ("GET", "/health/", 404),
     ("GET", f"/find/{INJECTION}/{INJECTION}", 404),
     ("DELETE", "/observers", 405),
     ("PATCH", "/find", 405),

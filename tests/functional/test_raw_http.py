@@ -1,7 +1,7 @@
-"""HTTP on raw sockets: odd segments, pipelining, limits, other protocols, half-closed and reset connections.
+"""HTTP on raw sockets: odd segments, pipelining, limits, 100-continue, half-closed and reset connections.
 
-Each case ends in a response or a close, never in a hang. tests/functional/test_request_smuggling.py has the cases in
-which bytes of one request could become another request.
+Each case ends in a response or a close, never in a hang. tests/functional/test_request_heads.py has odd request lines
+and headers, and test_request_smuggling.py the cases in which bytes of one request could become another request.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.functional.problems import assert_refused
 from tests.sockets import MAX_BODY_BYTES, RawClient, exchange
 from tests.support import Service, in_flight, wait_for
 from tests.testbed.sample_data import observers
@@ -121,49 +122,7 @@ def test_bodiless_responses_keep_the_connection_usable(target: Service) -> None:
         assert [response.status for response in client.read_to_end()] == [200]
 
 
-# --- versions, targets and other protocols -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("headers", "stays"), [("", False), ("Connection: keep-alive\r\n", True), ("Connection: close\r\n", False)]
-)
-def test_http_1_0_connection_ends_unless_the_client_asks_to_keep_it(target: Service, headers: str, stays: bool) -> None:
-    data = f"GET /health/live HTTP/1.0\r\n{headers}\r\n".encode()
-    responses = exchange(target.port, data, CLOSE)
-    assert [response.status for response in responses] == [200, 200] if stays else [200]
-    assert responses[0].closes is not stays
-
-
-@pytest.mark.parametrize(
-    ("data", "status"),
-    [
-        pytest.param(b"GET http://localhost/health/live HTTP/1.1\r\nHost: x\r\n\r\n", 200, id="absolute form"),
-        pytest.param(b"GET http://[::1/health/live HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="broken absolute form"),
-        pytest.param(b"GET health/live HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="target without a slash"),
-        pytest.param(b"GET * HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="asterisk form"),
-        pytest.param(b"GET /health/live\r\n\r\n", 400, id="HTTP/0.9"),
-        pytest.param(b"GET /health/live HTTP/2.0\r\nHost: x\r\n\r\n", 400, id="HTTP/2.0"),
-        pytest.param(b"GET /health/live HTTP/1.10\r\nHost: x\r\n\r\n", 400, id="HTTP/1.10"),
-        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), 400, id="HTTP/2 preface"),
-        pytest.param(b"PROXY TCP4 127.0.0.1 127.0.0.1 56324 443\r\n" + GET, 400, id="PROXY protocol 1"),
-        pytest.param(
-            b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x7f\x00\x00\x01\x7f\x00\x00\x01\x00\x01\x00\x02" + GET,
-            400,
-            id="PROXY protocol 2",
-        ),
-        pytest.param(b"\x00" * 100 + b"\r\n\r\n", 400, id="NUL bytes"),
-        pytest.param(b"GET /" + b"x" * 8190 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, id="request line over 8190 bytes"),
-        pytest.param(b"GET /" + b"x" * 1_000_000, 414, id="request line without an end"),
-        pytest.param(GET[:-2] + b"X: y\r\n" * 1000 + b"\r\n", 431, id="1000 headers"),
-        pytest.param(GET[:-2] + b"X: " + b"y" * 8190 + b"\r\n\r\n", 431, id="header over 8190 bytes"),
-        pytest.param(GET[:-2] + b"X: " + b"y" * 2_000_000, 431, id="header without an end"),
-        pytest.param(GET[:-2] + b"X: y\r\n" * 400_000, 431, id="headers without an end"),
-    ],
-)
-def test_odd_requests_get_a_response(target: Service, data: bytes, status: int) -> None:
-    response = exchange(target.port, data + CLOSE)[0]
-    assert response.status == status
-    assert response.closes or status == 200
+# --- other protocols -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -173,13 +132,6 @@ def test_tls_client_hello_ends_in_a_close(target: Service) -> None:
     with RawClient(target.port) as client:
         client.send(hello)
         assert all(response.status in (400, 408) for response in client.read_to_end())
-
-
-def test_upgrade_to_another_protocol_is_ignored(target: Service) -> None:
-    """The response is that of a request without the header, on HTTP/1.1."""
-    upgrade = b"\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
-    responses = exchange(target.port, GET.replace(b"\r\n\r\n", upgrade), CLOSE)
-    assert [response.status for response in responses] == [200, 200]
 
 
 # --- Expect: 100-continue ------------------------------------------------------------------------------------
@@ -204,16 +156,25 @@ def test_client_can_send_the_body_without_waiting_for_100(target: Service) -> No
 
 
 @pytest.mark.parametrize("sends", [False, True], ids=["waits", "sends at once"])
-def test_expected_body_over_the_limit_gets_413(target: Service, sends: bool) -> None:
-    """A client that waits for 100 gets 413 without sending its body."""
-    large = EXPECTING.replace(b"Content-Length: %d" % len(BODY), b"Content-Length: %d" % (2 * MAX_BODY_BYTES))
-    responses = exchange(target.port, large + b" " * (2 * MAX_BODY_BYTES) if sends else large)
-    assert [response.status for response in responses if response.status != 100] == [413]
+@pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, 2 * MAX_BODY_BYTES])
+def test_expected_body_over_the_limit_gets_413(target: Service, size: int, sends: bool) -> None:
+    """A client that waits for 100 gets 413, and not 100, without sending its body."""
+    large = EXPECTING.replace(b"Content-Length: %d" % len(BODY), b"Content-Length: %d" % size)
+    responses = exchange(target.port, large + b" " * size if sends else large)
+    assert [response.status for response in responses] == [413]
+
+
+def test_body_of_exactly_the_limit_is_read(target: Service) -> None:
+    """One byte more gets 413 (above)."""
+    exact = EXPECTING.replace(b"Content-Length: %d" % len(BODY), b"Content-Length: %d" % MAX_BODY_BYTES)
+    responses = exchange(target.port, exact + BODY.ljust(MAX_BODY_BYTES))
+    assert [response.status for response in responses if response.status != 100] == [201]
+    assert created(target) == {"expected"}
 
 
 def test_unknown_expectation_gets_417(target: Service) -> None:
     (response,) = exchange(target.port, EXPECTING.replace(b"100-continue", b"200-ok"))
-    assert (response.status, response.closes) == (417, True)
+    assert_refused(response, 417)
 
 
 # --- half-closed and reset connections -----------------------------------------------------------------------

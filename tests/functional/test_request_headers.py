@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -127,6 +128,7 @@ def test_request_id_is_kept_if_valid_and_replaced_otherwise(live: Service) -> No
     valid = "abc.DEF-1_2"
     assert live.client.get("/nope", headers={"X-Request-ID": valid}).headers["X-Request-ID"] == valid
     live.wait_for_log(f"[{valid}] GET /nope 404")
+    assert re.search(rf"\[{valid}\] GET /nope 404 \d+\.\d ms 127\.0\.0\.1$", live.log_text(), re.MULTILINE)
     for invalid in ("a b", "x" * 129, "é".encode(), "<script>", ""):
         returned_id = live.client.get("/observers?limit=1", headers={"X-Request-ID": invalid}).headers["X-Request-ID"]
         assert len(returned_id) == 36

@@ -73,6 +73,9 @@ CHUNKED = "Transfer-Encoding: chunked"
         pytest.param(["Transfer-Encoding: chunked, chunked"], id="chunked, chunked"),
         pytest.param([CHUNKED, CHUNKED], id="chunked twice"),
         pytest.param(["Transfer-Encoding: chunked, gzip"], id="chunked is not the last coding"),
+        pytest.param(["Transfer-Encoding: gzip, chunked"], id="gzip, chunked"),
+        pytest.param(["Transfer-Encoding: gzip", CHUNKED], id="gzip and chunked"),
+        pytest.param(["Transfer-Encoding: identity, chunked"], id="identity, chunked"),
         pytest.param(["Transfer-Encoding: identity"], id="identity"),
         pytest.param(["Transfer-Encoding: xchunked"], id="xchunked"),
         pytest.param(["Transfer-Encoding: chunked;q=1"], id="chunked with a parameter"),
@@ -197,7 +200,7 @@ LARGE = HIDDEN * (MAX_BODY_BYTES // len(HIDDEN) + 1)
         pytest.param(request(POST, WHOLE, "Content_Length: 0", body=HIDDEN), 400, id="Content_Length"),
         pytest.param(
             request("GET /health/live HTTP/1.1", "Connection: Upgrade", "Upgrade: websocket", WHOLE, body=HIDDEN),
-            400,
+            200,
             id="upgrade to WebSocket",
         ),
         pytest.param(
@@ -251,6 +254,8 @@ def test_body_is_not_the_next_request_even_if_the_connection_ends(target: Servic
     [
         pytest.param(request("GET /health/live HTTP/1.1", "Connection: close"), id="Connection: close"),
         pytest.param(request("GET /health/live HTTP/1.1", "Connection: Close"), id="Connection: Close"),
+        pytest.param(request("GET /health/live HTTP/1.1", "Connection: TE, close"), id="Connection: TE, close"),
+        pytest.param(request("GET /health/live HTTP/1.1", "Connection: TE", "Connection: close"), id="two Connections"),
         pytest.param(request("GET /health/live HTTP/1.0"), id="HTTP/1.0"),
         pytest.param(request(POST, "Connection: close", LENGTH, body=OBSERVER), id="body and Connection: close"),
         pytest.param(request("CONNECT localhost:80 HTTP/1.1"), id="CONNECT"),

@@ -202,7 +202,7 @@ def test_oldest_connections_with_bytes_are_closed_at_the_byte_limit(
     idle = running.connect()
     small = [running.connect(POST + b" " * 100) for _ in range(600)]
     assert not any(map(is_closed, small))
-    chunk = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n" + b" " * 60_000
+    chunk = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n" + b" " * 60_000
     large = running.connect(chunk)
     are_closed = [is_closed(client) for client in small]
     assert sum(are_closed) > 300

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
+import sys
+import unicodedata
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -12,7 +14,7 @@ from uuid import UUID
 import orjson
 import pytest
 from jsonschema_rs import Draft202012Validator
-from pydantic import Field, TypeAdapter, create_model
+from pydantic import Field, TypeAdapter, ValidationError, create_model
 
 from schemas import fields, parameters
 from schemas.base import Body, InvalidInput
@@ -41,7 +43,12 @@ FIELDS: dict[str, tuple[Any, list[tuple[Any, Any]], list[Any]]] = {
     "Segment": (
         fields.Segment,
         [("A-1 é", "A-1 é"), ("...", "..."), ("é" * 100,) * 2],
-        ["", " ", "a/b", ".", "..", "a\n", "x" * 101, 7, None],
+        ["", " ", "\u200b", "\ufeff \u2060", "a/b", ".", "..", "a\n", "x" * 101, 7, None],
+    ),
+    "Name": (
+        fields.Name,
+        [("Ada", "Ada"), (" .", " ."), ("/", "/"), ("\u200bé", "\u200bé"), ("👩\u200d🔬", "👩\u200d🔬")],
+        ["", " ", "\u200b", "\ufeff", "\u3164\u115f", "\u2800", "\U000e0041\U000e007f", "a\x85", "x" * 101, 7, None],
     ),
     "AsciiSegment": (
         fields.AsciiSegment,
@@ -312,6 +319,29 @@ def test_responses_match_the_schema_and_are_accepted_again(name: str) -> None:
         document = orjson.loads(orjson.dumps({"value": encoder(parse_type(CQL_TYPES[name]))(value)}))
         assert all(schema.is_valid(document) for schema in schemas)
         assert repr(model.model_validate(document).value) == repr(value)  # type: ignore[attr-defined]
+
+
+# Control and format characters, and white space.
+INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}
+# Characters of other Unicode categories that show nothing: fillers, variation selectors, and the empty Braille pattern.
+FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u2800\u3164\ufe00\ufe0f\uffa0\U000e0100\U000e01ef"
+
+
+def test_text_without_a_visible_character_is_refused() -> None:
+    """Validator and JSON Schema agree on each invisible character of Unicode, alone and before a letter."""
+    validators = [(TypeAdapter(kind), schema_of(kind)) for kind in (fields.Name, fields.Segment)]
+    invisible = {chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) in INVISIBLE}
+    for character in {*invisible, *FILLERS}:
+        is_control = unicodedata.category(character) == "Cc"
+        for adapter, schema in validators:
+            for text, is_valid in ((character, False), (f"{character} {character}", False), (f"{character}a", True)):
+                expected = is_valid and not is_control
+                assert schema.is_valid({"value": text}) == expected, ascii(text)
+                if expected:
+                    assert adapter.validate_python(text) == text
+                else:
+                    with pytest.raises(ValidationError, match="must not"):
+                        adapter.validate_python(text)
 
 
 def test_lone_surrogates_are_refused() -> None:

@@ -6,11 +6,11 @@ import time
 from itertools import pairwise
 
 from gunicorn.config import Config
-from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from server.request import HttpRequest
 from server.request_buffer import MAX_HEAD, RequestBuffer
 
 MAX_BODY = 2000
@@ -52,10 +52,10 @@ def read_by_gunicorn(data: bytes) -> int:
     """Parse the first request and its body.
 
     :returns: bytes that belong to the request.
-    :raises Exception: one of gunicorn's, if the request is not valid or not complete.
+    :raises Exception: RequestRefused or one of gunicorn's, if the request is not valid or not complete.
     """
     unreader = IterUnreader([data])
-    request = Request(Config(), unreader, ("127.0.0.1", 1))
+    request = HttpRequest(Config(), unreader, ("127.0.0.1", 1))
     request.body.read()
     return len(data) - len(unreader.take_buffered())
 
@@ -125,6 +125,19 @@ def test_endless_heads_and_bodies_are_not_collected() -> None:
             buffer.data += repeated
             assert len(buffer.data) < MAX_BODY + 3 * MAX_HEAD
         assert (buffer.is_complete, buffer.is_too_large) == (False, is_too_large)
+
+
+def test_bodies_that_are_refused_are_not_collected() -> None:
+    """A length over the limit, and codings other than chunked: the request is ready without its body."""
+    for headers, is_too_large in (
+        (b"Content-Length: %d\r\nExpect: 100-continue" % (MAX_BODY + 1), True),
+        (b"Transfer-Encoding: gzip, chunked", False),
+        (b"Transfer-Encoding: gzip", False),
+    ):
+        buffer = RequestBuffer(MAX_BODY)
+        buffer.data += b"POST / HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n\r\n"
+        assert buffer.is_ready()
+        assert (buffer.is_complete, buffer.is_too_large, buffer.expects_continue) == (False, is_too_large, False)
 
 
 def test_bytes_that_arrive_one_by_one_cost_little() -> None:

@@ -1,0 +1,57 @@
+"""What Flask's routing decides about a request, without redirects and without methods of other routes.
+
+A path such as `/users/stream` also matches the route `/users/<id>`. Flask would therefore add the methods of that route
+to `Allow`, and pass `PUT /users/stream` to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flask import Response, request
+from werkzeug.exceptions import BadRequest, MethodNotAllowed, NotFound
+from werkzeug.routing import Map, RequestRedirect
+
+# What Werkzeug puts in the place of bytes that are not UTF-8.
+_REPLACEMENT = "\ufffd"
+
+
+def static_paths(url_map: Map) -> dict[str, list[str]]:
+    """The paths of the routes without variable parts, each with its methods."""
+    methods: dict[str, set[str]] = {}
+    for rule in url_map.iter_rules():
+        if not rule.arguments:
+            methods.setdefault(rule.rule, set()).update(rule.methods or ())
+    return {path: sorted(names) for path, names in methods.items()}
+
+
+def check(static: Mapping[str, list[str]]) -> Response | None:
+    """Check the path and the method of the request.
+
+    :param static: from :func:`static_paths`.
+    :returns: the response to OPTIONS on a path of `static`; otherwise None.
+    :raises BadRequest: the path is not valid UTF-8.
+    :raises MethodNotAllowed: the path is in `static`, but not with this method.
+    :raises NotFound: Flask would redirect to a similar path. A redirect could lose the body of a POST.
+    """
+    path = request.path
+    if _REPLACEMENT in path:
+        _reject_invalid_utf8()
+    methods = static.get(path)
+    if methods is not None:
+        if request.method == "OPTIONS":
+            return Response(headers={"Allow": ", ".join(methods)})
+        if request.method not in methods:
+            raise MethodNotAllowed(methods)
+    if isinstance(request.routing_exception, RequestRedirect):
+        raise NotFound
+    return None
+
+
+def _reject_invalid_utf8() -> None:
+    """Raise BadRequest, unless the client sent the replacement character itself."""
+    try:
+        # WSGI holds each byte of the path as one character.
+        request.environ["PATH_INFO"].encode("latin-1").decode()
+    except UnicodeDecodeError:
+        raise BadRequest("The path is not valid UTF-8.") from None

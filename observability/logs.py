@@ -46,15 +46,15 @@ def _format_second(second: int) -> str:
 def config(level: str) -> dict[str, Any]:
     """The logging configuration.
 
-    For `logging.config.dictConfig` and gunicorn's `logconfig_dict`. As a side effect, log records no longer have the
-    attributes for thread, process and source line.
+    For `logging.config.dictConfig` and gunicorn's `logconfig_dict`. As a side effect, a format can't show the source
+    line (`%(pathname)s`, `%(lineno)d`, `%(funcName)s`) and the name of the process any more.
 
     :param level: name of the lowest level to log.
     """
-    # No log line shows these attributes, and collecting them costs time.
+    # Collecting them costs 2 µs a line, more than the rest of the record. Process id and thread cost 0.5 µs.
     # Source: "Optimization" in Python's logging HOWTO.
     logging._srcfile = None
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.logMultiprocessing = False
     return {
         "version": 1,
         "disable_existing_loggers": False,

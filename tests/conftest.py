@@ -22,7 +22,7 @@ from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
 
 from dev.local_cassandra.jars import NodeError
-from dev.local_cassandra.node import STATE, Node, free_port
+from dev.local_cassandra.node import FAST_COMMIT_LOG, STATE, Node, free_port
 from settings import Settings, get_settings
 from storage import db_connect, db_initialize
 from storage.cql.statement import cql_text
@@ -75,7 +75,8 @@ def start_node() -> None:
     """Start a node on free ports and wait until it answers CQL. End the run if it does not."""
     global _node, _port
     _port = free_port()
-    node = Node(directory=STATE / f"tests-{os.getpid()}", native_port=_port, storage_port=free_port())
+    directory = STATE / f"tests-{os.getpid()}"
+    node = Node(directory=directory, native_port=_port, storage_port=free_port(), settings=FAST_COMMIT_LOG)
     try:
         node.start()
         node.wait_until_ready()

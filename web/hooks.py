@@ -5,18 +5,19 @@ Before the view:
 1. `request_id.assign`: the client's `X-Request-ID`, or a new one, for the response and the log.
 2. `trusted_hosts`: 400 if the host is not in TRUSTED_HOSTS, except on the health routes.
 3. `routing.check`: 400 for a path that is not UTF-8, 404 instead of a redirect, and the methods of a static path. If no
-   route matches, Flask raises 404 or 405, and steps 4 to 8 do not run. They do not run for OPTIONS either.
+   route matches, Flask raises 404 or 405, and steps 4 to 9 do not run. They do not run for OPTIONS either.
 4. `operators.require_operator`: on routes for operators, 401 or 403 for other clients.
-5. `deadline.find` and `consistency_level.find`: `X-Request-Timeout` and `X-Consistency-Level`, as `g.options`.
-6. `concurrency_limit`: if too many requests are in flight, wait in the queue; 503 if it is full or the wait too long.
-7. `content_negotiation.negotiate`: `Accept`, as `g.media_type`; `query_string.check`.
-8. The Cassandra session, as `g.session`.
+5. `read_only.reject_write`: in read-only mode, 503 for writes.
+6. `deadline.find` and `consistency_level.find`: `X-Request-Timeout` and `X-Consistency-Level`, as `g.options`.
+7. `concurrency_limit`: if too many requests are in flight, wait in the queue; 503 if it is full or the wait too long.
+8. `content_negotiation.negotiate`: `Accept`, as `g.media_type`; `query_string.check`.
+9. The Cassandra session, as `g.session`.
 
 The view checks its input, calls `storage.db_io` and returns a response. `errors.py` turns exceptions into problem
 documents. After the view:
 
-9. Response headers: those of `content_negotiation.finish`, `X-Request-ID` and `Server-Timing`.
-10. `access_log.write`: metrics and one log line.
+10. Response headers: those of `content_negotiation.finish`, `X-Request-ID` and `Server-Timing`.
+11. `access_log.write`: metrics and one log line.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from web import (
     content_negotiation,
     deadline,
     query_string,
+    read_only,
     request_id,
     routing,
     trusted_hosts,
@@ -49,6 +51,7 @@ def register(app: Flask, settings: Settings) -> None:
     concurrency_limit = ConcurrencyLimit.install(app, settings)
     require_trusted_host = trusted_hosts.checker(settings.trusted_hosts)
     static_paths = routing.static_paths(app.url_map)
+    read_only.register(settings)
 
     def before_request() -> Response | None:
         g.started = arrived_at(request.environ)
@@ -63,6 +66,8 @@ def register(app: Flask, settings: Settings) -> None:
             return None
         if route.operators_only(settings):
             require_operator(settings.operator_token)
+        if settings.read_only:
+            read_only.reject_write(route)
         g.options = QueryOptions(
             deadline=deadline.find(settings.request_timeout, route),
             timeout=settings.request_timeout,

@@ -13,7 +13,7 @@ from cassandra.cluster import Cluster, Session
 from dev.bench import data
 from dev.bench.processes import cpu_seconds
 from dev.bench.resources import TESTBED, Resources, create_tables
-from dev.local_cassandra.node import Node, free_port
+from dev.local_cassandra.node import FAST_COMMIT_LOG, Node, free_port
 from dev.local_cassandra.ring import Ring
 from settings import Settings
 from storage import db_initialize
@@ -101,12 +101,19 @@ def running_nodes(directory: Path, count: int = 1) -> Iterator[Nodes]:
     """
     with ExitStack() as stack:
         if count == 1:
-            nodes = [Node(directory=directory / "node", native_port=free_port(), storage_port=free_port())]
+            nodes = [
+                Node(
+                    directory=directory / "node",
+                    native_port=free_port(),
+                    storage_port=free_port(),
+                    settings=FAST_COMMIT_LOG,
+                )
+            ]
             stack.callback(nodes[0].stop)
             nodes[0].start()
             nodes[0].wait_until_ready()
         else:
-            ring = Ring(directory)
+            ring = Ring(directory, FAST_COMMIT_LOG)
             stack.callback(ring.close)
             ring.start()
             nodes = ring.nodes

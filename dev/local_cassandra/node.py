@@ -19,6 +19,10 @@ from dev.local_cassandra.jars import NodeError, class_path
 
 STATE = Path(__file__).resolve().parents[2] / ".fieldbook"
 
+# `settings` of a node that acknowledges a write before it is on disk, as Cassandra does by default. Tests use them
+# because writes are faster, and benchmarks because most clusters have them.
+FAST_COMMIT_LOG = {"commitlog_sync": "periodic", "commitlog_sync_period": "10000ms"}
+
 # From Cassandra's own conf/jvm17-server.options.
 _EXPORTS = """
 java.base/jdk.internal.misc java.management.rmi/com.sun.jmx.remote.internal.rmi java.rmi/sun.rmi.registry
@@ -67,11 +71,14 @@ class Node:
 
     def running(self) -> int | None:
         """The process id, or None when the node is not running or another program now has its process id."""
+        pid = self._pid_in_file()
+        return pid if pid and f"-Dcassandra.storagedir={self.directory}" in _command_line(pid) else None
+
+    def _pid_in_file(self) -> int | None:
         try:
-            pid = int(self._pid_file.read_text())
+            return int(self._pid_file.read_text())
         except (FileNotFoundError, ValueError):
             return None
-        return pid if f"-Dcassandra.storagedir={self.directory}" in _command_line(pid) else None
 
     def start(self) -> None:
         """Start the process and return immediately; see :meth:`wait_until_ready`.
@@ -123,23 +130,32 @@ class Node:
     def stop(self, timeout: float = 60.0) -> bool:
         """Stop the process with SIGTERM, and after `timeout` seconds with SIGKILL.
 
-        Return whether it was running.
+        This is the process that :meth:`start` started, or else the process in the pid file. If the started process was
+        killed and another program has started the node again since, that node keeps running and keeps its pid file.
+
+        :returns: whether the process was running.
         """
         pid = self._process.pid if self._process else self.running()
         if pid is None:
             return False
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+        was_running = self._is_running(pid)
+        if was_running:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + timeout
-        # A child process stays in the process list until poll() collects its exit status; other processes do not.
-        while (self._process.poll() is None) if self._process else (self.running() is not None):
+        while self._is_running(pid):
             if time.monotonic() > deadline:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
         self._process = None
-        self._pid_file.unlink(missing_ok=True)
-        return True
+        if self._pid_in_file() == pid:
+            self._pid_file.unlink(missing_ok=True)
+        return was_running
+
+    def _is_running(self, pid: int) -> bool:
+        # A child process stays in the process list until poll() collects its exit status; other processes do not.
+        return self._process.poll() is None if self._process else self.running() == pid
 
     def _log_tail(self, lines: int = 15) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -162,8 +178,10 @@ class Node:
             "native_transport_port": self.native_port,
             "storage_port": self.storage_port,
             "endpoint_snitch": "SimpleSnitch",
-            "commitlog_sync": "periodic",
-            "commitlog_sync_period": "10000ms",
+            # The node acknowledges a write after it is on disk, so that `kill -9` loses none. With 1 ms, the shortest
+            # window, an INSERT takes 1.1 ms instead of 0.5 ms, and a lightweight transaction 5.5 ms instead of 1.5 ms.
+            "commitlog_sync": "group",
+            "commitlog_sync_group_window": "1ms",
             "data_file_directories": [str(self.directory / "data")],
             "commitlog_directory": str(self.directory / "commitlog"),
             "saved_caches_directory": str(self.directory / "saved_caches"),

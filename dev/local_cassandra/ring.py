@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from cassandra import ConsistencyLevel
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, Session
@@ -22,7 +24,12 @@ ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 class Ring:
     """Three Cassandra nodes, started one after the other and killed at the end."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Create the nodes without starting them.
+
+        :param directory: holds a directory for each node.
+        :param settings: additional entries of cassandra.yaml.
+        """
         self.port, storage_port = _common_port(), _common_port()
         self.nodes = [
             Node(
@@ -31,7 +38,7 @@ class Ring:
                 native_port=self.port,
                 storage_port=storage_port,
                 seed=ADDRESSES[0],
-                settings={"cluster_name": "fieldbook faults"},
+                settings={"cluster_name": "fieldbook faults", **settings},
             )
             for number, address in enumerate(ADDRESSES, 1)
         ]
@@ -49,7 +56,7 @@ class Ring:
     def kill(self, node: Node) -> None:
         """Kill a node with SIGKILL.
 
-        The node loses the data that it has not written to the operating system.
+        It loses no acknowledged write, unless its settings include `FAST_COMMIT_LOG`.
         """
         pid = node.running()
         if pid is not None:

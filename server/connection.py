@@ -6,7 +6,7 @@
 |---|---|
 | `environ["gunicorn.socket"]` | the :class:`Connection` of a request |
 | `Request`, its `.unreader` (`.take_buffered`) and `.body` (`.read`, `.failed`); `SocketUnreader` | parse a request |
-| `Request.force_close` | adds "Connection: close" to the response |
+| `Request.force_close`, `.version` | adds "Connection: close" to the response; its HTTP version |
 | `http.errors.LimitRequestHeaders`, `.LimitRequestLine` | the errors for a head that is too large |
 | the socket methods that gunicorn calls: `recv`, `send`, `sendall`, `gettimeout` | :class:`Connection` has them |
 """
@@ -152,6 +152,8 @@ class Connection:
         is_complete = self.request.is_complete
         self._unread = memoryview(self.request.take())
         request = Request(self._config, SocketUnreader(self), self.client)
+        # gunicorn repeats the version in the response, which must not be above that of the server (RFC 9110, 2.5).
+        request.version = min(request.version, (1, 1))
         if not is_complete:
             # It is unknown where the next request starts.
             request.force_close()

@@ -6,8 +6,9 @@
 |---|---|
 | `environ["gunicorn.socket"]` | the :class:`Connection` of a request |
 | `Request`, its `.unreader` (`.take_buffered`) and `.body` (`.read`, `.failed`); `SocketUnreader` | parse a request |
-| `Request.force_close`, `.version` | adds "Connection: close" to the response; its HTTP version |
+| `Request.force_close` | adds "Connection: close" to the response |
 | `http.errors.LimitRequestHeaders`, `.LimitRequestLine` | the errors for a head that is too large |
+| `Request.version` | the HTTP version of the response |
 | the socket methods that gunicorn calls: `recv`, `send`, `sendall`, `gettimeout` | :class:`Connection` has them |
 """
 
@@ -152,11 +153,11 @@ class Connection:
         is_complete = self.request.is_complete
         self._unread = memoryview(self.request.take())
         request = Request(self._config, SocketUnreader(self), self.client)
-        # gunicorn repeats the version in the response, which must not be above that of the server (RFC 9110, 2.5).
-        request.version = min(request.version, (1, 1))
         if not is_complete:
             # It is unknown where the next request starts.
             request.force_close()
+        # gunicorn repeats the version in the response, which must not be above that of the server (RFC 9110, 2.5).
+        request.version = min(request.version, (1, 1))
         return request
 
     def finish_request(self, request: Request) -> None:

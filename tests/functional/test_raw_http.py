@@ -143,7 +143,6 @@ def test_http_1_0_connection_ends_unless_the_client_asks_to_keep_it(target: Serv
         pytest.param(b"GET * HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="asterisk form"),
         pytest.param(b"GET /health/live\r\n\r\n", 400, id="HTTP/0.9"),
         pytest.param(b"GET /health/live HTTP/2.0\r\nHost: x\r\n\r\n", 400, id="HTTP/2.0"),
-        pytest.param(b"GET /health/live HTTP/1.2\r\nHost: x\r\n\r\n", 200, id="HTTP/1.2"),
         pytest.param(b"GET /health/live HTTP/1.10\r\nHost: x\r\n\r\n", 400, id="HTTP/1.10"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), 400, id="HTTP/2 preface"),
         pytest.param(b"PROXY TCP4 127.0.0.1 127.0.0.1 56324 443\r\n" + GET, 400, id="PROXY protocol 1"),

@@ -132,7 +132,7 @@ Url = Annotated[
     str,
     StringConstraints(max_length=2048),
     AfterValidator(_valid_url),
-    Field(json_schema_extra={"format": "uri", "pattern": f"^{_URL.pattern}$"}),
+    Field(json_schema_extra={"format": "iri", "pattern": f"^{_URL.pattern}$"}),
 ]
 
 

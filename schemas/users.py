@@ -76,7 +76,7 @@ class UsersPage(BaseModel):
 class UserPath(Path):
     """Path of one user."""
 
-    id: str = Field(description="UUID of the user.")
+    id: str = Field(description="UUID of the user.", json_schema_extra={"format": "uuid"})
 
 
 class UserListQuery(Query):

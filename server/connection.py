@@ -8,6 +8,7 @@
 | `Request.unreader` (`.take_buffered`) and `.body` (`.read`, `.failed`); `SocketUnreader` | parse a request |
 | `Request.force_close` | adds "Connection: close" to the response |
 | `http.errors.LimitRequestHeaders`, `.LimitRequestLine` | the errors for a head that is too large |
+| `Request.version` | the HTTP version of the response |
 | the socket methods that gunicorn calls: `recv`, `send`, `sendall`, `gettimeout` | :class:`Connection` has them |
 """
 
@@ -155,6 +156,8 @@ class Connection:
         if not is_complete:
             # It is unknown where the next request starts.
             request.force_close()
+        # gunicorn repeats the version in the response, which must not be above that of the server (RFC 9110, 2.5).
+        request.version = min(request.version, (1, 1))
         return request
 
     def finish_request(self, request: HttpRequest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import selectors
 import socket
@@ -18,6 +19,8 @@ import pytest
 
 # Seconds that a client waits for a response or for the end of a connection.
 LIMIT = 15.0
+_STATUS_LINE = re.compile(r"HTTP/1\.[01] [1-5]\d\d [ -~]*")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 # Bytes that the service of the fixture `target` accepts as a body.
 MAX_BODY_BYTES = 4096
 
@@ -64,14 +67,21 @@ def take_response(data: bytes, method: str = "GET", at_end: bool = False) -> tup
 
     :param at_end: the connection has ended, which completes a body without a length.
     :raises Incomplete: the response is not complete.
+    :raises AssertionError: the response is not well-formed HTTP.
     """
     head, separator, rest = data.partition(b"\r\n\r\n")
     if not separator:
         raise Incomplete
     status_line, *lines = head.decode("latin-1").split("\r\n")
-    assert status_line.startswith(("HTTP/1.1 ", "HTTP/1.0 ")), data
+    assert _STATUS_LINE.fullmatch(status_line), status_line
     status = int(status_line.split()[1])
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    headers = {}
+    for line in lines:
+        assert _HEADER.fullmatch(line), line
+        name, _, value = line.partition(":")
+        assert name.lower() not in headers, f"{name} appears twice in {head!r}"
+        headers[name.lower()] = value.strip()
+    assert not {"content-length", "transfer-encoding"} <= headers.keys(), head
     if method == "HEAD" or status < 200 or status in (204, 304):
         return RawResponse(status, headers, b""), rest
     if headers.get("transfer-encoding") == "chunked":

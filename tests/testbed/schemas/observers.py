@@ -75,7 +75,7 @@ class ObserversPage(BaseModel):
 class ObserverPath(Path):
     """Path of one observer."""
 
-    id: str = Field(description="UUID of the observer.")
+    id: str = Field(description="UUID of the observer.", json_schema_extra={"format": "uuid"})
 
 
 class ObserverListQuery(Query):

@@ -41,10 +41,10 @@ def test_log_line_ends_with_the_address_of_the_client(lines: list[str], address:
 
 @pytest.mark.parametrize(
     ("forwarded", "shown"),
-    [("10.1.2.3", "10.1.2.3"), ("1.1.1.1, 10.1.2.3", "10.1.2.3"), ("a b", "-")],
+    [("10.1.2.3", "10.1.2.3"), ("1.1.1.1, 10.1.2.3", "10.1.2.3"), ("a b", "127.0.0.1")],
 )
 def test_address_is_that_of_a_trusted_proxy(lines: list[str], forwarded: str, shown: str) -> None:
-    """With TRUSTED_PROXIES=1, the last address in X-Forwarded-For. Otherwise the header is ignored."""
+    """With TRUSTED_PROXIES=1, the last address in X-Forwarded-For, if it is valid. Otherwise the header is ignored."""
     for client, expected in (
         (client_with(trusted_proxies=1, trusted_hosts=("localhost",)), shown),
         (client_with(), "127.0.0.1"),

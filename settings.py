@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     operator_token: SecretStr | None = None
     diagnostics: bool | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    read_only: bool = False
 
     host: str = "127.0.0.1"
     port: Port = 8000

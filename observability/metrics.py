@@ -71,6 +71,12 @@ for _kind in ("data", "stream", "service"):
     for _reason in ("queue_full", "queue_timeout", "deadline"):
         REFUSED.labels(_kind, _reason)
 WORKERS = _gauge("fieldbook_workers", "Worker processes.")
+# Numbers of workers instead of 0 or 1 with the minimum over all workers: with --preload, the master adds a 0.
+WORKERS_WITHOUT_QUORUM = _gauge(
+    "fieldbook_workers_without_quorum",
+    "Workers that are not connected to Cassandra, or see too few replicas of a row for the default consistency level.",
+)
+WORKERS_READ_ONLY = _gauge("fieldbook_workers_read_only", "Workers that reject writes (READ_ONLY).")
 
 CONNECTIONS = _gauge("fieldbook_client_connections", "Open connections of clients.")
 CONNECTIONS_CLOSED_EARLY = Counter(

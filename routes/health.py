@@ -29,7 +29,7 @@ _TIMEOUT = 1.7
 # Each of these requests holds one of the settings.RESERVED_THREADS.
 MAX_WAITING = 4
 
-_NO_NODES = cluster.ClusterStatus(up=0, down=0)
+_NO_NODES = cluster.ClusterStatus(up=0, down=0, quorum=False)
 
 blueprint = Blueprint("health", __name__, tag="service")
 
@@ -39,7 +39,7 @@ class _Finding:
     """The result of a check of Cassandra, and its time."""
 
     is_connected: bool
-    nodes: cluster.ClusterStatus
+    seen: cluster.ClusterStatus
     timestamp: datetime
 
 
@@ -95,18 +95,18 @@ _shared_check = _SharedCheck()
 def _check() -> _Finding:
     # The default consistency level: the probe asks whether Cassandra answers, not whether a request's level works.
     options = QueryOptions(deadline=time.monotonic() + _CHECK_TIMEOUT)
-    nodes = _NO_NODES
+    seen = _NO_NODES
     try:
         session = current_session(options.remaining())
-        nodes = cluster.count_nodes(session)
+        seen = cluster.status(session)
         cluster.retrieve_release_version(session, options)
-        return _Finding(True, cluster.count_nodes(session), datetime.now(UTC))
+        return _Finding(True, cluster.status(session), datetime.now(UTC))
     except StorageError:
-        return _disconnected(nodes)
+        return _disconnected(seen)
 
 
-def _disconnected(nodes: cluster.ClusterStatus = _NO_NODES) -> _Finding:
-    return _Finding(False, nodes, datetime.now(UTC))
+def _disconnected(seen: cluster.ClusterStatus = _NO_NODES) -> _Finding:
+    return _Finding(False, seen._replace(quorum=False), datetime.now(UTC))
 
 
 @blueprint.get("/health", responses=responses(200, Health, 504) | responses(503, Health))
@@ -114,7 +114,7 @@ def _disconnected(nodes: cluster.ClusterStatus = _NO_NODES) -> _Finding:
 def health() -> ResponseValue:
     """Readiness: whether Cassandra can be queried and the instance is not draining.
 
-    Answers within 2 seconds.
+    Answers within 2 seconds. `quorum` and `read_only` do not change the status.
     """
     latest = time.monotonic() + _TIMEOUT
     try:
@@ -136,7 +136,9 @@ def _health(status: str, cassandra: str, finding: _Finding) -> dict[str, object]
         "status": status,
         "cassandra": cassandra,
         "keyspace": current_settings().cassandra_keyspace,
-        "nodes": finding.nodes._asdict(),
+        "nodes": {"up": finding.seen.up, "down": finding.seen.down},
+        "quorum": finding.seen.quorum,
+        "read_only": current_settings().read_only,
         "timestamp": finding.timestamp,
     }
 

@@ -41,6 +41,8 @@ class Health(BaseModel):
     cassandra: str
     keyspace: str
     nodes: Nodes
+    quorum: bool = Field(description="Whether the default consistency level can be met for every row.")
+    read_only: bool = Field(description="Whether the instance rejects writes (`READ_ONLY`).")
     timestamp: datetime
 
 

@@ -32,6 +32,7 @@ from observability import metrics
 from settings import Settings, get_settings
 from storage.cql.consistency import SERIAL_PROFILE
 from storage.cql.driver import RowProtocolHandler, begin_with_protocol_v4
+from storage.cql.quorum import has_quorum
 from storage.errors import StorageUnavailable
 
 log = logging.getLogger(__name__)
@@ -248,7 +249,13 @@ class _Connector:
     def hosts(self, *, up: bool) -> int:
         """Number of nodes that the driver sees up, or down."""
         session = self.session
-        return sum(1 for host in session.cluster.metadata.all_hosts() if bool(host.is_up) is up) if session else 0
+        # `is_up` is None for a node of another data center whose state the driver does not know.
+        return sum(1 for host in session.cluster.metadata.all_hosts() if host.is_up is up) if session else 0
+
+    def has_quorum(self) -> bool:
+        """Whether there is a session, and its default consistency level can be met."""
+        session = self.session
+        return session is not None and has_quorum(session)
 
     def stop(self) -> None:
         with self._changed:
@@ -316,5 +323,6 @@ metrics.sampler.add(metrics.DRIVER_CONNECTIONS, lambda: sum(pool["open_count"] f
 metrics.sampler.add(metrics.DRIVER_IN_FLIGHT, lambda: sum(sum(pool["in_flights"]) for pool in _connector.pools()))
 metrics.sampler.add(metrics.NODES_UP, lambda: _connector.hosts(up=True))
 metrics.sampler.add(metrics.NODES_DOWN, lambda: _connector.hosts(up=False))
+metrics.sampler.add(metrics.WORKERS_WITHOUT_QUORUM, lambda: not _connector.has_quorum())
 os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(shutdown)

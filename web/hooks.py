@@ -3,18 +3,19 @@
 Before the view:
 
 1. `request_id.assign`: the client's `X-Request-ID`, or a new one, for the response and the log.
-2. If no route matches, Flask raises 404 or 405, and steps 3 to 7 do not run. They do not run for OPTIONS either.
+2. If no route matches, Flask raises 404 or 405, and steps 3 to 8 do not run. They do not run for OPTIONS either.
 3. `operators.require_operator`: on routes for operators, 401 or 403 for other clients.
-4. `deadline.find` and `consistency_level.find`: `X-Request-Timeout` and `X-Consistency-Level`, as `g.options`.
-5. `concurrency_limit`: if too many requests are in flight, wait in the queue; 503 if it is full or the wait too long.
-6. `content_negotiation.negotiate`: `Accept`, as `g.media_type`; `query_string.reject_repeated_parameters`.
-7. The Cassandra session, as `g.session`.
+4. `read_only.reject_write`: in read-only mode, 503 for writes.
+5. `deadline.find` and `consistency_level.find`: `X-Request-Timeout` and `X-Consistency-Level`, as `g.options`.
+6. `concurrency_limit`: if too many requests are in flight, wait in the queue; 503 if it is full or the wait too long.
+7. `content_negotiation.negotiate`: `Accept`, as `g.media_type`; `query_string.reject_repeated_parameters`.
+8. The Cassandra session, as `g.session`.
 
 The view checks its input, calls `storage.db_io` and returns a response. `errors.py` turns exceptions into problem
 documents. After the view:
 
-8. Response headers: those of `content_negotiation.finish`, `X-Request-ID` and `Server-Timing`.
-9. `access_log.write`: metrics and one log line.
+9. Response headers: those of `content_negotiation.finish`, `X-Request-ID` and `Server-Timing`.
+10. `access_log.write`: metrics and one log line.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from flask import Flask, Response, current_app, g, request
 from server.connection import arrived_at
 from settings import Settings
 from storage.cql import QueryOptions
-from web import access_log, consistency_level, content_negotiation, deadline, request_id
+from web import access_log, consistency_level, content_negotiation, deadline, read_only, request_id
 from web.concurrency_limit import ConcurrencyLimit
 from web.dependencies import current_session
 from web.operators import require_operator
@@ -37,6 +38,7 @@ from web.route_options import options_of
 def register(app: Flask, settings: Settings) -> None:
     """Add the hooks to an application."""
     concurrency_limit = ConcurrencyLimit.install(app, settings)
+    read_only.register(settings)
 
     def before_request() -> None:
         g.started = arrived_at(request.environ)
@@ -47,6 +49,8 @@ def register(app: Flask, settings: Settings) -> None:
         route = options_of(view)
         if route.operators_only(settings):
             require_operator(settings.operator_token)
+        if settings.read_only:
+            read_only.reject_write(route)
         g.options = QueryOptions(
             deadline=deadline.find(settings.request_timeout, route),
             timeout=settings.request_timeout,

@@ -40,7 +40,7 @@ _ERRORS = {
     422: "A value is not valid; `errors` names up to 100 values and their rules",
     500: "An unexpected error; the service logs it with the request_id",
     501: "The service does not run under gunicorn; only gunicorn can be stopped by a request",
-    503: "Cassandra can't be reached, or too many requests are in flight",
+    503: "Cassandra can't be reached, too many requests are in flight, or writes are rejected for maintenance",
     504: "The deadline passed. A write may have been applied",
 }
 

@@ -7,7 +7,7 @@ from cassandra.cluster import EXEC_PROFILE_DEFAULT, Session
 from cassandra.query import BoundStatement
 from cassandra.query import Statement as DriverStatement
 
-from storage.cql.driver import replica_count
+from storage.cql.driver import replication_factors
 from storage.cql.statement import Kind
 from storage.errors import ConsistencyRefused
 
@@ -54,7 +54,7 @@ def set_level(session: Session, bound: BoundStatement, level: str, kind: Kind) -
     """
     if level == "ANY" and kind == "read":
         raise ConsistencyRefused("ANY is a consistency level for writes.")
-    replicas = replica_count(session, bound.keyspace or session.keyspace)
-    if replicas is not None and _REPLICAS_NEEDED.get(level, 0) > replicas:
+    replicas = sum(replication_factors(session, bound.keyspace or session.keyspace).values())
+    if 0 < replicas < _REPLICAS_NEEDED.get(level, 0):
         raise ConsistencyRefused(f"{level} needs {_REPLICAS_NEEDED[level]} replicas; this keyspace has {replicas}.")
     bound.consistency_level = ConsistencyLevel.name_to_value[level]

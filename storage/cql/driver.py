@@ -8,6 +8,7 @@
 | `ResultMessage.recv_results_rows`, `.recv_results_metadata`, `.column_metadata`, `.parsed_rows` | own decoding |
 | `ResultSet.current_rows`, emptied in place | rows are freed although the driver keeps the future |
 | `ReplicationStrategy.dc_replication_factors_info`, `.replication_factor_info` | number of replicas of a keyspace |
+| `Metadata.token_map`, `TokenMap.rebuild_keyspace`, `.tokens_to_hosts_by_ks` | the replicas of each token range |
 | `Metadata.partitioner`, `Murmur3Token.from_key` | the token of a partition key |
 | `ConnectionBusy`, `NoConnectionsAvailable`, texts of pool errors | whether a statement was sent to a node |
 | an assignment to `Cluster.protocol_version` | the protocol version that the negotiation begins with |
@@ -19,7 +20,7 @@ add the version to `DRIVER_VERSIONS` in `storage/__init__.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from io import BytesIO
 from typing import Any
@@ -29,7 +30,7 @@ from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ResponseFuture, Res
 from cassandra.connection import ConnectionBusy
 from cassandra.cqltypes import FrozenType, ReversedType, UserType, VectorType
 from cassandra.metadata import Murmur3Token
-from cassandra.pool import NoConnectionsAvailable
+from cassandra.pool import Host, NoConnectionsAvailable
 from cassandra.protocol import PrepareMessage, ProtocolHandler, ResultMessage
 from cassandra.query import PreparedStatement
 
@@ -169,14 +170,41 @@ def take_rows(result: ResultSet) -> list[Any]:
     return rows
 
 
-def replica_count(session: Session, keyspace: str | None) -> int | None:
-    """Number of replicas in all data centers, or None if it is not known."""
+def replication_factors(session: Session, keyspace: str | None) -> dict[str | None, int]:
+    """Number of replicas in each data center; empty if it is not known.
+
+    SimpleStrategy has one number for all data centers together, under the key None.
+    """
     strategy = getattr(session.cluster.metadata.keyspaces.get(keyspace), "replication_strategy", None)
     factors = getattr(strategy, "dc_replication_factors_info", None)
     if factors:
-        return sum(factor.all_replicas for factor in factors.values())
+        return {center: factor.all_replicas for center, factor in factors.items()}
     factor = getattr(strategy, "replication_factor_info", None)
-    return factor.all_replicas if factor else None
+    return {None: factor.all_replicas} if factor else {}
+
+
+# The map of the last call of replica_sets(), and its result. One assignment replaces both, so no lock is needed.
+_last_replicas: tuple[Mapping[Any, Sequence[Host]], frozenset[frozenset[Host]]] = ({}, frozenset())
+
+
+def replica_sets(session: Session, keyspace: str | None) -> frozenset[frozenset[Host]]:
+    """The different sets of nodes that hold a token range of a keyspace; empty if the driver does not know them.
+
+    Returns the same object until nodes join, leave or move, or the replication of a keyspace changes: the driver never
+    changes its map, but replaces it.
+    """
+    global _last_replicas
+    token_map = session.cluster.metadata.token_map
+    if token_map is None:
+        return frozenset()
+    # Only the first call computes the map. The driver's load balancing needs it too.
+    token_map.rebuild_keyspace(keyspace, build_if_absent=True)
+    replica_map = token_map.tokens_to_hosts_by_ks.get(keyspace) or {}
+    known, sets = _last_replicas
+    if replica_map is not known:
+        sets = frozenset(map(frozenset, replica_map.values()))
+        _last_replicas = replica_map, sets
+    return sets
 
 
 def uses_murmur3(session: Session) -> bool:

@@ -7,15 +7,22 @@ from typing import NamedTuple
 from cassandra.cluster import Session
 
 from storage.cql import QueryOptions, Statement, execute
+from storage.cql.quorum import has_quorum
 
 SELECT_RELEASE_VERSION = Statement("select_release_version", "SELECT release_version FROM system.local")
 
 
 class ClusterStatus(NamedTuple):
-    """Number of nodes that the driver sees up and down."""
+    """The nodes that the driver sees.
+
+    :ivar up: number of nodes that are up.
+    :ivar down: number of nodes that are down.
+    :ivar quorum: whether the default consistency level can be met for every row.
+    """
 
     up: int
     down: int
+    quorum: bool
 
 
 def retrieve_release_version(session: Session, options: QueryOptions) -> str:
@@ -26,11 +33,13 @@ def retrieve_release_version(session: Session, options: QueryOptions) -> str:
     return execute(session, SELECT_RELEASE_VERSION, (), options).rows[0][0]
 
 
-def count_nodes(session: Session) -> ClusterStatus:
-    """Number of nodes that the driver sees up and down, without a query."""
-    hosts = session.cluster.metadata.all_hosts()
-    up = sum(1 for host in hosts if host.is_up)
-    return ClusterStatus(up, len(hosts) - up)
+def status(session: Session) -> ClusterStatus:
+    """The nodes that the driver sees, without a query.
+
+    `is_up` is None for a node of another data center whose state the driver does not know: it counts as neither.
+    """
+    states = [host.is_up for host in session.cluster.metadata.all_hosts()]
+    return ClusterStatus(states.count(True), states.count(False), has_quorum(session))
 
 
 def paging_scope(session: Session) -> str:

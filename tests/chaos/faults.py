@@ -70,6 +70,8 @@ def kill_node(target: Target) -> Fault:
     fault = Fault(time.monotonic())
     target.ring.kill(node)
     _wait_for_detection(target, fault)
+    health = httpx.get(f"http://127.0.0.1:{target.service.port}/health", timeout=5).json()
+    assert health["quorum"], "/health reports no quorum although two of three replicas are up"
     _wait_for_peer_detection(target, fault, [other for other in target.ring.nodes if other is not node])
     target.load.wait_for_acknowledged(2 * PHASE_REQUESTS)
     fault.down_until = time.monotonic()

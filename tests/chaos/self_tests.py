@@ -20,7 +20,7 @@ from tests.chaos.history import Creation, Finding, History
 from tests.chaos.load import Load
 from tests.chaos.scenarios import ScenarioResult
 from tests.chaos.system import Timing, running_service
-from tests.support import wait_for
+from tests.support import Service, wait_for
 
 REPORTED = "reported, as required"
 _ONE_REPLICA = "faults_one_replica"
@@ -94,7 +94,7 @@ def damage_rows(target: Target, history: History) -> list[ScenarioResult]:
 def lose_only_replica(ring: Ring, timing: Timing, directory: Path) -> ScenarioResult:
     """Wipe a node that holds the only replica of its rows.
 
-    The check must report exactly the observers on it as lost.
+    The check must report exactly the observers on it as lost. While the node is down, /health must report no quorum.
     """
     history = History()
     with running_service(ring, _ONE_REPLICA, 1, timing, directory) as service:
@@ -107,13 +107,15 @@ def lose_only_replica(ring: Ring, timing: Timing, directory: Path) -> ScenarioRe
         node = ring.nodes[2]
         wiped = _observers_on_node(ring, node.address, history)
         ring.kill(node)
+        # The other nodes answer, so the instance is ready, but no node has the rows of the killed one.
+        wait_for(lambda: service.healthy() and not _quorum(service), timing.detection + 30, "no quorum on /health")
         # Keep the system keyspaces, so that the node rejoins the ring with its identity.
         shutil.rmtree(node.directory / "data" / _ONE_REPLICA)
         shutil.rmtree(node.directory / "commitlog")
         node.start()
         node.wait_until_ready()
         wait_until_nodes_see_each_other(ring.nodes)
-        wait_for(service.healthy, timing.recovery + 30, "the service on one replica")
+        wait_for(lambda: service.healthy() and _quorum(service), timing.recovery + 30, "the service on one replica")
         checked = check_consistency(ring, service, _ONE_REPLICA, history)
     findings = history.findings()
     reported = {finding.subject for finding in findings if finding.kind == "lost" and "species" not in finding.subject}
@@ -129,6 +131,10 @@ def lose_only_replica(ring: Ring, timing: Timing, directory: Path) -> ScenarioRe
         f"{len(reported)} are reported as lost"
     )
     return result
+
+
+def _quorum(service: Service) -> bool:
+    return bool(service.client.get("/health").json()["quorum"])
 
 
 def _observers_on_node(ring: Ring, address: str, history: History) -> set[str]:

@@ -128,6 +128,7 @@ def assert_serves_without_cassandra(running: Service) -> None:
     assert health.status_code == 503
     body = health.json()
     assert (body["status"], body["cassandra"], body["nodes"]["up"]) == ("unhealthy", "disconnected", 0)
+    assert body["quorum"] is False
     response = running.client.get("/health", headers={"X-Request-Timeout": "1"})
     assert (response.status_code, response.headers["Content-Type"]) in (
         (503, "application/json"),

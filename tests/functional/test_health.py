@@ -1,4 +1,4 @@
-"""The health routes while Cassandra hangs: they respond, and few threads wait."""
+"""The health routes while Cassandra hangs: they respond, and few threads wait. And whether there is a quorum."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from cassandra.cluster import Session
 
 from tests.support import FEW_THREADS, Service, TcpProxy, get, in_flight, metric, wait_for
 
@@ -78,3 +79,22 @@ def test_short_deadline_does_not_end_the_check_of_others(proxied: Service, proxy
         assert short.result().status_code == 504
         proxy.resume()
         assert other.result().status_code == 200
+
+
+def test_health_reports_a_missing_quorum(start: Callable[..., Service], session: Session, keyspace: str) -> None:
+    """While the keyspace has two replicas on one node, no local quorum exists: readiness is 200, `quorum` is false.
+
+    The worker notices a change of the replication by itself.
+    """
+    alter = f"ALTER KEYSPACE {keyspace} WITH replication = {{'class': 'NetworkTopologyStrategy', '%s': %d}}"
+    (center,) = {host.datacenter for host in session.cluster.metadata.all_hosts()}
+    session.execute(alter % (center, 2), timeout=60)
+    running = start({"CASSANDRA_KEYSPACE": keyspace, "WEB_CONCURRENCY": "1"})
+    health = get(running, "/health")
+    assert (health.status_code, health.json()["status"], health.json()["quorum"]) == (200, "healthy", False)
+    assert get(running, "/find/Quercus").status_code == 503
+    assert metric(running, "fieldbook_workers_without_quorum") == 1
+    session.execute(alter % (center, 1), timeout=60)
+    wait_for(lambda: get(running, "/health").json()["quorum"], description="the quorum")
+    assert get(running, "/find/Quercus").status_code == 200
+    assert metric(running, "fieldbook_workers_without_quorum") == 0

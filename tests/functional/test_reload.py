@@ -19,7 +19,7 @@ from cassandra.cluster import Session
 
 from settings import Settings
 from tests import support
-from tests.support import OBSERVER, PRODUCT, Service, copy_project, get, register_testbed, wait_for
+from tests.support import OBSERVER, PRODUCT, Service, copy_project, get, metric, register_testbed, wait_for
 
 # --- replacement of workers under load ---------------------------------------------------------------------
 
@@ -109,6 +109,65 @@ def test_killed_worker_loses_only_its_in_flight_requests(
 # --- reload of settings and code ---------------------------------------------------------------------------
 
 
+def reload(running: Service) -> None:
+    """Send SIGHUP, and wait until only new workers run and the service is healthy."""
+    old = running.workers()
+    running.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: running.workers() and not set(old) & set(running.workers()), description="a new worker")
+    wait_for(lambda: get(running, "/health").status_code == 200, description="the service to be healthy")
+
+
+def test_sighup_switches_the_read_only_mode(start: Callable[..., Service], tmp_path: Path) -> None:
+    """In read-only mode, writes of every kind return 503 with Retry-After and change nothing; reads go on.
+
+    A request with an idempotency key does not claim it: after the maintenance, the key can be used with another body.
+    """
+    env_file = tmp_path / "env"
+    env_file.write_text("READ_ONLY=1\n")
+    token = "the token of an operator"
+    running = start({"ENV_FILE": str(env_file), "WEB_CONCURRENCY": "1", "OPERATOR_TOKEN": token})
+    client = running.client
+    observer, key = f"/observers/{uuid.uuid4()}", {"Idempotency-Key": uuid.uuid4().hex}
+    writes: list[tuple[str, str, Any]] = [
+        ("POST", "/observers", OBSERVER),
+        ("POST", "/observers/batch", [OBSERVER]),
+        ("PUT", observer, OBSERVER),
+        ("PATCH", observer, {"age": 1}),
+        ("DELETE", observer, None),
+        ("POST", "/find", {"genus": "Quercus", "species": "new"}),
+        ("DELETE", "/find/Quercus/robur", None),
+        # Rejected before the service looks at the body.
+        ("POST", "/observers", "not an observer"),
+    ]
+    for method, path, body in writes:
+        rejected = client.request(method, path, json=body, headers=key | {"X-Request-ID": "write"})
+        assert (rejected.status_code, rejected.headers.get("Retry-After")) == (503, "30"), (method, path)
+        problem = rejected.json()
+        assert problem["request_id"] == rejected.headers["X-Request-ID"] == "write"
+        assert "read-only mode" in problem["detail"]
+    assert client.get("/find/Quercus/robur").status_code == 200
+    assert client.head("/find/Quercus/robur").status_code == 200
+    assert client.options("/observers").status_code == 200
+    assert client.get("/find/Quercus/new").status_code == 404
+    health = client.get("/health")
+    assert (health.status_code, health.json()["read_only"]) == (200, True)
+    assert metric(running, "fieldbook_workers_read_only") == 1
+    assert metric(running, 'fieldbook_requests_total{method="POST",route="/observers",status="503"}') == 2
+    client.close()
+    env_file.write_text("READ_ONLY=0\n")
+    reload(running)
+    url = f"{client.base_url}/observers"
+    assert httpx.post(url, json=OBSERVER | {"name": "Another"}, headers=key).status_code == 201
+    assert metric(running, "fieldbook_workers_read_only") == 0
+    env_file.write_text("READ_ONLY=1\n")
+    reload(running)
+    assert httpx.post(url, json=OBSERVER).status_code == 503
+    # POST /shutdown writes nothing.
+    shutdown = f"{client.base_url}/shutdown"
+    assert httpx.post(shutdown, headers={"Authorization": f"Bearer {token}"}).status_code == 202
+    assert running.process.wait(timeout=45) == 0
+
+
 def test_sighup_applies_valid_settings_and_ignores_invalid_ones(
     start: Callable[..., Service], tmp_path: Any, settings: Settings
 ) -> None:
@@ -119,19 +178,12 @@ def test_sighup_applies_valid_settings_and_ignores_invalid_ones(
     env_file = tmp_path / "env"
     env_file.write_text("LOG_LEVEL=INFO\n")
     running = start({"ENV_FILE": str(env_file), "LOG_LEVEL": "", "WEB_CONCURRENCY": "1"})
-
-    def restart() -> None:
-        old = running.workers()
-        running.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: running.workers() and not set(old) & set(running.workers()), description="a new worker")
-        wait_for(lambda: get(running, "/health").status_code == 200, description="the service to be healthy")
-
     env_file.write_text("MAX_BODY_BYTES=1024\n")
-    restart()
+    reload(running)
     too_large = OBSERVER | {"name": "x" * 2000}
     assert httpx.post(f"{running.client.base_url}/observers", json=too_large).status_code == 413
     env_file.write_text("MAX_BODY_BYTES=lots\n")
-    restart()
+    reload(running)
     running.wait_for_log("MAX_BODY_BYTES")
     assert httpx.post(f"{running.client.base_url}/observers", json=too_large).status_code == 413
 

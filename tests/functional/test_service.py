@@ -34,6 +34,7 @@ def test_health_reports_keyspace_nodes_and_time(live: Service) -> None:
     body = response.json()
     assert response.status_code == 200
     assert (body["status"], body["cassandra"], body["nodes"]) == ("healthy", "connected", {"up": 1, "down": 0})
+    assert (body["quorum"], body["read_only"]) == (True, False)
     assert body["keyspace"].startswith("fieldbook_test_")
     reported = datetime.fromisoformat(body["timestamp"])
     assert abs(datetime.now(UTC) - reported) < timedelta(minutes=1)

@@ -56,8 +56,6 @@ def test_forwarded_headers_are_ignored_without_a_trusted_proxy(live: Service) ->
         {"Host": "evil.example"},
         {"Host": f"evil.example.{HOST}"},
         {"Host": f"{HOST}.evil.example"},
-        {"Host": f"{HOST}:evil"},
-        {"Host": f"evil.example/{HOST}"},
         {"Host": "127.0.0.1"},
         {"X-Forwarded-Host": "evil.example"},
         {"X-Forwarded-Host": f"{HOST}, evil.example"},
@@ -85,7 +83,7 @@ def test_trusted_host_is_accepted(proxied: Service, host: str) -> None:
 
 def test_probes_may_send_any_host(proxied: Service) -> None:
     """Kubernetes sends the address of the pod; HTTP/1.0 needs no Host."""
-    for host in ("10.0.0.5:8000", "[fd00::1]:8000", "é", "evil.example"):
+    for host in ("10.0.0.5:8000", "[fd00::1]:8000", "evil.example"):
         for path in ("/health", "/health/live"):
             assert httpx.get(f"http://127.0.0.1:{proxied.port}{path}", headers={b"Host": host.encode()}).is_success
     with socket.create_connection(("127.0.0.1", proxied.port), timeout=30) as connection:

@@ -174,7 +174,7 @@ class Generator:
         self._routes = {True: [route for route in routes if EXPENSIVE.match(route.path)] or cheap, False: cheap}
         self._changes: list[tuple[int, Callable[[Request, Random], None]]] = [
             (2, self._change_method),
-            (4, self._change_target),
+            (6, self._change_target),
             (4, self._change_query),
             (8, self._change_header),
             (6, self._change_body),
@@ -260,12 +260,11 @@ class Generator:
 
     def _change_target(self, request: Request, random: Random) -> None:
         segments = request.path.split(b"/")
-        match random.randrange(5):
-            case 0:
+        parameters = [place for place, name in enumerate(request.route.path.split("/")) if "{" in name]
+        match random.randrange(10):
+            case 0 | 1:
                 request.path = random.choice(VALUES["targets"]).replace(b"PATH", request.path)
                 request.has_view = False
-            case 1:
-                segments[random.randrange(len(segments))] = random.choice(VALUES["segments and parameters"])
             case 2:
                 segments.insert(
                     random.randrange(1, len(segments) + 1), random.choice((b"", b".", b"..", b"%2e%2e", b"x"))
@@ -274,6 +273,9 @@ class Generator:
                 segments[-1] += random.choice(VALUES["suffixes of paths"])
             case 4:
                 segments[-1] = random.choice(VALUES["invalid utf-8"])
+            case _:
+                place = random.choice([place for place in parameters if place < len(segments)] or [len(segments) - 1])
+                segments[place] = random.choice(VALUES["segments and parameters"])
         if not request.path.startswith(b"/") or request.path.startswith(b"//"):
             return
         request.path = b"/".join(segments)

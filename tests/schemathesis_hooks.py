@@ -29,6 +29,8 @@ PAGE_STATE = re.compile(r"[\w-]+\.[\w-]+\.[\w-]{64}", re.ASCII)
 def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
     """Replace values that the document allows and this service can't accept. Invalid values stay."""
     headers, query = case.headers, case.query
+    # In a JSON Schema, 1.0 is an integer. The service takes numbers that are written as integers (422).
+    case.body = _with_integers(case.body)
     # No response can meet such a deadline. It would be 504.
     if _is_between(headers.get("X-Request-Timeout"), 0, ENOUGH):
         headers.pop("X-Request-Timeout")
@@ -60,12 +62,21 @@ def _is_between(text: Any, least: float, most: float) -> bool:
         return False
 
 
+def _with_integers(value: Any) -> Any:
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_with_integers(each) for each in value]
+        case dict():
+            return {name: _with_integers(each) for name, each in value.items()}
+    return value
+
+
 # Rules of valid values that a JSON Schema can't express, by the message of the service.
 RULES = re.compile(
-    # In a JSON Schema, 1.0 is an integer. The service takes numbers that are written as integers.
-    r"Input should be a valid integer"
     # A stream has no upper limit of rows, but the number in the query string has at most 20 digits.
-    r"|Input should be a whole number"
+    r"Input should be a whole number"
     # Domains that are reserved, such as "test".
     r"|The part after the @-sign is a special-use or reserved name.*"
 )
@@ -81,6 +92,6 @@ def filter_failure(context: HookContext, failure: Failure, case: Case, response:
         case RejectedPositiveData() if response.status_code == 422:
             return not all(RULES.fullmatch(each["msg"]) for each in response.json()["errors"])
         case RejectedPositiveData() if response.status_code == 400:
-            # Schemathesis repeats a page_state in another query than the one that it was issued for.
-            return response.json()["detail"] != "Invalid page_state: it was not issued for this query"
+            # Schemathesis uses a page_state with another query or limit than the one that it was issued for.
+            return not response.json()["detail"].startswith("Invalid page_state: it was")
     return True

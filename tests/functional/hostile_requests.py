@@ -174,7 +174,7 @@ class Generator:
         self._routes = {True: [route for route in routes if EXPENSIVE.match(route.path)] or cheap, False: cheap}
         self._changes: list[tuple[int, Callable[[Request, Random], None]]] = [
             (2, self._change_method),
-            (4, self._change_target),
+            (6, self._change_target),
             (4, self._change_query),
             (8, self._change_header),
             (6, self._change_body),
@@ -259,26 +259,26 @@ class Generator:
         request.method, request.has_view = random.choice(VALUES["methods"]), False
 
     def _change_target(self, request: Request, random: Random) -> None:
+        # The changed path may belong to no route, or to one with other rules.
+        request.has_view = False
+        if random.random() < 0.2 or not request.path.startswith(b"/"):
+            request.path = random.choice(VALUES["targets"]).replace(b"PATH", request.path)
+            return
         segments = request.path.split(b"/")
-        match random.randrange(5):
+        parameters = [place for place, name in enumerate(request.route.path.split("/")) if "{" in name]
+        match random.randrange(8):
             case 0:
-                request.path = random.choice(VALUES["targets"]).replace(b"PATH", request.path)
-                request.has_view = False
-            case 1:
-                segments[random.randrange(len(segments))] = random.choice(VALUES["segments and parameters"])
-            case 2:
                 segments.insert(
                     random.randrange(1, len(segments) + 1), random.choice((b"", b".", b"..", b"%2e%2e", b"x"))
                 )
-            case 3:
+            case 1:
                 segments[-1] += random.choice(VALUES["suffixes of paths"])
-            case 4:
+            case 2:
                 segments[-1] = random.choice(VALUES["invalid utf-8"])
-        if not request.path.startswith(b"/") or request.path.startswith(b"//"):
-            return
+            case _:
+                place = random.choice([place for place in parameters if place < len(segments)] or [len(segments) - 1])
+                segments[place] = random.choice(VALUES["segments and parameters"])
         request.path = b"/".join(segments)
-        # The changed path may belong to no route, or to one with other rules.
-        request.has_view = False
 
     def _change_query(self, request: Request, random: Random) -> None:
         parameters = request.route.parameters("query")

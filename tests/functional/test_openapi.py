@@ -21,8 +21,8 @@ from tests.support import PROJECT, Service, clean_environment
 def test_responses_conform_to_the_document(start: Callable[..., Service], keyspace: str, tmp_path: Path) -> None:
     """Schemathesis sends thousands of valid and invalid requests, alone and in scenarios, and runs all of its checks.
 
-    tests/schemathesis_hooks.py has the exceptions. The generation is deterministic: a failure comes from a change of
-    the code, not from chance.
+    tests/schemathesis_hooks.py has the exceptions. The seed is fixed: a failure comes from a change of the code, not
+    from chance.
     """
     running = start({"CASSANDRA_KEYSPACE": keyspace})
     report = schemathesis(running, "examples,coverage,fuzzing", tmp_path)
@@ -30,7 +30,7 @@ def test_responses_conform_to_the_document(start: Callable[..., Service], keyspa
     assert generated is not None, report
     assert int(generated.group(1)) > 3000
 
-    # By itself: after the other phases, it ends after a few scenarios.
+    # In a run of its own, because Schemathesis ends this phase early after the other ones.
     report = schemathesis(running, "stateful", tmp_path)
     counts = re.search(r"Scenarios: +(\d+)\s+API Links: +(\d+) covered", report)
     assert counts is not None, report

@@ -139,7 +139,7 @@ class Settings(BaseSettings):
             for host in hosts:
                 if not _TRUSTED_HOST.fullmatch(host):
                     raise ValueError(
-                        f"{host!r} is not a host name. Give names or IPv4 addresses without scheme, port, path and *, "
+                        f"{host!r} is not a host name. Give names or IPv4 addresses without scheme, port, path or *, "
                         "separated by commas; a name that begins with a period includes its subdomains"
                     )
             return hosts

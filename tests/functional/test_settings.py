@@ -73,7 +73,7 @@ def start_with(
         ({"TRUSTED_PROXIES": "1"}, "TRUSTED_HOSTS is required when TRUSTED_PROXIES is above 0"),
         ({"TRUSTED_PROXIES": "1", "TRUSTED_HOSTS": " , "}, "TRUSTED_HOSTS is required"),
         ({"TRUSTED_HOSTS": "example.org,https://example.org"}, "'https://example.org' is not a host name"),
-        ({"TRUSTED_HOSTS": "example.org:443"}, "without scheme, port, path and *"),
+        ({"TRUSTED_HOSTS": "example.org:443"}, "without scheme, port, path or *"),
         ({"TRUSTED_HOSTS": "*.example.org"}, "a name that begins with a period includes its subdomains"),
         ({"TRUSTED_HOSTS": "example.org/field"}, "TRUSTED_HOSTS"),
         ({"TRUSTED_HOSTS": "[::1]"}, "TRUSTED_HOSTS"),

@@ -139,7 +139,7 @@ class Settings(BaseSettings):
             for host in hosts:
                 if not _TRUSTED_HOST.fullmatch(host):
                     raise ValueError(
-                        f"{host!r} is not a host name. Give names or IPv4 addresses without scheme, port, path and *, "
+                        f"{host!r} is not a host name. Give names or IPv4 addresses without scheme, port, path or *, "
                         "separated by commas; a name that begins with a period includes its subdomains"
                     )
             return hosts
@@ -308,10 +308,10 @@ def get_settings() -> Settings:
         names = list(dotenv_values(env_file))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{env_file} can't be read: {error}") from None
-    if mistakes := _mistaken_names(names):
-        raise SettingsError("\n".join(f"{env_file}: {mistake}" for mistake in mistakes))
+    if mistakes := mistaken_names(names):
+        raise SettingsError("\n".join(f"{env_file}: {mistake}" for mistake in mistakes.values()))
     # The environment also has variables of other programs, so these names don't prevent the start.
-    for mistake in _mistaken_names(os.environ):
+    for mistake in mistaken_names(os.environ).values():
         print(f"Warning: {mistake} The service ignores this environment variable.", file=sys.stderr)
     try:
         return Settings(_env_file=env_file)  # type: ignore[call-arg]
@@ -336,15 +336,15 @@ def _env_file() -> Path:
     return Path(os.environ.get("ENV_FILE") or PROJECT / ".env")
 
 
-def _mistaken_names(names: Iterable[str]) -> list[str]:
-    """A sentence for each name that was removed or is nearly the name of a variable."""
+def mistaken_names(names: Iterable[str]) -> dict[str, str]:
+    """The names that were removed or are nearly the name of a variable, each with a sentence about it."""
     known = [field.upper() for field in Settings.model_fields]
-    mistakes = []
+    mistakes = {}
     for name in names:
         if name.upper() in _REMOVED:
-            mistakes.append(f"{name} was removed. {_REMOVED[name.upper()]}")
+            mistakes[name] = f"{name} was removed. {_REMOVED[name.upper()]}"
         elif name.upper() not in known and (near := get_close_matches(name.upper(), known, n=1, cutoff=0.9)):
-            mistakes.append(f"{name} is unknown. Did you mean {near[0]}?")
+            mistakes[name] = f"{name} is unknown. Did you mean {near[0]}?"
     return mistakes
 
 

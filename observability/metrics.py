@@ -71,7 +71,8 @@ for _kind in ("data", "stream", "service"):
     for _reason in ("queue_full", "queue_timeout", "deadline"):
         REFUSED.labels(_kind, _reason)
 WORKERS = _gauge("fieldbook_workers", "Worker processes.")
-# Numbers of workers instead of 0 or 1 with the minimum over all workers: with --preload, the master adds a 0.
+# These two gauges count workers. With the minimum over all workers of a gauge that is 0 or 1, the result would be wrong
+# with --preload, because the master adds a 0.
 WORKERS_WITHOUT_QUORUM = _gauge(
     "fieldbook_workers_without_quorum",
     "Workers that are not connected to Cassandra, or see too few replicas of a row for the default consistency level.",

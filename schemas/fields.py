@@ -34,9 +34,9 @@ from schemas.formats import DurationValue as DurationValue
 MAX_INT = 2**31 - 1
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-# Characters that show nothing: control and format characters, white space (Unicode categories Cc, Cf, Zs, Zl and Zp),
-# all that Unicode calls default ignorable, and the empty Braille pattern. Those above U+FFFF are written as they are,
-# because Python and ECMAScript have no escape for them in common.
+# Invisible characters: control and format characters and white space (Unicode categories Cc, Cf, Zs, Zl and Zp), all
+# that Unicode calls default ignorable, and the empty Braille pattern. Characters above U+FFFF stand in the JSON Schema
+# without an escape, because Python and ECMAScript have no common escape for them.
 _INVISIBLE = (
     r"\x00-\x20\x7f-\xa0\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u1680\u17b4\u17b5"
     r"\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"

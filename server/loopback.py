@@ -1,7 +1,7 @@
 """In development, the service listens on loopback addresses and Unix sockets only.
 
-Anybody who reaches a service in development can call its diagnostics routes. Checked are the addresses that gunicorn
-has bound, because its option `--bind`, or a socket that it inherits, takes the place of `HOST`.
+Every client that reaches a service in development can call its diagnostics routes. The check uses the addresses that
+gunicorn has bound, because its option `--bind`, or an inherited socket, replaces `HOST`.
 
 | Private name of gunicorn | Used for |
 |---|---|
@@ -25,7 +25,7 @@ def check_addresses(settings: Settings, addresses: Iterable[str]) -> None:
     """Check that the service may listen on these addresses.
 
     :param addresses: IP addresses, or values of `HOST`.
-    :raises SettingsError: it may not.
+    :raises SettingsError: an address is not a loopback address, and the settings do not allow others.
     """
     from settings import SettingsError
 
@@ -56,7 +56,8 @@ def require(arbiter: Any, settings: Settings) -> None:
 def check_reload(previous: Settings, settings: Settings) -> None:
     """Check new settings before gunicorn applies them.
 
-    The present addresses are checked even if `HOST` changes too, because with `--bind` or `--reload` they stay.
+    The present addresses are checked even if `HOST` changes too, because gunicorn keeps them with `--bind` or
+    `--reload`.
 
     :raises SettingsError: the service may not listen on its present addresses, or on a changed `HOST`.
     """

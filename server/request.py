@@ -2,9 +2,9 @@
 
 | Private name of gunicorn | Used for |
 |---|---|
-| `http.message.Request`: `.uri`, `.path`, `.method`, `.version`, `.headers`, `.must_close` | what the request says |
+| `http.message.Request`: `.uri`, `.path`, `.method`, `.version`, `.headers`, `.must_close` | the parsed request |
 | `Request.should_close` | overridden: whether the connection ends after the response |
-| `Request._peer_trusted_for_forwarded` | overridden: the proxy headers that gunicorn itself applies: none |
+| `Request._peer_trusted_for_forwarded` | overridden: gunicorn itself applies no headers of proxies |
 | `http.errors.ParseException` and its subclasses | why a request is not valid |
 | `util.http_date` | the `Date` header |
 """
@@ -37,7 +37,7 @@ _MAX_DETAIL = 500
 
 
 class RequestRefused(Exception):
-    """The request breaks a rule of HTTP, or needs what the service does not have.
+    """The request breaks a rule of HTTP, or needs a feature that the service does not have.
 
     :ivar status: of the response.
     """
@@ -63,7 +63,7 @@ class HttpRequest(Request):
         """
         super().__init__(*arguments)
         if self.method == "CONNECT":
-            raise RequestRefused(501, "The service is not a proxy: it has no CONNECT.")
+            raise RequestRefused(501, "The service does not support CONNECT, because it is not a proxy.")
         host: str | None = None
         connection = ""
         for name, value in self.headers:
@@ -72,7 +72,7 @@ class HttpRequest(Request):
             elif name == "CONNECTION":
                 connection += f"{value},"
             elif name == "TRANSFER-ENCODING" and value.lower() != "chunked":
-                # gunicorn passes a body that is compressed as well to the application as it is.
+                # gunicorn would not decompress a body with another coding, for example "gzip, chunked".
                 raise RequestRefused(501, "The only Transfer-Encoding that the service decodes is chunked.")
         if host is None:
             if self.version >= (1, 1):
@@ -99,7 +99,7 @@ class HttpRequest(Request):
     def _take_other_target(self) -> None:
         """Set path and Host header for a target that is not a path (RFC 9112, 3.2)."""
         if self.uri == "*":
-            # OPTIONS for the whole server. Its last proxy may write "http://host" as "*".
+            # OPTIONS for the whole server. A proxy may send "*" instead of "http://host" (RFC 9112, 3.2.4).
             self.path = "/"
             return
         target = _ABSOLUTE_FORM.match(self.uri)
@@ -130,7 +130,7 @@ def _status(error: BaseException) -> int:
 
 
 def error_response(error: BaseException) -> tuple[int, str, bytes]:
-    """The response to a request that the application could not get or answer, as a problem document (RFC 9457).
+    """The response to a request that is not valid or that caused an exception, as a problem document (RFC 9457).
 
     The connection ends after it, because it is unknown where the next request starts.
 

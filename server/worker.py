@@ -191,7 +191,8 @@ class Worker(BaseWorker):
     def _respond(self, request: HttpRequest, connection: Connection) -> None:
         response, environ = create(request, connection, connection.client, connection.server, self.cfg)
         environ["wsgi.multithread"] = True
-        # The service has no other protocol, and Werkzeug matches no route for a WebSocket (RFC 9110, 7.8).
+        # The service supports no other protocol, so it ignores Upgrade (RFC 9110, 7.8). Werkzeug would look for a route
+        # that accepts WebSockets.
         environ.pop("HTTP_UPGRADE", None)
         self.nr += 1
         if self.nr >= self.max_requests:

@@ -1,8 +1,8 @@
 """The headers that trusted reverse proxies add to a request (TRUSTED_PROXIES).
 
-A proxy that does not set or clear one of them forwards the client's. Each value that reaches a response or the log is
-therefore checked, and an invalid header is ignored. The host, of `Host` or `X-Forwarded-Host`, is checked by
-trusted_hosts.py. `X-Forwarded-Port` and `Forwarded` are never used.
+A proxy that does not set or clear one of them forwards the client's value. Each value that reaches a response or the
+log is therefore checked, and an invalid header is ignored. trusted_hosts.py checks the host, of `Host` or
+`X-Forwarded-Host`. `X-Forwarded-Port` and `Forwarded` are never used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-# What the variables of the WSGI environment must match that ProxyFix sets from a header.
+# The variables of the WSGI environment that ProxyFix sets from a header, each with the form of a valid value.
 _VALID = {
     # X-Forwarded-Prefix. "//evil.example" would be a link to another host, and browsers normalize "." and "..".
     "SCRIPT_NAME": re.compile(r"(?=.{1,200}\Z)(/(?!\.\.?(/|\Z))[A-Za-z0-9._~-]+)+/?"),

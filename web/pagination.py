@@ -1,7 +1,8 @@
 """Pages of a list.
 
-`page_state` is Cassandra's paging state, signed for one query and valid for 24 hours. In a walk with a `limit` it also
-has that limit and the number of rows that are left.
+`page_state` is Cassandra's paging state, signed for one query and valid for 24 hours. A walk is a sequence of requests,
+each with the `page_state` of the previous response. In a walk with a `limit`, `page_state` also has that limit and the
+number of rows that are left.
 """
 
 from __future__ import annotations

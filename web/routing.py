@@ -1,4 +1,4 @@
-"""What Flask's routing decides about a request, without redirects and without methods of other routes.
+"""Checks that correct Flask's routing: no redirects, and no methods of other routes.
 
 A path such as `/users/stream` also matches the route `/users/<id>`. Flask would therefore add the methods of that route
 to `Allow`, and pass `PUT /users/stream` to it.

@@ -25,12 +25,13 @@ from storage.errors import KeyBusy, KeyReused
 
 # Seconds for which a retry gets the first response.
 LIFETIME = 24 * 3600
-# The form of the stored answer; docs/transactions.md has the earlier forms. A column more or less is no new format.
+# The form of the stored answer; docs/transactions.md has the earlier forms. An added or removed column does not change
+# it.
 FORMAT = 3
 # Seconds. No request lasts longer. The TTL of a mark is shorter by this time, so that no mark outlives its claim.
 _LONGEST_REQUEST = int(MAX_REQUEST_TIMEOUT)
 
-# The values of a row by column, in the native protocol's encoding, in which every CQL type keeps its values.
+# The values of a row by column, in the native protocol's encoding, because it preserves the values of every CQL type.
 RowValues = Mapping[str, bytes | None]
 
 # If the row does not exist, `answer` is null too. It is also null in a row of which only a mark is left.
@@ -176,7 +177,7 @@ def release_key(session: Session, key: IdempotencyKey, claim: Claim, options: Qu
 def _to_text(rows: Sequence[RowValues], mark: int) -> str:
     """Rows as JSON with base64.
 
-    With the names of the columns, because a later version of the service may have others.
+    With the names of the columns, because a later version of the service may have other columns.
     """
     return orjson.dumps({"format": FORMAT, "mark": mark, "rows": rows}, default=_base64_text).decode()
 

@@ -1,4 +1,4 @@
-"""10,000 hostile requests over all routes, the same in each run, do no harm.
+"""10,000 hostile requests over all routes, from a fixed seed.
 
 A failure names the seed and the number of the request, and has its bytes, which `tests.sockets.exchange` sends again.
 """
@@ -36,10 +36,10 @@ MAX_GROWTH = 100 * 1024**2
         ),
     ],
 )
-def test_hostile_requests_do_no_harm(
+def test_hostile_requests_cause_no_500_and_no_redirect(
     start: Callable[..., Service], keyspace: str, numbers: range, variables: dict[str, str]
 ) -> None:
-    """No 500, no redirect, no crash and no malformed response. Afterwards the service works; other rows are unchanged.
+    """They also cause no crash and no malformed response. Afterward the service works, and other rows are unchanged.
 
     The responses to requests that break a rule of the document are errors.
     """

@@ -61,7 +61,9 @@ def test_killed_node_loses_no_acknowledged_write(own_node: Node) -> None:
         cluster.shutdown()
 
 
-def test_stop_leaves_a_node_that_another_program_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_does_not_stop_a_node_that_another_program_restarted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`make run` starts a node, the node is killed, and `make node` starts it again in the same directory.
 
     When `make run` ends, it stops neither the new node nor removes its pid file, so `make stop` finds the node.

@@ -118,7 +118,7 @@ def reload(running: Service) -> None:
 
 
 def test_sighup_switches_the_read_only_mode(start: Callable[..., Service], tmp_path: Path) -> None:
-    """In read-only mode, writes of every kind return 503 with Retry-After and change nothing; reads go on.
+    """In read-only mode, writes of every kind return 503 with Retry-After and change nothing; reads continue.
 
     A request with an idempotency key does not claim it: after the maintenance, the key can be used with another body.
     """

@@ -76,7 +76,7 @@ def test_untrusted_host_is_400(proxied: Service, headers: dict[str, str]) -> Non
 
 @pytest.mark.parametrize("host", [HOST, HOST.upper(), f"{HOST}:8443", "wild.example", "a.b.wild.example"])
 def test_trusted_host_is_accepted(proxied: Service, host: str) -> None:
-    """In any case, with any port; a name that begins with a period includes its subdomains."""
+    """In lower or upper case, with any port; a name that begins with a period includes its subdomains."""
     assert proxied.client.get("/observers?limit=1", headers={"Host": host}).status_code == 200
     assert proxied.client.get("/", headers={"Host": "proxy.internal", "X-Forwarded-Host": host}).status_code == 200
 

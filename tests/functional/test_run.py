@@ -84,10 +84,14 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 def test_run_uses_the_cassandra_in_cassandra_hosts(
     run: Callable[..., Run], environment: dict[str, str], keyspace: str
 ) -> None:
-    """With CASSANDRA_HOSTS set, `make run` uses that Cassandra and does not stop it on Ctrl-C."""
-    running = run(**environment | {"CASSANDRA_KEYSPACE": keyspace})
+    """With CASSANDRA_HOSTS set, `make run` uses that Cassandra and does not stop it on Ctrl-C.
+
+    A warning about a variable of another program appears once, not once for each command that `make run` starts.
+    """
+    running = run(**environment | {"CASSANDRA_KEYSPACE": keyspace, "CASSANDRAS_PORT": "tcp://10.0.0.1"})
     running.wait_until_ready()
-    assert running.text().startswith("Using the Cassandra that CASSANDRA_HOSTS names")
+    assert running.text().count("Warning: ") == 1
+    assert "\nUsing the Cassandra that CASSANDRA_HOSTS names" in running.text()
     assert "Starting Cassandra" not in running.text()
     lines = [line for line in running.text().splitlines() if line.startswith("  curl ")]
     assert all(f"http://127.0.0.1:{running.port}" in line for line in lines)

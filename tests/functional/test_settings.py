@@ -73,7 +73,7 @@ def start_with(
         ({"TRUSTED_PROXIES": "1"}, "TRUSTED_HOSTS is required when TRUSTED_PROXIES is above 0"),
         ({"TRUSTED_PROXIES": "1", "TRUSTED_HOSTS": " , "}, "TRUSTED_HOSTS is required"),
         ({"TRUSTED_HOSTS": "example.org,https://example.org"}, "'https://example.org' is not a host name"),
-        ({"TRUSTED_HOSTS": "example.org:443"}, "without scheme, port, path and *"),
+        ({"TRUSTED_HOSTS": "example.org:443"}, "without scheme, port, path or *"),
         ({"TRUSTED_HOSTS": "*.example.org"}, "a name that begins with a period includes its subdomains"),
         ({"TRUSTED_HOSTS": "example.org/field"}, "TRUSTED_HOSTS"),
         ({"TRUSTED_HOSTS": "[::1]"}, "TRUSTED_HOSTS"),
@@ -182,7 +182,7 @@ def inherited_socket() -> Iterator[socket.socket]:
 def test_development_is_refused_on_addresses_that_other_machines_reach(
     tmp_path: Path, inherited_socket: socket.socket, variables: dict[str, str], bind: list[str]
 ) -> None:
-    """gunicorn ends before its first worker, with a sentence that names both ways out, and leaves no file."""
+    """gunicorn ends before its first worker, leaves no file, and its message names both possible solutions."""
     port, fd = free_port(), inherited_socket.fileno()
     values = {"port": port, "other_port": free_port(), "socket": tmp_path / "socket", "fd": fd}
     arguments = [f"--pid={tmp_path / 'pid'}", *(f"--bind={each.format(**values)}" for each in bind)]

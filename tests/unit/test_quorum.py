@@ -79,7 +79,7 @@ def test_each_level_needs_its_number_of_replicas(level: str, needed: int, strate
         assert has_quorum(session(cluster, level)) is (3 - down >= needed), f"{down} nodes down"
 
 
-def test_one_token_range_below_the_level_is_enough() -> None:
+def test_one_token_range_below_the_level_means_no_quorum() -> None:
     """In a cluster of six nodes, two nodes of different racks share a range, and two of the same rack share none."""
     cluster = metadata({"dc1": 6}, THREE)
     set_down(cluster, "dc1-0", "dc1-3")
@@ -118,15 +118,15 @@ def test_nodes_of_unknown_state_count_as_up() -> None:
     assert has_quorum(session(cluster, "EACH_QUORUM")) is True
 
 
-def test_more_replicas_than_nodes() -> None:
+def test_missing_nodes_count_as_replicas_that_are_down() -> None:
     """The number of replicas comes from the keyspace, as in Cassandra, and not from the nodes that exist."""
     assert has_quorum(session(metadata({"dc1": 2}, {"dc1": "4"}))) is False
     assert has_quorum(session(metadata({"dc1": 3}, {"dc1": "4"}))) is True
     assert has_quorum(session(metadata({"dc1": 3}, {"dc2": "3"}))) is False
 
 
-def test_unknown_replicas() -> None:
-    """Without a token map, and for a strategy that the driver does not know, the level is met while no node is down."""
+def test_without_a_replica_map_the_level_is_met_while_no_node_is_down() -> None:
+    """The driver has no token map, or does not know the replication strategy."""
     without_map = metadata({"dc1": 3}, THREE)
     without_map.token_map = None
     for cluster in (without_map, metadata({"dc1": 3}, {}, "EverywhereStrategy")):

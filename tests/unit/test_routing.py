@@ -20,7 +20,7 @@ def client() -> FlaskClient:
 
 
 def test_every_static_path_has_only_the_methods_of_its_routes(client: FlaskClient) -> None:
-    """Whatever routes with variable parts match the path too. No response of this test needs Cassandra."""
+    """Routes with variable parts that also match the path add no methods. No response of this test needs Cassandra."""
     paths = static_paths(client.application.url_map)
     assert {"/", "/observers/stream", "/observers/batch"} <= paths.keys()
     for path, methods in paths.items():
@@ -34,7 +34,7 @@ def test_every_static_path_has_only_the_methods_of_its_routes(client: FlaskClien
 
 @pytest.mark.parametrize("path", ["/find/stream", "/find/batch"])
 def test_names_of_static_paths_are_valid_keys_of_other_resources(client: FlaskClient, path: str) -> None:
-    """`/find/<genus>` has no static path beside it, so that "stream" is a genus like any other."""
+    """No static path has the same form as `/find/<genus>`, so that "stream" is a genus like any other."""
     allowed = client.options(path).headers["Allow"]
     assert set(allowed.split(", ")) == {"GET", "HEAD", "OPTIONS"}
     assert client.get(f"{path}?limit=0").status_code == 422
@@ -43,7 +43,7 @@ def test_names_of_static_paths_are_valid_keys_of_other_resources(client: FlaskCl
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 @pytest.mark.parametrize("host", ["localhost", "evil.example"])
 def test_similar_paths_are_not_redirected(host: str, method: str) -> None:
-    """Neither to the path with a slash at its end, nor from an empty path to "/"."""
+    """The service redirects neither `/folder` to `/folder/` nor an empty path to `/`."""
     blueprint = Blueprint("folder", __name__)
 
     @blueprint.get("/folder/")

@@ -22,7 +22,7 @@ from tempfile import NamedTemporaryFile
 from typing import Annotated, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parent
@@ -33,6 +33,15 @@ Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 # Characters of a secret.
 _MIN_KEY_LENGTH = 16
+
+
+def _long_enough(key: SecretStr) -> SecretStr:
+    if len(key.get_secret_value()) < _MIN_KEY_LENGTH:
+        raise ValueError("must have at least 16 characters")
+    return key
+
+
+Key = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 # A host name or an IPv4 address, perhaps with a leading period.
 _TRUSTED_HOST = re.compile(r"\.?[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*")
@@ -60,9 +69,9 @@ class Settings(BaseSettings):
 
     app_env: Literal["development", "production"] = "production"
     allow_remote_development: bool = False
-    secret_key: SecretStr | None = None
-    secret_key_previous: SecretStr | None = None
-    operator_token: SecretStr | None = None
+    secret_key: Key | None = None
+    secret_key_previous: Annotated[tuple[Key, ...], NoDecode] = ()
+    operator_token: Key | None = None
     diagnostics: bool | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     read_only: bool = False
@@ -110,18 +119,11 @@ class Settings(BaseSettings):
     astra_db_secure_bundle_path: FilePath | None = None
     astra_db_application_token: SecretStr | None = None
 
-    @field_validator("secret_key", "operator_token")
+    @field_validator("secret_key_previous", "trusted_hosts", "cassandra_hosts", mode="before")
     @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < _MIN_KEY_LENGTH:
-            raise ValueError("must have at least 16 characters")
-        return value
-
-    @field_validator("secret_key_previous")
-    @classmethod
-    def _each_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if any(len(key) < _MIN_KEY_LENGTH for key in _split_keys(value)):
-            raise ValueError("each key must have at least 16 characters; separate several keys by commas")
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
     @field_validator("astra_db_secure_bundle_path")
@@ -131,31 +133,26 @@ class Settings(BaseSettings):
             raise ValueError(f"{value} is not a zip file; give the path of the secure-connect bundle")
         return value
 
-    @field_validator("trusted_hosts", mode="before")
+    @field_validator("trusted_hosts")
     @classmethod
-    def _check_trusted_hosts(cls, value: object) -> object:
-        if isinstance(value, str):
-            hosts = tuple(host.strip().lower() for host in value.split(",") if host.strip())
-            for host in hosts:
-                if not _TRUSTED_HOST.fullmatch(host):
-                    raise ValueError(
-                        f"{host!r} is not a host name. Give names or IPv4 addresses without scheme, port, path or *, "
-                        "separated by commas; a name that begins with a period includes its subdomains"
-                    )
-            return hosts
-        return value
+    def _check_trusted_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        hosts = tuple(host.lower() for host in hosts)
+        for host in hosts:
+            if not _TRUSTED_HOST.fullmatch(host):
+                raise ValueError(
+                    f"{host!r} is not a host name. Give names or IPv4 addresses without scheme, port, path or *, "
+                    "separated by commas; a name that begins with a period includes its subdomains"
+                )
+        return hosts
 
-    @field_validator("cassandra_hosts", mode="before")
+    @field_validator("cassandra_hosts")
     @classmethod
-    def _split_hosts(cls, value: object) -> object:
-        if isinstance(value, str):
-            hosts = tuple(host.strip() for host in value.split(",") if host.strip())
-            if not hosts:
-                raise ValueError("must name at least one host; separate several hosts by commas")
-            if any(host.count(":") == 1 for host in hosts):
-                raise ValueError("must name hosts without a port; CASSANDRA_PORT sets the port of all hosts")
-            return hosts
-        return value
+    def _check_cassandra_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        if not hosts:
+            raise ValueError("must name at least one host; separate several hosts by commas")
+        if any(host.count(":") == 1 for host in hosts):
+            raise ValueError("must name hosts without a port; CASSANDRA_PORT sets the port of all hosts")
+        return hosts
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -253,7 +250,7 @@ class Settings(BaseSettings):
     @cached_property
     def signing_keys(self) -> list[bytes]:
         """The keys that verify signatures: `SECRET_KEY_PREVIOUS`, and last `signing_key`, which also signs."""
-        return [*(key.encode() for key in _split_keys(self.secret_key_previous)), self.signing_key]
+        return [*(key.get_secret_value().encode() for key in self.secret_key_previous), self.signing_key]
 
     def check_signing_key(self) -> None:
         """Check the signing key, which only a process that serves requests needs. In development this creates it.
@@ -268,11 +265,6 @@ class Settings(BaseSettings):
             raise SettingsError(
                 "The development key in .fieldbook/secret_key is damaged. Delete the file; the next start creates it."
             )
-
-
-def _split_keys(value: SecretStr | None) -> list[str]:
-    keys = value.get_secret_value().split(",") if value is not None else []
-    return [key.strip() for key in keys if key.strip()]
 
 
 def _development_key(path: Path) -> bytes:

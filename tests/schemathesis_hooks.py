@@ -22,7 +22,7 @@ from web.idempotency import KEY_PATTERN
 # Seconds in which the service answers every request of this test.
 ENOUGH = 5.0
 ETAG = re.compile(r'"[0-9a-f]{32}"')
-PAGE_STATE = re.compile(r"[\w-]+\.[\w-]+\.[\w-]{64}", re.ASCII)
+PAGE_STATE = re.compile(r"(\d+\.\d+\.)?[\w-]+\.[\w-]+\.[\w-]{64}", re.ASCII)
 
 
 @schemathesis.hook

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -118,6 +119,13 @@ class Service:
         """Return the process ids of gunicorn's workers."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
+
+    def reload(self) -> None:
+        """Send SIGHUP, and wait until only new workers run and the service is healthy."""
+        old = set(self.workers())
+        self.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: self.workers() and not old & set(self.workers()), description="new workers")
+        wait_for(lambda: get(self, "/health").status_code == 200, description="the service to be healthy")
 
 
 @contextmanager

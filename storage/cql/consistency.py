@@ -15,7 +15,7 @@ from storage.errors import ConsistencyRefused
 SERIAL_PROFILE = "serial"
 
 # Consistency levels that need a fixed number of replicas.
-_REPLICAS_NEEDED = {"TWO": 2, "THREE": 3}
+REPLICAS_NEEDED = {"ONE": 1, "TWO": 2, "THREE": 3}
 
 
 def default_level(session: Session) -> str:
@@ -55,6 +55,6 @@ def set_level(session: Session, bound: BoundStatement, level: str, kind: Kind) -
     if level == "ANY" and kind == "read":
         raise ConsistencyRefused("ANY is a consistency level for writes.")
     replicas = sum(replication_factors(session, bound.keyspace or session.keyspace).values())
-    if 0 < replicas < _REPLICAS_NEEDED.get(level, 0):
-        raise ConsistencyRefused(f"{level} needs {_REPLICAS_NEEDED[level]} replicas; this keyspace has {replicas}.")
+    if 0 < replicas < REPLICAS_NEEDED.get(level, 0):
+        raise ConsistencyRefused(f"{level} needs {REPLICAS_NEEDED[level]} replicas; this keyspace has {replicas}.")
     bound.consistency_level = ConsistencyLevel.name_to_value[level]

@@ -10,10 +10,8 @@ from typing import Any
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Session
 from cassandra.policies import HostDistance
 
-from storage.cql.consistency import default_level
+from storage.cql.consistency import REPLICAS_NEEDED, default_level
 from storage.cql.driver import replica_sets, replication_factors
-
-_COUNTS = {"ONE": 1, "TWO": 2, "THREE": 3}
 
 
 def has_quorum(session: Session) -> bool:
@@ -21,9 +19,12 @@ def has_quorum(session: Session) -> bool:
 
     A node that the driver has not seen down counts as up. The driver opens no connections to other data centers, so it
     does not know the state of their nodes until Cassandra reports a change. If the driver does not know the replicas,
-    the result is whether no node is down.
+    the result is whether no node is down. If the keyspace was dropped, it is false.
     """
-    hosts = session.cluster.metadata.all_hosts()
+    metadata = session.cluster.metadata
+    if session.keyspace not in metadata.keyspaces:
+        return False
+    hosts = metadata.all_hosts()
     policy = session.get_execution_profile(EXEC_PROFILE_DEFAULT).load_balancing_policy
     return can_be_met(
         default_level(session),
@@ -72,7 +73,7 @@ def _is_met(level: str, local: str | None, replicas: Mapping[str | None, int], u
         case "ALL":
             return up.total() >= sum(replicas.values())
         case _:
-            return up.total() >= _COUNTS[level]
+            return up.total() >= REPLICAS_NEEDED[level]
 
 
 def _majority(count: int) -> int:

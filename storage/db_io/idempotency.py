@@ -62,9 +62,10 @@ RELEASE_KEY = Statement(
     kind="lwt",
     idempotent=False,
 )
+# Not the row: that would also delete the mark of the next claim, if the clock of its instance is behind Cassandra's.
 FORGET_KEY = Statement(
     "forget_idempotency_key",
-    "DELETE FROM {keyspace}.idempotency_keys WHERE scope = ? AND key = ? IF answer = ?",
+    "DELETE fingerprint, answer, busy_until FROM {keyspace}.idempotency_keys WHERE scope = ? AND key = ? IF answer = ?",
     kind="lwt",
     idempotent=False,
 )

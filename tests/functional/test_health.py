@@ -98,3 +98,5 @@ def test_health_reports_a_missing_quorum(start: Callable[..., Service], session:
     wait_for(lambda: get(running, "/health").json()["quorum"], description="the quorum")
     assert get(running, "/find/Quercus").status_code == 200
     assert metric(running, "fieldbook_workers_without_quorum") == 0
+    session.execute(f"DROP KEYSPACE {keyspace}", timeout=60)
+    wait_for(lambda: not get(running, "/health").json()["quorum"], description="the loss of the keyspace")

@@ -109,14 +109,6 @@ def test_killed_worker_loses_only_its_in_flight_requests(
 # --- reload of settings and code ---------------------------------------------------------------------------
 
 
-def reload(running: Service) -> None:
-    """Send SIGHUP, and wait until only new workers run and the service is healthy."""
-    old = running.workers()
-    running.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: running.workers() and not set(old) & set(running.workers()), description="a new worker")
-    wait_for(lambda: get(running, "/health").status_code == 200, description="the service to be healthy")
-
-
 def test_sighup_switches_the_read_only_mode(start: Callable[..., Service], tmp_path: Path) -> None:
     """In read-only mode, writes of every kind return 503 with Retry-After and change nothing; reads continue.
 
@@ -155,12 +147,12 @@ def test_sighup_switches_the_read_only_mode(start: Callable[..., Service], tmp_p
     assert metric(running, 'fieldbook_requests_total{method="POST",route="/observers",status="503"}') == 2
     client.close()
     env_file.write_text("READ_ONLY=0\n")
-    reload(running)
+    running.reload()
     url = f"{client.base_url}/observers"
     assert httpx.post(url, json=OBSERVER | {"name": "Another"}, headers=key).status_code == 201
     assert metric(running, "fieldbook_workers_read_only") == 0
     env_file.write_text("READ_ONLY=1\n")
-    reload(running)
+    running.reload()
     assert httpx.post(url, json=OBSERVER).status_code == 503
     # POST /shutdown writes nothing.
     shutdown = f"{client.base_url}/shutdown"
@@ -179,11 +171,11 @@ def test_sighup_applies_valid_settings_and_ignores_invalid_ones(
     env_file.write_text("LOG_LEVEL=INFO\n")
     running = start({"ENV_FILE": str(env_file), "LOG_LEVEL": "", "WEB_CONCURRENCY": "1"})
     env_file.write_text("MAX_BODY_BYTES=1024\n")
-    reload(running)
+    running.reload()
     too_large = OBSERVER | {"name": "x" * 2000}
     assert httpx.post(f"{running.client.base_url}/observers", json=too_large).status_code == 413
     env_file.write_text("MAX_BODY_BYTES=lots\n")
-    reload(running)
+    running.reload()
     running.wait_for_log("MAX_BODY_BYTES")
     assert httpx.post(f"{running.client.base_url}/observers", json=too_large).status_code == 413
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
 import stat
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 
 import settings as settings_module
 from dev.local_cassandra.node import free_port
-from tests.support import OBSERVER, PRODUCT, PROJECT, Service, clean_environment, get, wait_for
+from tests.support import OBSERVER, PRODUCT, PROJECT, Service, clean_environment, wait_for
 
 # Commands, as arguments of Python.
 GUNICORN = ("-m", "gunicorn", "wsgi:app")
@@ -250,18 +249,13 @@ def test_reload_does_not_open_development_to_other_machines(
         observer = OBSERVER | {"name": "x" * 2000}
         return httpx.post(f"{running.client.base_url}/observers", json=observer).status_code == 413
 
-    def reload(text: str) -> None:
-        env_file.write_text(text)
-        old = running.workers()
-        running.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: running.workers() and not set(old) & set(running.workers()), description="a new worker")
-        wait_for(lambda: get(running, "/health").status_code == 200, description="the service to be healthy")
-
-    reload(after)
+    env_file.write_text(after)
+    running.reload()
     running.wait_for_log("The previous settings stay in use: With APP_ENV=development, the service listens on loopback")
     assert not is_too_large()
     if "0.0.0.0" in before:
-        reload(f"{after}ALLOW_REMOTE_DEVELOPMENT=1\n")
+        env_file.write_text(f"{after}ALLOW_REMOTE_DEVELOPMENT=1\n")
+        running.reload()
         assert is_too_large()
 
 
@@ -277,16 +271,6 @@ def test_development_secret_key_is_generated_once(tmp_path: Path) -> None:
     assert len(keys.pop()) >= 32
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.slow
-def test_workers_and_instances_share_page_states(start: Callable[..., Service]) -> None:
-    """An instance accepts another one's page_state if both have the same SECRET_KEY."""
-    first, second, other_key = start(), start(), start({"SECRET_KEY": "the secret of somebody else"})
-    link = first.client.get("/observers?limit=1").links["next"]["url"]
-    for _ in range(10):
-        assert second.client.get(link).status_code == 200
-    assert other_key.client.get(link).status_code == 400
 
 
 def test_environment_overrides_the_dotenv_file(tmp_path: Path) -> None:

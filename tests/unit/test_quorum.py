@@ -135,6 +135,13 @@ def test_without_a_replica_map_the_level_is_met_while_no_node_is_down() -> None:
         assert has_quorum(session(cluster)) is False
 
 
+def test_dropped_keyspace_has_no_quorum() -> None:
+    cluster = metadata({"dc1": 3}, THREE)
+    assert has_quorum(session(cluster)) is True
+    cluster._drop_keyspace("k")
+    assert has_quorum(session(cluster)) is False
+
+
 def test_result_follows_changes_of_replication_and_topology() -> None:
     cluster = metadata({"dc1": 3}, THREE)
     set_down(cluster, "dc1-0", "dc1-1")

@@ -32,8 +32,12 @@ def check(static: Mapping[str, list[str]]) -> Response | None:
     :returns: the response to OPTIONS on a path of `static`; otherwise None.
     :raises BadRequest: the path is not valid UTF-8.
     :raises MethodNotAllowed: the path is in `static`, but not with this method.
-    :raises NotFound: Flask would redirect to a similar path. A redirect could lose the body of a POST.
+    :raises NotFound: Flask would redirect to a similar path, and a redirect could lose the body of a POST. Or the path
+        begins with two slashes.
     """
+    if request.environ["PATH_INFO"].startswith("//"):
+        # Werkzeug drops leading slashes. A proxy that denies a path such as /metrics would not deny //metrics.
+        raise NotFound
     path = request.path
     if _REPLACEMENT in path:
         _reject_invalid_utf8()

@@ -62,6 +62,12 @@ def test_targets_without_a_path_are_the_home_page(live: Service, target: str, al
     assert b"example" not in response.body
 
 
+@pytest.mark.parametrize("target", ["GET //metrics", "GET ///health", "OPTIONS //", "GET http://localhost//metrics"])
+def test_paths_with_two_leading_slashes_are_not_found(live: Service, target: str) -> None:
+    (response,) = exchange(live.port, f"{target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert response.status == 404
+
+
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "10.0.0.1:80", "[::1]", "[::1]:80", "a_b.c-d", ""])
 def test_valid_hosts_are_accepted(live: Service, host: str) -> None:
     (response,) = exchange(live.port, CLOSE.replace(b"localhost", host.encode()))

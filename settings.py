@@ -289,7 +289,10 @@ _REMOVED = {
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings of this process. The first call prints a warning for each variable that looks like a mistake.
+    """The settings of this process.
+
+    The first call prints a warning for each environment variable that looks like a mistake, and removes the variable
+    from the environment of this process.
 
     :raises SettingsError: variables are wrong or missing; the message names each of them.
     """
@@ -300,11 +303,13 @@ def get_settings() -> Settings:
         names = list(dotenv_values(env_file))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{env_file} can't be read: {error}") from None
-    if mistakes := mistaken_names(names):
+    if mistakes := _mistaken_names(names):
         raise SettingsError("\n".join(f"{env_file}: {mistake}" for mistake in mistakes.values()))
     # The environment also has variables of other programs, so these names don't prevent the start.
-    for mistake in mistaken_names(os.environ).values():
+    for name, mistake in _mistaken_names(os.environ).items():
         print(f"Warning: {mistake} The service ignores this environment variable.", file=sys.stderr)
+        # Child processes would repeat the warning.
+        del os.environ[name]
     try:
         return Settings(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as error:
@@ -328,7 +333,7 @@ def _env_file() -> Path:
     return Path(os.environ.get("ENV_FILE") or PROJECT / ".env")
 
 
-def mistaken_names(names: Iterable[str]) -> dict[str, str]:
+def _mistaken_names(names: Iterable[str]) -> dict[str, str]:
     """The names that were removed or are nearly the name of a variable, each with a sentence about it."""
     known = [field.upper() for field in Settings.model_fields]
     mistakes = {}

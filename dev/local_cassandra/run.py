@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import STATE, Node, bind_error, ring, service_pid_file, speaks_cql
 from server.loopback import check_addresses
-from settings import Settings, SettingsError, default_to_development, mistaken_names, settings_or_exit
+from settings import Settings, SettingsError, default_to_development, settings_or_exit
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -92,9 +91,6 @@ def _settings_or_exit() -> Settings:
     """The settings, in development by default. Exit if gunicorn would refuse them, before Cassandra starts."""
     default_to_development()
     settings = settings_or_exit()
-    # The child processes would repeat the warnings about these variables.
-    for name in mistaken_names(os.environ):
-        del os.environ[name]
     try:
         settings.check_signing_key()
         check_addresses(settings, [settings.host])

@@ -38,11 +38,17 @@ def assert_problem(response: httpx.Response, status: int) -> dict[str, Any]:
 def assert_refused(response: RawResponse, status: int) -> None:
     """Check that the server itself refused a request: with a problem document, and the end of the connection."""
     assert (response.status, response.closes) == (status, True), response
-    assert response.headers["content-type"] == "application/problem+json"
-    problem = json.loads(response.body)
+    problem = raw_problem(response)
     assert problem.keys() == PROBLEM_FIELDS
-    assert (problem["status"], problem["request_id"]) == (status, response.headers["x-request-id"])
     assert problem["detail"]
+
+
+def raw_problem(response: RawResponse) -> dict[str, Any]:
+    """Check that a response is problem JSON, consistent with its status and headers. Return its body."""
+    assert response.headers["content-type"] == "application/problem+json", response.headers
+    problem: dict[str, Any] = json.loads(response.body)
+    assert (problem["status"], problem["request_id"]) == (response.status, response.headers["x-request-id"])
+    return problem
 
 
 def row_counts(session: Session, settings: Settings) -> list[int]:

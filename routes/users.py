@@ -54,7 +54,7 @@ def post_user(body: NewUser) -> ResponseValue:
     return users.TABLE.document(user), 201, location("users.get_user", id=user.id) | versions.etag(user.version)
 
 
-@blueprint.get("/users", responses=responses(200, User, 400, many=True, headers=("Link",)))
+@blueprint.get("/users", responses=responses(200, User, many=True, headers=("Link",)))
 def list_users(query: UserListQuery) -> Response:
     """One page of users, in token order. The `Link` header has the next page."""
     state = pagination.requested_paging_state()
@@ -69,7 +69,7 @@ def stream_users(query: UserStreamQuery) -> Response:
     return stream_response(users.stream_users(g.session, query.limit, query.fetch_size, query.age_filter, g.options))
 
 
-@blueprint.get("/users/stream/pages", responses=responses(200, UsersPage, 400))
+@blueprint.get("/users/stream/pages", responses=responses(200, UsersPage))
 def page_users(query: UserPageQuery) -> ResponseValue:
     """One page of users, in token order. The body has the `page_state` of the next page.
 
@@ -93,7 +93,7 @@ def post_users(body: UserBatch) -> ResponseValue:
     return {"created": len(created), "users": list(map(users.TABLE.document, created))}, 201
 
 
-@blueprint.get("/users/<id>", responses=responses(200, User, 304, 400, 404, headers=("ETag",)))
+@blueprint.get("/users/<id>", responses=responses(200, User, 304, 404, headers=("ETag",)))
 def get_user(path: UserPath) -> ResponseValue:
     """One user."""
     user = users.TABLE.retrieve(g.session, parse_uuid(path.id), g.options)
@@ -114,7 +114,7 @@ def patch_user(path: UserPath, body: UserChanges) -> ResponseValue:
     return _update(path.id, {name: getattr(body, name) for name in body.model_fields_set})
 
 
-@blueprint.delete("/users/<id>", responses=responses(204, None, 400, 412))
+@blueprint.delete("/users/<id>", responses=responses(204, None, 412))
 def delete_user(path: UserPath) -> ResponseValue:
     """Delete a user, if it exists; with `If-Match`, only if it is at that version."""
     users.TABLE.delete(g.session, parse_uuid(path.id), versions.accepted(), g.options)

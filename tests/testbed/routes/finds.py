@@ -26,7 +26,7 @@ RESOURCE = Resource(
 blueprint = Blueprint("finds", __name__, resource=RESOURCE)
 
 
-@blueprint.get("/find/<genus>", responses=responses(200, Find, 400, many=True, stream=True, headers=("Link",)))
+@blueprint.get("/find/<genus>", responses=responses(200, Find, many=True, stream=True, headers=("Link",)))
 @route_options(produces=STREAM_TYPES, stream=True)
 def list_finds(path: FindsPath, query: FindsQuery) -> Response:
     """The finds of a genus: all as a stream, or one page with `limit`.

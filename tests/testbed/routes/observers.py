@@ -53,7 +53,7 @@ def post_observer(body: NewObserver) -> ResponseValue:
     return observers.TABLE.document(observer), 201, headers
 
 
-@blueprint.get("/observers", responses=responses(200, Observer, 400, many=True, stream=True, headers=("Link",)))
+@blueprint.get("/observers", responses=responses(200, Observer, many=True, stream=True, headers=("Link",)))
 @route_options(produces=STREAM_TYPES)
 def list_observers(query: ObserverListQuery) -> Response:
     """One page of observers, in token order. The `Link` header has the next page."""
@@ -68,7 +68,7 @@ def stream_observers(query: ObserverStreamQuery) -> Response:
     return stream_response(observers.stream_observers(g.session, query.limit, query.fetch_size, g.options))
 
 
-@blueprint.get("/observers/stream/pages", responses=responses(200, ObserversPage, 400))
+@blueprint.get("/observers/stream/pages", responses=responses(200, ObserversPage))
 def page_observers(query: ObserverPageQuery) -> ResponseValue:
     """One page of observers, in token order. The body has the `page_state` of the next page."""
 
@@ -88,7 +88,7 @@ def post_observers(body: ObserverBatch) -> ResponseValue:
     return {"created": len(created), "observers": list(map(observers.TABLE.document, created))}, 201
 
 
-@blueprint.get("/observers/<id>", responses=responses(200, Observer, 304, 400, 404, headers=("ETag",)))
+@blueprint.get("/observers/<id>", responses=responses(200, Observer, 304, 404, headers=("ETag",)))
 def get_observer(path: ObserverPath) -> ResponseValue:
     """One observer."""
     observer = observers.TABLE.retrieve(g.session, parse_uuid(path.id), g.options)
@@ -109,7 +109,7 @@ def patch_observer(path: ObserverPath, body: ObserverChanges) -> ResponseValue:
     return _update(path.id, {field: getattr(body, field) for field in body.model_fields_set})
 
 
-@blueprint.delete("/observers/<id>", responses=responses(204, None, 400, 412))
+@blueprint.delete("/observers/<id>", responses=responses(204, None, 412))
 def delete_observer(path: ObserverPath) -> ResponseValue:
     """Delete an observer, if it exists; with `If-Match`, only if it is at that version."""
     observers.TABLE.delete(g.session, parse_uuid(path.id), versions.accepted(), g.options)

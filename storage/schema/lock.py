@@ -87,7 +87,9 @@ class Lock:
         began = time.monotonic()
         row = transaction(self._session, _RENEW, (self._lease, self.owner, self.instance, self.owner))
         if row is not None:
-            raise LeaseLost(f"This runner no longer has the lock on the schema: {self._holder()} has it. Run it again.")
+            raise LeaseLost(
+                "This runner no longer has the lock on the schema, so it changes nothing more. Run it again."
+            )
         self._expires = max(self._expires, began + self._lease)
         self.check()
 

@@ -63,14 +63,18 @@ def create_table(session: Session, name: str, columns: str) -> None:
     await_agreement(session)
     if has_table(session, name):
         return
-    table_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{session.keyspace}.{name}")
     create = f"CREATE TABLE IF NOT EXISTS {name} ({columns})"
     try:
-        execute_ddl(session, f"{create} WITH ID = {table_id}")
+        execute_ddl(session, f"{create} WITH ID = {table_id(session.keyspace, name)}")
     except (InvalidRequest, ConfigurationException):
         # A server that lets nobody choose the id has one place that creates tables, such as Astra DB.
         execute_ddl(session, create)
     await_agreement(session)
+
+
+def table_id(keyspace: str, name: str) -> uuid.UUID:
+    """The id of a table of the runner. Ids are unique in a cluster, so each keyspace has its own."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"{keyspace}.{name}")
 
 
 def execute_ddl(session: Session, cql: str) -> None:

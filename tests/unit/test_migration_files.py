@@ -91,7 +91,7 @@ def test_the_mark_of_an_optional_statement_applies_to_one_statement() -> None:
 
 def test_comments_do_not_change_the_checksum_of_a_statement() -> None:
     plain, commented = (
-        next(parse_migration(text, "0001_a.cql")) for text in (BIRDS, "-- why\n" + BIRDS.replace("(", " (\n -- all\n"))
+        next(parse_migration(text, "0001_a.cql")) for text in (BIRDS, "-- why\n" + BIRDS.replace(" (", " -- all\n("))
     )
     assert plain.checksum == commented.checksum
 

@@ -127,7 +127,7 @@ def revision(message: str, say: Callable[[str], None]) -> _Result:
     words = re.findall(r"[a-z0-9]+", message.lower())
     if not words:
         raise click.BadParameter("it needs a letter or a digit.", param_hint="--message")
-    number = len(read_migrations()) + 1
+    number = len(read_migrations(MIGRATIONS)) + 1
     path = MIGRATIONS / f"{number:04}_{'_'.join(words)[:60]}.cql"
     path.write_text(_NEW_FILE.format(message=" ".join(message.split())), encoding="utf-8")
     return _Result({"created": path.name}, [f"created {path.relative_to(MIGRATIONS.parents[1])}"])

@@ -24,7 +24,7 @@ if __package__ in (None, ""):
     # Run as a script: Python then searches this directory for modules, not the project's.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from cassandra import InvalidRequest
+from cassandra import InvalidRequest, Unauthorized
 from cassandra.cluster import Cluster, Session
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.protocol import ConfigurationException, SyntaxException
@@ -82,6 +82,11 @@ def initialize(settings: Settings, samples: bool = True, say: Callable[[str], No
     except NotConnected as error:
         where = "Astra DB" if settings.astra else f"{','.join(settings.cassandra_hosts)}:{settings.cassandra_port}"
         raise InitializeError(f"Cassandra at {where} can't be reached: {error}.") from error
+    except Unauthorized as error:
+        raise InitializeError(
+            f"Cassandra refuses to change keyspace {keyspace}: {error}. Grant this permission, or let another user "
+            "create the keyspace, then run this again."
+        ) from error
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from settings import Settings, SettingsError, get_settings
 from storage import db_connect
 from storage.cql import KeyRange, QueryOptions
 from storage.db_connect import NotConnected
-from storage.db_initialize import MIGRATIONS, InitializeError, initialize
+from storage.db_initialize import InitializeError, initialize
 from tests.astra import MetadataService, SniProxy, metadata_of, write_bundle
 from tests.support import OBSERVER, PROJECT, Service, clean_environment, service, wait_for
 from tests.testbed import database
@@ -92,7 +92,7 @@ def astra(
     client_certificate: trustme.LeafCert,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Astra]:
-    """A database with a keyspace that has the tables and the rows of the testbed."""
+    """A database with a keyspace that has the tables and the sample rows of the product and of the testbed."""
     files = Path(secured["CASSANDRA_TLS_CA"]).parent
     with ExitStack() as stack:
         admin = wait_for(lambda: log_in(secured), description="the superuser of the node")
@@ -120,7 +120,7 @@ def astra(
             "CASSANDRA_HOSTS": "no.such.host.invalid",
         }
         astra = Astra(host_id, proxy, metadata, variables, admin)
-        initialize(astra.settings(), samples=False, say=lambda _: None)
+        initialize(astra.settings(), say=lambda _: None)
         session = db_connect.open_session(astra.settings(), KEYSPACE)
         stack.callback(session.cluster.shutdown)
         database.create_tables(session, KEYSPACE)
@@ -190,9 +190,11 @@ def test_service_reconnects_through_the_proxy(running: Service, astra: Astra, do
     assert running.client.post("/find", json=find).status_code == 201
 
 
+@pytest.mark.slow
 def test_wrong_token_is_logged_without_the_token(start: Callable[..., Service], astra: Astra) -> None:
     """The log names the variable of the token; it has neither its value nor a traceback."""
-    running = start(astra.variables | {"ASTRA_DB_APPLICATION_TOKEN": "AstraCS:secret"}, healthy=False)
+    wrong = {"ASTRA_DB_APPLICATION_TOKEN": "AstraCS:secret", "WEB_CONCURRENCY": "1"}
+    running = start(astra.variables | wrong, healthy=False)
     running.wait_for_log("ASTRA_DB_APPLICATION_TOKEN is not accepted: ")
     assert "AstraCS" not in running.log_text()
     assert "Traceback" not in running.log_text()
@@ -296,21 +298,29 @@ def test_unusable_bundle_is_reported(
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("missing", ["config.json", "ca.crt", "cert", "key"])
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [(name, f"There is no item named '{name}'") for name in ("config.json", "ca.crt", "cert", "key")]
+    + [("the end", "File is not a zip file")],
+    ids=lambda value: value if len(value) < 12 else "",
+)
 def test_incomplete_bundle_prevents_the_start(
     authority: trustme.CA,
     client_certificate: trustme.LeafCert,
     tmp_path: Path,
     missing: str,
+    reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The settings name the variable, the bundle and the file that it lacks."""
+    """The settings name the variable, the bundle, and what it lacks."""
     path = write_bundle(tmp_path / "b.zip", 1, authority, client_certificate, {missing: None})
+    if missing == "the end":
+        path.write_bytes(path.read_bytes()[:-10])
     monkeypatch.setenv("ASTRA_DB_SECURE_BUNDLE_PATH", str(path))
     monkeypatch.setenv("ASTRA_DB_APPLICATION_TOKEN", TOKEN)
     get_settings.cache_clear()
     try:
-        with pytest.raises(SettingsError, match=rf"ASTRA_DB_SECURE_BUNDLE_PATH: .*b\.zip is not .*'{missing}'"):
+        with pytest.raises(SettingsError, match=rf"ASTRA_DB_SECURE_BUNDLE_PATH: .*b\.zip is not .*{reason}"):
             get_settings()
     finally:
         monkeypatch.undo()
@@ -322,12 +332,12 @@ def test_incomplete_bundle_prevents_the_start(
 
 def test_migrations_create_all_tables_in_an_existing_keyspace(astra: Astra) -> None:
     """The token may not create keyspaces, but may migrate its own. A second run changes nothing."""
-    migrations = "".join(path.read_text() for path in MIGRATIONS.glob("*.cql"))
-    expected = set(re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", migrations))
+    migrations = "".join(path.read_text() for path in (PROJECT / "storage" / "migrations").glob("*.cql"))
+    expected = set(re.findall(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", migrations))
     before = astra.schema()
     assert expected
     assert expected <= {name for keyspace, name, *_ in (row for row in before if len(row) == 3) if keyspace == KEYSPACE}
-    initialize(astra.settings(), samples=False, say=lambda _: None)
+    initialize(astra.settings(), say=lambda _: None)
     assert astra.schema() == before
 
 

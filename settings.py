@@ -129,8 +129,12 @@ class Settings(BaseSettings):
     @field_validator("astra_db_secure_bundle_path")
     @classmethod
     def _is_bundle(cls, value: Path | None) -> Path | None:
-        if value is not None and not zipfile.is_zipfile(value):
-            raise ValueError(f"{value} is not a zip file; give the path of the secure-connect bundle")
+        if value is not None:
+            try:
+                with zipfile.ZipFile(value) as bundle:
+                    list(map(bundle.getinfo, ("config.json", "ca.crt", "cert", "key")))
+            except (OSError, zipfile.BadZipFile, KeyError) as error:
+                raise ValueError(f"{value} is not a secure-connect bundle: {error}") from None
         return value
 
     @field_validator("trusted_hosts")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cassandra import ConsistencyLevel, DriverException, UnresolvableContactPoints
+from cassandra import AuthenticationFailed, ConsistencyLevel, DriverException, UnresolvableContactPoints
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.cluster import Session as Session  # also for the type hints of web/, which does not import the driver
@@ -48,7 +48,7 @@ class NotConnected(Exception):
 def cluster_context(settings: Settings) -> Iterator[Cluster]:
     """A new cluster object. The end of the block shuts the cluster and its sessions down.
 
-    :raises NotConnected: no host name can be resolved.
+    :raises NotConnected: as in :func:`make_cluster`.
     """
     cluster = make_cluster(settings)
     try:
@@ -88,14 +88,19 @@ def open_session(settings: Settings, keyspace: str | None) -> Session:
 
 
 def make_cluster(settings: Settings) -> Cluster:
-    """A cluster object that is not connected yet.
+    """A cluster object that is not connected yet. For Astra DB, this asks its metadata service for the nodes.
 
-    :raises NotConnected: no host name can be resolved.
+    :raises NotConnected: no host name can be resolved, the secure-connect bundle is damaged, or the metadata service
+        does not answer.
     """
     try:
         cluster = Cluster(**_cluster_arguments(settings))
     except UnresolvableContactPoints as error:
         raise NotConnected(f"no address is known for {', '.join(settings.cassandra_hosts)}") from error
+    except Exception as error:
+        if not settings.astra:
+            raise
+        raise NotConnected(_why_no_metadata(error, settings)) from error
     if settings.cassandra_protocol_version is None:
         begin_with_protocol_v4(cluster)
     return cluster
@@ -112,7 +117,8 @@ def connect(cluster: Cluster, settings: Settings, keyspace: str | None) -> Sessi
         if keyspace is not None:
             # Checked first, because the driver reports a missing keyspace as a node that is down.
             if keyspace not in cluster.metadata.keyspaces:
-                raise NotConnected(f"keyspace {keyspace} does not exist; run: python storage/db_initialize.py")
+                first = "add it in the Astra console, then " if settings.astra else ""
+                raise NotConnected(f"keyspace {keyspace} does not exist; {first}run: python storage/db_initialize.py")
             session.set_keyspace(keyspace)
         return session
     except NoHostAvailable as error:
@@ -122,12 +128,29 @@ def connect(cluster: Cluster, settings: Settings, keyspace: str | None) -> Sessi
         raise NotConnected(str(error)) from error
 
 
+def _why_no_metadata(error: Exception, settings: Settings) -> str:
+    # KeyError: the metadata lacks an entry.
+    if isinstance(error, (DriverException, KeyError)):
+        # The driver gives the cause only as the context of its exception.
+        cause = str(error.__context__ or repr(error)).strip("<>")
+        return (
+            f"the metadata service of Astra DB gives no addresses of nodes ({cause}); check in the Astra console that "
+            "the database is active and that the secure-connect bundle is of this database"
+        )
+    path = settings.astra_db_secure_bundle_path
+    return f"the secure-connect bundle {path} is damaged ({error}); download it again from the Astra console"
+
+
 def _why_no_host(error: NoHostAvailable, settings: Settings, centers: set[str]) -> str:
     if centers and settings.cassandra_local_dc and settings.cassandra_local_dc not in centers:
         found = ", ".join(sorted(centers))
         return f"no node is in CASSANDRA_LOCAL_DC={settings.cassandra_local_dc}; the nodes that answer are in {found}"
     causes = error.errors.items() if isinstance(error.errors, dict) else ()
-    return "no node answers: " + ("; ".join(f"{host}: {cause}" for host, cause in causes) or str(error))
+    reason = "no node answers: "
+    if any(isinstance(cause, AuthenticationFailed) for _, cause in causes):
+        secret = "ASTRA_DB_APPLICATION_TOKEN" if settings.astra else "CASSANDRA_USERNAME or CASSANDRA_PASSWORD"
+        reason = f"{secret} is not accepted: "
+    return reason + ("; ".join(f"{host}: {cause}" for host, cause in causes) or str(error))
 
 
 def _cluster_arguments(settings: Settings) -> dict[str, Any]:
@@ -165,7 +188,12 @@ def _cluster_arguments(settings: Settings) -> dict[str, Any]:
         arguments["protocol_version"] = settings.cassandra_protocol_version
     if settings.astra_db_secure_bundle_path and settings.astra_db_application_token:
         token = settings.astra_db_application_token.get_secret_value()
-        arguments["cloud"] = {"secure_connect_bundle": str(settings.astra_db_secure_bundle_path)}
+        arguments["cloud"] = {
+            "secure_connect_bundle": str(settings.astra_db_secure_bundle_path),
+            # Otherwise the driver unpacks the bundle beside it, where a mounted secret is read-only.
+            "use_default_tempdir": True,
+            "connect_timeout": settings.cassandra_connect_timeout,
+        }
         arguments["auth_provider"] = PlainTextAuthProvider("token", token)
         return arguments
     arguments["contact_points"] = settings.cassandra_hosts

@@ -75,7 +75,7 @@ def initialize(
 def admin_session(settings: Settings) -> Iterator[Session]:
     """A session without a keyspace, for commands that change or read the schema.
 
-    :raises SchemaError: Cassandra can't be reached.
+    :raises SchemaError: Cassandra can't be reached, or the role lacks a permission.
     """
     try:
         with cluster_context(settings) as cluster, session_context(cluster, settings, None) as session:
@@ -83,6 +83,10 @@ def admin_session(settings: Settings) -> Iterator[Session]:
     except NotConnected as error:
         where = "Astra DB" if settings.astra else f"{','.join(settings.cassandra_hosts)}:{settings.cassandra_port}"
         raise SchemaError(f"Cassandra at {where} can't be reached: {error}.") from error
+    except Unauthorized as error:
+        raise SchemaError(
+            f"Cassandra refuses this: {error}. Grant this permission, or let another role create the keyspace."
+        ) from error
 
 
 @contextmanager
@@ -101,7 +105,7 @@ def create_keyspace(session: Session, settings: Settings, say: Callable[[str], N
 
     It gets CASSANDRA_REPLICATION_FACTOR replicas; by default three, or as many as there are nodes if fewer.
 
-    :raises SchemaError: the keyspace is missing, and the role may not create it. On Astra DB only the console can.
+    :raises SchemaError: the keyspace is missing on Astra DB, where only the console can create it.
     """
     keyspace = settings.cassandra_keyspace
     if keyspace in session.cluster.metadata.keyspaces:
@@ -113,17 +117,11 @@ def create_keyspace(session: Session, settings: Settings, say: Callable[[str], N
     local_dc = settings.cassandra_local_dc or local_dc
     nodes = sum(1 for host in session.cluster.metadata.all_hosts() if host.datacenter == local_dc)
     replicas = settings.cassandra_replication_factor or min(3, nodes)
-    try:
-        execute_ddl(
-            session,
-            f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = "
-            f"{{'class': 'NetworkTopologyStrategy', '{local_dc}': {replicas}}}",
-        )
-    except Unauthorized as error:
-        raise SchemaError(
-            f"There is no keyspace {keyspace}, and this role may not create it ({error.args[0]}). Create the keyspace "
-            "with another role, then run this again."
-        ) from error
+    execute_ddl(
+        session,
+        f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = "
+        f"{{'class': 'NetworkTopologyStrategy', '{local_dc}': {replicas}}}",
+    )
     await_agreement(session)
     say(f"keyspace {keyspace}: created, {replicas} {'replica' if replicas == 1 else 'replicas'} in {local_dc}")
 

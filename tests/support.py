@@ -245,6 +245,10 @@ class TcpProxy:
 
     close = disconnect
 
+    def _connect(self, client: socket.socket) -> socket.socket:
+        """Open the connection to which the data of `client` is forwarded."""
+        return socket.create_connection(self._target, timeout=10)
+
     def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
@@ -252,7 +256,7 @@ class TcpProxy:
             except OSError:
                 return
             try:
-                server = socket.create_connection(self._target, timeout=10)
+                server = self._connect(client)
             except OSError:
                 client.close()
                 continue

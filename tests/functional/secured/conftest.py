@@ -1,10 +1,10 @@
-"""Connections to a node that requires TLS, client certificates and a password."""
+"""A node that requires TLS, client certificates and a password. The tests of this folder share it."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from dev.local_cassandra.node import STATE, Node, free_port
-from tests.support import Service, wait_for
 
 
 def write_pem(path: Path, certificate: trustme.LeafCert) -> None:
@@ -27,11 +26,16 @@ def write_pem(path: Path, certificate: trustme.LeafCert) -> None:
     path.write_bytes(pkcs8 + b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
 
 
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment variables for a node with TLS, client certificates and passwords."""
+@pytest.fixture(scope="package")
+def authority() -> trustme.CA:
+    """The certificate authority of the node and of its clients."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="package")
+def secured(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment variables for a node with TLS, client certificates, passwords and permissions."""
     files = tmp_path_factory.mktemp("tls")
-    authority = trustme.CA()
     authority.cert_pem.write_to_path(str(files / "ca.pem"))
     write_pem(files / "server.pem", authority.issue_cert("127.0.0.1"))
     client = authority.issue_cert("client.example.org")
@@ -45,6 +49,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         storage_port=free_port(),
         settings={
             "authenticator": "PasswordAuthenticator",
+            "authorizer": "CassandraAuthorizer",
             "client_encryption_options": {
                 "enabled": True,
                 # wait_until_ready() connects without TLS. Every session of the tests uses TLS.
@@ -73,34 +78,3 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     finally:
         node.stop()
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def test_service_connects_with_certificate_and_password(start: Callable[..., Service], secured: dict[str, str]) -> None:
-    """With valid certificates and the right password, the service connects."""
-    running = start(secured)
-    assert running.client.get("/health").json()["nodes"] == {"up": 1, "down": 0}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"CASSANDRA_PASSWORD": "wrong"}, "incorrect"),
-        ({"CASSANDRA_TLS_CA": "other-ca.pem"}, "certificate verify failed"),
-        ({"CASSANDRA_TLS_CERT": "", "CASSANDRA_TLS_KEY": ""}, ""),
-    ],
-    ids=["wrong password", "unknown certificate authority", "no client certificate"],
-)
-def test_failed_authentication_is_logged_with_its_reason(
-    start: Callable[..., Service], secured: dict[str, str], change: dict[str, str], reason: str
-) -> None:
-    """The service does not connect; the log gives the reason and does not contain the password."""
-    files = Path(secured["CASSANDRA_TLS_CA"]).parent
-    change = {name: str(files / value) if value.endswith(".pem") else value for name, value in change.items()}
-    running = start(secured | change, healthy=False)
-    wait_for(
-        lambda: "No connection to Cassandra" in running.log_text(), description="the log line about the connection"
-    )
-    running.wait_for_log(reason)
-    assert "wrong" not in running.log_text()
-    assert running.client.get("/health").status_code == 503

@@ -1,0 +1,1 @@
+"""The schema of a keyspace: what the migrations make of it, and what is there."""

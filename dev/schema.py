@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cassandra import RequestValidationException
 from cassandra.cluster import Cluster, Session
 
 from dev.local_cassandra.jars import NodeError
@@ -26,6 +25,7 @@ from settings import default_to_development, settings_or_exit
 from storage.db_initialize import InitializeError, parse_migration
 from storage.schema.description import (
     MIGRATIONS_TABLE,
+    REFUSALS,
     SCHEMA_FILE,
     Description,
     SchemaError,
@@ -36,6 +36,9 @@ from storage.schema.description import (
 )
 
 MIGRATIONS = SCHEMA_FILE.parent / "migrations"
+# The version of Cassandra that the file describes.
+VERSION = "5.0"
+STALE = "storage/schema.json is stale: run `make schema`."
 
 # Seconds.
 _DDL_TIMEOUT = 60.0
@@ -44,30 +47,31 @@ _DDL_TIMEOUT = 60.0
 def generate(cluster: Cluster, migrations: Path = MIGRATIONS, say: Callable[[str], None] = print) -> Description:
     """The content of storage/schema.json: what the migrations create on this cluster.
 
-    What they create only with statements marked `-- skip where refused` is optional.
+    What only the statements marked `-- skip where refused` create is optional.
 
     :param say: called with a line about each of these statements that this cluster refuses.
     :raises SchemaError: Cassandra refuses another statement, or an optional statement changes what others create.
     """
     with _scratch_keyspace(cluster) as session:
         _apply(session, migrations, True, say)
-        everything = describe(session, session.keyspace)
-    with _scratch_keyspace(cluster) as session:
-        _apply(session, migrations, False, say)
-        required = describe(session, session.keyspace)
+        everything = required = describe(session, session.keyspace)
+    if any(optional for _, _, optional in _statements(migrations)):
+        with _scratch_keyspace(cluster) as session:
+            _apply(session, migrations, False, say)
+            required = describe(session, session.keyspace)
     return everything | {"optional": _optional(everything, required)}
 
 
-def stale(cluster: Cluster, path: Path = SCHEMA_FILE, migrations: Path = MIGRATIONS) -> list[str]:
-    """Why a schema file is not what the migrations create; empty if it is.
+def stale(generated: Description, written: Description, is_exact: bool) -> list[str]:
+    """Why a schema file must be written again; empty if it need not.
 
-    The file describes Cassandra 5.0. On another server, optional items may be missing.
-
-    :raises SchemaError: the file can't be read, or see `generate`.
+    :param generated: by `generate`.
+    :param written: the content of the file.
+    :param is_exact: whether the server has the version that the file describes. On another server, optional items may
+        be missing.
     """
-    generated, written = generate(cluster, migrations, say=lambda line: None), read(path)
     differences, notes = compare(written, generated)
-    if not _is_cassandra_5(cluster):
+    if not is_exact:
         return differences
     if not (differences or notes) and generated["optional"] != written.get("optional"):
         differences.append(f"optional is {written.get('optional')} in the file, not {generated['optional']}")
@@ -79,11 +83,8 @@ def as_text(description: Description) -> str:
     return json.dumps(description, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _is_cassandra_5(cluster: Cluster) -> bool:
-    return _version(cluster).startswith("5.0")
-
-
-def _version(cluster: Cluster) -> str:
+def release_version(cluster: Cluster) -> str:
+    """The version of the node that answers."""
     with cluster.connect() as session:
         return str(next(iter(session.execute("SELECT release_version FROM system.local")))[0])
 
@@ -109,7 +110,7 @@ def _apply(session: Session, migrations: Path, with_optional: bool, say: Callabl
             continue
         try:
             session.execute(cql, timeout=_DDL_TIMEOUT)
-        except RequestValidationException as error:
+        except REFUSALS as error:
             if not optional:
                 without = "" if with_optional else ", without the statements marked `skip where refused`"
                 raise SchemaError(f"{file}: Cassandra refuses this statement{without}:\n{cql}\n{error}") from error
@@ -189,15 +190,17 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         with _development_cluster() as cluster:
+            version = release_version(cluster)
+            is_exact = version.startswith(VERSION)
             if arguments.check:
-                if found := stale(cluster):
-                    sys.exit("\n".join(["storage/schema.json is stale: run `make schema`.", *found]))
+                if found := stale(generate(cluster), read(), is_exact):
+                    sys.exit("\n".join([STALE, *found]))
                 print("storage/schema.json is what the migrations create.")
-            elif _is_cassandra_5(cluster):
+            elif is_exact:
                 SCHEMA_FILE.write_text(as_text(generate(cluster)), encoding="utf-8")
-                print(f"Wrote {SCHEMA_FILE.relative_to(MIGRATIONS.parents[1])}.")
+                print("Wrote storage/schema.json.")
             else:
-                sys.exit(f"storage/schema.json describes Cassandra 5.0, but this server is {_version(cluster)}.")
+                sys.exit(f"storage/schema.json describes Cassandra {VERSION}, but this node has version {version}.")
     except (NodeError, SchemaError, InitializeError) as error:
         sys.exit(str(error))
 

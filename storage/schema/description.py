@@ -31,10 +31,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cassandra import RequestValidationException
+import cassandra
+import cassandra.protocol
 from cassandra.cluster import Session
 
 from storage import db_io
+from storage.cql.driver import prepare
 from storage.cql.statement import Statement, cql_text
 
 SCHEMA_FILE = Path(__file__).resolve().parents[1] / "schema.json"
@@ -51,6 +53,8 @@ _NO_OPTIONS = frozenset(
     "view_name base_table_id base_table_name include_all_columns where_clause".split()
 )
 _FILE = "storage/schema.json"
+# What the driver raises for a statement that the server refuses: some errors have a class of their own in `cassandra`.
+REFUSALS = (cassandra.RequestValidationException, cassandra.protocol.RequestValidationException)
 
 Description = dict[str, Any]
 # The items of each table, type and view, for example {"table users": {"column age": "int"}}.
@@ -279,8 +283,8 @@ def refused_statements(session: Session, keyspace: str) -> list[str]:
     refused = []
     for statement, module in _declared_statements().items():
         try:
-            session.prepare(cql_text(statement, keyspace))
-        except RequestValidationException as error:
+            prepare(session, cql_text(statement, keyspace))
+        except REFUSALS as error:
             refused.append(f"statement {statement.name} of {module}: the server refuses it: {_reason(error)}")
     return refused
 
@@ -308,12 +312,12 @@ def _statements_in(value: Any) -> Iterator[Statement]:
     elif isinstance(value, (tuple, list, set, frozenset)):
         inner = value
     elif type(value).__module__.startswith(f"{db_io.__name__}."):
-        inner = vars(value).values()
+        inner = getattr(value, "__dict__", {}).values()
     for each in inner:
         yield from _statements_in(each)
 
 
-def _reason(error: RequestValidationException) -> str:
+def _reason(error: Exception) -> str:
     """The server's message in one line, without the error code that the driver adds."""
     message = re.search(r'message="(.*)"', str(error), re.DOTALL)
     return " ".join((message[1] if message else str(error)).split())

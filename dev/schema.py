@@ -33,6 +33,7 @@ from storage.schema.description import (
     describe,
     items,
     read,
+    reason,
 )
 
 MIGRATIONS = SCHEMA_FILE.parent / "migrations"
@@ -113,8 +114,10 @@ def _apply(session: Session, migrations: Path, with_optional: bool, say: Callabl
         except REFUSALS as error:
             if not optional:
                 without = "" if with_optional else ", without the statements marked `skip where refused`"
-                raise SchemaError(f"{file}: Cassandra refuses this statement{without}:\n{cql}\n{error}") from error
-            say(f"{file}: this server refuses an optional statement: {error}")
+                raise SchemaError(
+                    f"{file}: Cassandra refuses this statement{without}:\n{cql}\n{reason(error)}"
+                ) from error
+            say(f"{file}: this server refuses an optional statement: {reason(error)}")
 
 
 def _statements(migrations: Path) -> Iterator[tuple[str, str, bool]]:

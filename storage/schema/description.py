@@ -285,7 +285,7 @@ def refused_statements(session: Session, keyspace: str) -> list[str]:
         try:
             prepare(session, cql_text(statement, keyspace))
         except REFUSALS as error:
-            refused.append(f"statement {statement.name} of {module}: the server refuses it: {_reason(error)}")
+            refused.append(f"statement {statement.name} of {module}: the server refuses it: {reason(error)}")
     return refused
 
 
@@ -317,7 +317,7 @@ def _statements_in(value: Any) -> Iterator[Statement]:
         yield from _statements_in(each)
 
 
-def _reason(error: Exception) -> str:
-    """The server's message in one line, without the error code that the driver adds."""
+def reason(error: Exception) -> str:
+    """The server's message about a refused statement, in one line and without the error code that the driver adds."""
     message = re.search(r'message="(.*)"', str(error), re.DOTALL)
     return " ".join((message[1] if message else str(error)).split())

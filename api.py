@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from flask_openapi3 import Info, OpenAPI
 
+import commands
 from observability import logs
 from routes import BLUEPRINTS
 from routes.blueprint import Blueprint
-from settings import Settings, get_settings, require_version
+from settings import Settings, get_settings, require_version, settings_or_exit
 from storage import DRIVER_VERSIONS
 from storage.db_connect import Session
 from web import dependencies, errors, hooks, openapi
@@ -26,6 +27,8 @@ def create_app(
 ) -> OpenAPI:
     """Create the Flask application. This opens no connection, so it may run before a fork.
 
+    `flask --app api COMMAND` calls it too. Commands need no SECRET_KEY and write no log.
+
     Tests pass their own dependencies:
 
         app = create_app(Settings(max_body_bytes=1024), session)
@@ -38,9 +41,12 @@ def create_app(
     :raises SettingsError: a setting is wrong or missing, or the version of a package is not supported.
     """
     require_version("cassandra-driver", DRIVER_VERSIONS, used_by="storage/cql/driver.py")
-    settings = settings or get_settings()
-    logging.config.dictConfig(logs.config(settings.log_level))
-    settings.check_signing_key()
+    if commands.is_running():
+        settings = settings or settings_or_exit()
+    else:
+        settings = settings or get_settings()
+        logging.config.dictConfig(logs.config(settings.log_level))
+        settings.check_signing_key()
     info = Info(title="Fieldbook", version=VERSION, description="A naturalist's field book on Apache Cassandra.")
     app = OpenAPI(__name__, info=info, doc_ui=False, static_folder=None, template_folder="routes/templates")
     app.request_class = FieldbookRequest
@@ -56,6 +62,7 @@ def create_app(
             app.register_api(blueprint)
     hooks.register(app, settings)
     openapi.register(app, settings)
+    commands.register(app)
     if settings.trusted_proxies:
         app.wsgi_app = trust_proxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore
     return app

@@ -22,21 +22,19 @@ from cassandra.cluster import Cluster, Session
 from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import FAST_COMMIT_LOG, STATE, Node, free_port, speaks_cql
 from settings import default_to_development, settings_or_exit
-from storage.db_initialize import InitializeError, parse_migration
+from storage.schema import SchemaError, history
 from storage.schema.description import (
-    MIGRATIONS_TABLE,
     REFUSALS,
     SCHEMA_FILE,
     Description,
-    SchemaError,
     compare,
     describe,
     items,
     read,
     reason,
 )
+from storage.schema.files import MIGRATIONS, read_migrations
 
-MIGRATIONS = SCHEMA_FILE.parent / "migrations"
 # The version of Cassandra that the file describes.
 VERSION = "5.0"
 STALE = "storage/schema.json is stale: run `make schema`."
@@ -99,14 +97,14 @@ def _scratch_keyspace(cluster: Cluster) -> Iterator[Session]:
         session.execute(f"CREATE KEYSPACE {name} WITH replication = {replication}", timeout=_DDL_TIMEOUT)
         try:
             session.set_keyspace(name)
-            session.execute(f"CREATE TABLE {MIGRATIONS_TABLE} (name text PRIMARY KEY)", timeout=_DDL_TIMEOUT)
+            session.execute(f"CREATE TABLE {history.TABLE} (name text PRIMARY KEY)", timeout=_DDL_TIMEOUT)
             yield session
         finally:
             session.execute(f"DROP KEYSPACE {name}", timeout=_DDL_TIMEOUT)
 
 
 def _apply(session: Session, migrations: Path, with_optional: bool, say: Callable[[str], None]) -> None:
-    for file, cql, optional in _statements(migrations):
+    for place, cql, optional in _statements(migrations):
         if optional and not with_optional:
             continue
         try:
@@ -115,16 +113,16 @@ def _apply(session: Session, migrations: Path, with_optional: bool, say: Callabl
             if not optional:
                 without = "" if with_optional else ", without the statements marked `skip where refused`"
                 raise SchemaError(
-                    f"{file}: Cassandra refuses this statement{without}:\n{cql}\n{reason(error)}"
+                    f"{place}: Cassandra refuses this statement{without}:\n{cql}\n{reason(error)}"
                 ) from error
-            say(f"{file}: this server refuses an optional statement: {reason(error)}")
+            say(f"{place}: this server refuses an optional statement: {reason(error)}")
 
 
 def _statements(migrations: Path) -> Iterator[tuple[str, str, bool]]:
-    """File name and CQL of each statement of the migrations, and whether it is optional."""
-    for path in sorted(migrations.glob("[0-9]*.cql")):
-        for statement in parse_migration(path.read_text(encoding="utf-8")):
-            yield path.name, statement.cql, statement.optional
+    """File with line, and CQL, of each statement of the migrations, and whether it is optional."""
+    for migration in read_migrations(migrations):
+        for statement in migration.statements:
+            yield f"{migration.name}:{statement.line}", statement.cql, statement.optional
 
 
 def _optional(everything: Description, required: Description) -> list[str]:
@@ -204,7 +202,7 @@ def main() -> None:
                 print("Wrote storage/schema.json.")
             else:
                 sys.exit(f"storage/schema.json describes Cassandra {VERSION}, but this node has version {version}.")
-    except (NodeError, SchemaError, InitializeError) as error:
+    except (NodeError, SchemaError) as error:
         sys.exit(str(error))
 
 

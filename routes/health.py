@@ -17,6 +17,7 @@ from server.graceful_shutdown import is_draining
 from storage.cql import QueryOptions
 from storage.db_io import cluster
 from storage.errors import StorageError, StorageTimeout
+from storage.schema.status import pending_migrations
 from web.dependencies import current_session, current_settings
 from web.openapi import responses
 from web.responses import ResponseValue
@@ -41,6 +42,7 @@ class _Finding:
     is_connected: bool
     seen: cluster.ClusterStatus
     timestamp: datetime
+    pending_migrations: list[str] | None = None
 
 
 class _SharedCheck:
@@ -100,9 +102,14 @@ def _check() -> _Finding:
         session = current_session(options.remaining())
         seen = cluster.status(session)
         cluster.retrieve_release_version(session, options)
-        return _Finding(True, cluster.status(session), datetime.now(UTC))
     except StorageError:
         return _disconnected(seen)
+    try:
+        pending = pending_migrations(session, options)
+    except StorageError:
+        # One node answers, but the consistency level can't be met.
+        pending = None
+    return _Finding(True, cluster.status(session), datetime.now(UTC), pending)
 
 
 def _disconnected(seen: cluster.ClusterStatus = _NO_NODES) -> _Finding:
@@ -114,7 +121,8 @@ def _disconnected(seen: cluster.ClusterStatus = _NO_NODES) -> _Finding:
 def health() -> ResponseValue:
     """Readiness: whether Cassandra can be queried and the instance is not draining.
 
-    Answers within 2 seconds. `quorum` and `read_only` do not change the status.
+    Answers within 2 seconds. `quorum`, `read_only` and `pending_migrations` do not change the
+    status.
     """
     latest = time.monotonic() + _TIMEOUT
     try:
@@ -139,6 +147,7 @@ def _health(status: str, cassandra: str, finding: _Finding) -> dict[str, object]
         "nodes": {"up": finding.seen.up, "down": finding.seen.down},
         "quorum": finding.seen.quorum,
         "read_only": current_settings().read_only,
+        "pending_migrations": finding.pending_migrations,
         "timestamp": finding.timestamp,
     }
 

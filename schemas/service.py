@@ -43,6 +43,9 @@ class Health(BaseModel):
     nodes: Nodes
     quorum: bool = Field(description="Whether the default consistency level can be met for every row.")
     read_only: bool = Field(description="Whether the instance rejects writes (`READ_ONLY`).")
+    pending_migrations: list[str] | None = Field(
+        description="Migrations of this version that the keyspace does not have; null if Cassandra can't be queried."
+    )
     timestamp: datetime
 
 

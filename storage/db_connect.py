@@ -30,10 +30,12 @@ from cassandra.query import tuple_factory
 
 from observability import metrics
 from settings import Settings, get_settings
+from storage.cql import QueryOptions
 from storage.cql.consistency import SERIAL_PROFILE
 from storage.cql.driver import RowProtocolHandler, begin_with_protocol_v4
 from storage.cql.quorum import has_quorum
-from storage.errors import StorageUnavailable
+from storage.errors import StorageError, StorageUnavailable
+from storage.schema.status import pending_migrations
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +178,20 @@ def _cluster_arguments(settings: Settings) -> dict[str, Any]:
     return arguments
 
 
+def _warn_of_pending_migrations(session: Session) -> None:
+    try:
+        pending = pending_migrations(session, QueryOptions())
+    except StorageError as error:
+        log.warning("The migrations of the keyspace could not be read: %s", error)
+        return
+    if pending:
+        log.warning(
+            "Keyspace %s has an older schema than this version needs. Run: flask --app api db upgrade. Pending: %s",
+            session.keyspace,
+            ", ".join(pending),
+        )
+
+
 class _Connector:
     """Holds the session, and the one thread that opens it."""
 
@@ -237,9 +253,10 @@ class _Connector:
                         self.session = session
                         self._changed.notify_all()
                         log.info("Connected to Cassandra, keyspace %s", settings.cassandra_keyspace)
-                        return
+                        break
                 session.cluster.shutdown()
                 return
+        _warn_of_pending_migrations(session)
 
     def pools(self) -> list[dict[str, Any]]:
         """The driver's state of each connection pool, one per node."""

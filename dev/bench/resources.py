@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cassandra.cluster import Session
 
-from storage.db_initialize import parse_migration
+from storage.schema.files import parse_migration
 from tests.testbed.database import TABLES
 
 
@@ -41,7 +41,7 @@ def resources_of(project: Path) -> Resources:
 
 def create_tables(session: Session, keyspace: str, resources: Resources) -> None:
     """Create the tables that are missing."""
-    for statement in parse_migration(TABLES.read_text()):
+    for statement in parse_migration(TABLES.read_text(), TABLES.name):
         cql = statement.cql
         for name, renamed in ((TESTBED.observers, resources.observers), (TESTBED.finds, resources.finds)):
             cql = cql.replace(f"{{keyspace}}.{name}", f"{keyspace}.{renamed}")

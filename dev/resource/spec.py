@@ -156,7 +156,10 @@ class Spec:
             options.append(f"CLUSTERING ORDER BY ({order})")
         if self.ttl is not None:
             options.append(f"default_time_to_live = {self.ttl}")
-        return f" WITH {' AND '.join(options)}" if options else ""
+        # By default, this delay is the 99th percentile of the table's read latency. After a fault, that may be seconds,
+        # and reads then wait for a silent replica.
+        options.append("speculative_retry = '50ms'")
+        return f" WITH {' AND '.join(options)}"
 
     # --- examples ------------------------------------------------------------------------------------------
 

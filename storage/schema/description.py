@@ -38,13 +38,12 @@ from cassandra.cluster import Session
 from storage import db_io
 from storage.cql.driver import prepare
 from storage.cql.statement import Statement, cql_text
+from storage.schema import SchemaError, history, lock
 
 SCHEMA_FILE = Path(__file__).resolve().parents[1] / "schema.json"
 
 # The tables of the migration runner, which no migration creates.
-MIGRATIONS_TABLE = "schema_migrations"
-LOCK_TABLE = "schema_lock"
-RUNNER_TABLES = frozenset({MIGRATIONS_TABLE, LOCK_TABLE})
+RUNNER_TABLES = frozenset({history.TABLE, lock.TABLE})
 
 # Columns of system_schema.tables and system_schema.views that are no table options. `extensions` holds what other
 # servers than Cassandra add.
@@ -59,10 +58,6 @@ REFUSALS = (cassandra.RequestValidationException, cassandra.protocol.RequestVali
 Description = dict[str, Any]
 # The items of each table, type and view, for example {"table users": {"column age": "int"}}.
 Items = dict[str, dict[str, str]]
-
-
-class SchemaError(Exception):
-    """The schema can't be compared. The message says why, and what to do."""
 
 
 class Comparison(NamedTuple):
@@ -108,10 +103,10 @@ def describe(session: Session, keyspace: str) -> Description:
     :raises SchemaError: no migration was applied to the keyspace.
     """
     tables = {row["table_name"]: row for row in _rows(session, "tables", keyspace)}
-    if MIGRATIONS_TABLE not in tables:
-        raise SchemaError(f"Keyspace {keyspace} has no table {MIGRATIONS_TABLE}: apply the migrations first.")
+    if history.TABLE not in tables:
+        raise SchemaError(f"Keyspace {keyspace} has no table {history.TABLE}: apply the migrations first.")
     # The runner creates this table without options, so it has the server's defaults.
-    defaults = _all_options(tables[MIGRATIONS_TABLE])
+    defaults = _all_options(tables[history.TABLE])
     columns: dict[str, list[Mapping[str, Any]]] = {}
     for row in _rows(session, "columns", keyspace):
         columns.setdefault(row["table_name"], []).append(row)

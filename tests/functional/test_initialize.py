@@ -19,7 +19,8 @@ from cassandra.cluster import Session
 
 from settings import Settings
 from storage import db_initialize, sample_data
-from storage.db_initialize import InitializeError, initialize, parse_migration
+from storage.db_initialize import initialize
+from storage.schema import SchemaError
 from tests.support import PROJECT, clean_environment
 from tests.testbed import sample_data as testbed_samples
 from tests.testbed.database import TABLES
@@ -38,11 +39,11 @@ def missing_keyspace(settings: Settings, session: Session) -> Iterator[Settings]
 
 
 @pytest.fixture
-def testbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give `initialize()` the tables and the sample rows of the testbed instead of the product's."""
+def testbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of migrations with the tables of the testbed. `initialize()` inserts the testbed's sample rows."""
     (tmp_path / "0001_testbed.cql").write_text(TABLES.read_text().replace("{keyspace}.", ""))
-    monkeypatch.setattr(db_initialize, "MIGRATIONS", tmp_path)
     monkeypatch.setattr(db_initialize, "sample_data", testbed_samples)
+    return tmp_path
 
 
 def quiet(line: str) -> None:
@@ -84,15 +85,16 @@ def test_command_is_safe_to_run_more_than_once(
         assert stored == expected > 0
 
 
-@pytest.mark.usefixtures("testbed")
-def test_sample_rows_do_not_overwrite_later_changes(missing_keyspace: Settings, session: Session) -> None:
+def test_sample_rows_do_not_overwrite_later_changes(
+    missing_keyspace: Settings, session: Session, testbed: Path
+) -> None:
     """Sample rows that were deleted or changed stay as they are, even after an interrupted run."""
-    initialize(missing_keyspace, say=quiet)
+    initialize(missing_keyspace, say=quiet, directory=testbed)
     keyspace = missing_keyspace.cassandra_keyspace
     session.execute(f"DELETE FROM {keyspace}.finds WHERE genus = 'Quercus' AND species = 'petraea'")
     session.execute(f"UPDATE {keyspace}.finds SET sightings = 999 WHERE genus = 'Quercus' AND species = 'robur'")
     for _ in range(2):
-        initialize(missing_keyspace, say=quiet)
+        initialize(missing_keyspace, say=quiet, directory=testbed)
         # Simulate that this run was interrupted before it recorded the sample rows.
         for table in ("finds", "observers"):
             session.execute(f"DELETE FROM {keyspace}.schema_migrations WHERE name = 'sample rows: {table}'")
@@ -101,64 +103,18 @@ def test_sample_rows_do_not_overwrite_later_changes(missing_keyspace: Settings, 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("testbed")
-def test_concurrent_runs_create_one_working_schema(missing_keyspace: Settings, session: Session) -> None:
-    """Three instances that initialize at the same time agree on one schema with all sample rows."""
+def test_concurrent_runs_insert_all_sample_rows(missing_keyspace: Settings, session: Session, testbed: Path) -> None:
+    """Three instances that initialize at the same time leave one keyspace with all sample rows."""
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda _: initialize(missing_keyspace, say=quiet), range(3)))
+        list(pool.map(lambda _: initialize(missing_keyspace, say=quiet, directory=testbed), range(3)))
     finds = session.execute(f"SELECT COUNT(*) FROM {missing_keyspace.cassandra_keyspace}.finds").one()[0]
     assert finds == HAWKWEEDS + 3
-
-
-def test_edited_migration_is_rejected(
-    missing_keyspace: Settings, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The error names the migration that was edited; later migrations are not applied."""
-    monkeypatch.setattr(db_initialize, "MIGRATIONS", tmp_path)
-    (tmp_path / "0001_birds.cql").write_text("CREATE TABLE IF NOT EXISTS birds (name text PRIMARY KEY);\n")
-    initialize(missing_keyspace, samples=False, say=quiet)
-    (tmp_path / "0001_birds.cql").write_text("CREATE TABLE IF NOT EXISTS birds (name text PRIMARY KEY, age int);\n")
-    (tmp_path / "0002_nests.cql").write_text("CREATE TABLE IF NOT EXISTS nests (name text PRIMARY KEY);\n")
-    with pytest.raises(InitializeError, match=r"0001_birds\.cql"):
-        initialize(missing_keyspace, samples=False, say=quiet)
-    tables = session.execute(
-        "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s", (missing_keyspace.cassandra_keyspace,)
-    )
-    assert "nests" not in {name for (name,) in tables}
-
-
-def test_only_optional_statements_may_fail(
-    missing_keyspace: Settings, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A rejected optional statement is reported and skipped; any other rejected statement stops the run."""
-    monkeypatch.setattr(db_initialize, "MIGRATIONS", tmp_path)
-    table = "CREATE TABLE IF NOT EXISTS birds (name text PRIMARY KEY, age int);\n"
-    index = "CREATE CUSTOM INDEX IF NOT EXISTS birds_age ON birds (age) USING 'NoSuchIndex';\n"
-    (tmp_path / "0001_birds.cql").write_text(table + "-- skip where refused: for the test\n" + index)
-    printed: list[str] = []
-    initialize(missing_keyspace, samples=False, say=printed.append)
-    assert any(line.startswith("skipped, because this server refuses it") for line in printed)
-    assert "migration 0001_birds.cql: applied" in printed
-    (tmp_path / "0002_more.cql").write_text(index)
-    with pytest.raises(Exception, match="NoSuchIndex"):
-        initialize(missing_keyspace, samples=False, say=quiet)
-
-
-def test_error_in_a_migration_names_the_file_and_the_statement(
-    missing_keyspace: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(db_initialize, "MIGRATIONS", tmp_path)
-    (tmp_path / "0001_birds.cql").write_text("CREATE TABEL birds (name text PRIMARY KEY);\n")
-    with pytest.raises(
-        InitializeError, match=r"0001_birds\.cql: (.|\n)*CREATE TABEL birds(.|\n)*no viable alternative"
-    ):
-        initialize(missing_keyspace, samples=False, say=quiet)
 
 
 def test_missing_astra_keyspace_error_names_the_console(missing_keyspace: Settings, session: Session) -> None:
     """Only the Astra console creates keyspaces, so the error message refers to it."""
     astra = missing_keyspace.model_copy(update={"astra_db_secure_bundle_path": Path("/dev/null")})
-    with pytest.raises(InitializeError, match="Astra console"):
+    with pytest.raises(SchemaError, match="Astra console"):
         db_initialize.create_keyspace(session, astra, quiet)
 
 
@@ -172,28 +128,6 @@ def test_missing_astra_keyspace_error_names_the_console(missing_keyspace: Settin
     ids=["port closed", "unknown host name", "unknown data center"],
 )
 def test_connection_errors_name_their_cause(missing_keyspace: Settings, change: dict[str, object], cause: str) -> None:
-    """A failed connection raises InitializeError with the cause in one sentence."""
-    with pytest.raises(InitializeError, match=f"can't be reached: .*{cause}"):
+    """A failed connection raises SchemaError with the cause in one sentence."""
+    with pytest.raises(SchemaError, match=f"can't be reached: .*{cause}"):
         initialize(missing_keyspace.model_copy(update=change), say=quiet)
-
-
-def test_migrations_are_split_into_statements() -> None:
-    """A statement ends with a semicolon at the end of a line and keeps its comments.
-
-    The marker "skip where refused" applies to the statement that follows it.
-    """
-    text = "-- a; comment;\nCREATE TABLE a (\n  -- in it;\n  b int\n);\n\n"
-    text += "-- skip where refused: x\nCREATE INDEX i;\nDROP TABLE a;\n"
-    statements = list(parse_migration(text))
-    assert [statement.optional for statement in statements] == [False, True, False]
-    assert statements[0].cql.endswith("b int\n);")
-
-
-@pytest.mark.parametrize(
-    "text", ["CREATE TABLE a;\nCREATE TABLE b", "CREATE TABLE a"], ids=["second statement", "only statement"]
-)
-def test_statement_without_semicolon_is_an_error(text: str) -> None:
-    """Without a final semicolon a statement raises an error; it is not silently skipped."""
-    with pytest.raises(InitializeError, match="semicolon"):
-        list(parse_migration(text))
-    assert len(list(parse_migration("CREATE TABLE a; -- for birds\n-- the end\n"))) == 1

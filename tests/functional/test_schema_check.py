@@ -16,7 +16,8 @@ from settings import Settings
 from storage import db_initialize
 from storage.cql import Statement
 from storage.db_io import idempotency
-from storage.schema.description import SCHEMA_FILE, Description, SchemaError, check, compare, describe, read
+from storage.schema import SchemaError
+from storage.schema.description import SCHEMA_FILE, Description, check, compare, describe, read
 
 # Makes a keyspace with a table `schema_migrations` and the result of these statements. Each ends with a semicolon.
 MakeKeyspace = Callable[[str], Session]
@@ -204,7 +205,7 @@ def test_missing_optional_items_are_notes(session: Session, make: MakeKeyspace, 
     expected = generate(session.cluster, tmp_path, say=refused.append)
     assert expected["optional"] == ["table birds: index birds_age", "table eggs"]
     (line,) = refused
-    assert line.startswith("0001_birds.cql: this server refuses an optional statement: Unable to find custom indexer")
+    assert line.startswith("0001_birds.cql:7: this server refuses an optional statement: Unable to find custom indexer")
 
     own = make(BIRDS)
     differences, (index, table) = compare(expected, described(own))
@@ -226,8 +227,8 @@ def test_missing_optional_items_are_notes(session: Session, make: MakeKeyspace, 
     [
         (
             f"{OPTIONAL}CREATE TABLE eggs (name text PRIMARY KEY);\nALTER TABLE eggs ADD age int;\n",
-            r"^0001_birds\.cql: Cassandra refuses this statement, without the statements marked `skip where refused`:"
-            r"\nALTER TABLE eggs ADD age int;\n",
+            r"^0001_birds\.cql:4: Cassandra refuses this statement, without the statements marked `skip where refused`:"
+            r"\nALTER TABLE eggs ADD age int\n",
         ),
         (
             f"{OPTIONAL}ALTER TABLE birds DROP nick;\n",

@@ -14,6 +14,7 @@ from cassandra.concurrent import execute_concurrent_with_args
 from settings import Settings
 from storage import db_initialize
 from storage.cql.statement import cql_text
+from storage.schema.files import parse_migration
 from tests.testbed.sample_data import finds, observers
 
 TABLES = Path(__file__).resolve().parent / "tables.cql"
@@ -21,7 +22,7 @@ TABLES = Path(__file__).resolve().parent / "tables.cql"
 
 def create_tables(session: Session, keyspace: str) -> None:
     """Create the tables that are missing."""
-    for statement in db_initialize.parse_migration(TABLES.read_text()):
+    for statement in parse_migration(TABLES.read_text(), TABLES.name):
         session.execute(statement.cql.replace("{keyspace}", keyspace), timeout=60)
 
 

@@ -37,7 +37,8 @@ SERVICE = {
     "web": {"settings", "observability", "server", "schemas", "storage"},
     "routes": {"settings", "observability", "server", "schemas", "storage", "web"},
     "diagnostics": {"settings", "routes", "schemas", "storage", "web"},
-    "api": {"settings", "observability", "routes", "storage", "web"},
+    "commands": {"settings", "storage"},
+    "api": {"settings", "observability", "commands", "routes", "storage", "web"},
     "wsgi": {"api"},
     "gunicorn.conf": {"settings", "observability", "server", "storage"},
 }
@@ -49,7 +50,7 @@ DRIVER, HTTP, GUNICORN = {"cassandra"}, {"flask", "flask_openapi3", "werkzeug"},
 EXTERNAL = {
     "cassandra": ("storage/", "diagnostics/table.py", "diagnostics/probes.py"),
     "gunicorn": ("server/",),
-    "flask": ("api.py", "web/", "routes/", "diagnostics/routes.py"),
+    "flask": ("api.py", "commands/", "web/", "routes/", "diagnostics/routes.py"),
     "flask_openapi3": ("api.py", "web/", "routes/"),
     "werkzeug": ("api.py", "web/", "routes/"),
     "jgo": (),

@@ -1,0 +1,154 @@
+"""`flask --app api db`: apply and inspect the migrations of the keyspace."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from inspect import cleandoc
+from typing import Any, NamedTuple
+
+import click
+
+from settings import settings_or_exit
+from storage.db_initialize import admin_session, initialize
+from storage.schema import SchemaError, history
+from storage.schema.files import MIGRATIONS, Migration, read_migrations
+from storage.schema.history import Entry
+from storage.schema.runner import check_history
+
+_EXIT_STATUS = """
+\b
+Exit status: 0 success; 1 the command failed or found a difference;
+2 wrong usage or settings.
+"""
+_NEW_FILE = """-- {message}
+-- Write the statements below. Each ends with a semicolon.
+"""
+
+
+class _Result(NamedTuple):
+    """What a command prints: the document with `--json`, else the lines."""
+
+    document: dict[str, Any]
+    lines: Iterable[str] = ()
+    exit_status: int = 0
+
+
+@click.group("db")
+def group() -> None:
+    """Apply and inspect the migrations of the keyspace CASSANDRA_KEYSPACE."""
+
+
+def _command(function: Callable[..., _Result]) -> click.Command:
+    """Add a command to the group, with the option `--json` and errors of one line.
+
+    :param function: gets the arguments of the command line, and `say` for lines of progress.
+    """
+
+    @wraps(function)
+    def run(as_json: bool, **arguments: Any) -> None:
+        try:
+            result = function(say=lambda line: click.echo(line, err=as_json), **arguments)
+        except SchemaError as error:
+            if as_json:
+                click.echo(json.dumps({"error": str(error)}))
+            else:
+                click.echo(str(error), err=True)
+            sys.exit(1)
+        if as_json:
+            click.echo(json.dumps(result.document, indent=2))
+        else:
+            for line in result.lines:
+                click.echo(line)
+        sys.exit(result.exit_status)
+
+    option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
+    name = function.__name__.removesuffix("_command")
+    return group.command(name, help=f"{cleandoc(function.__doc__ or '')}\n{_EXIT_STATUS}")(option(run))
+
+
+def _number(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    if value == "head":
+        return None
+    if not re.fullmatch(r"\d{1,9}", value, re.ASCII):
+        raise click.BadParameter("expected `head` or the number of a migration, such as 3.")
+    return int(value)
+
+
+@_command
+@click.argument("target", metavar="[head|N]", default="head", callback=_number)
+def upgrade(target: int | None, say: Callable[[str], None]) -> _Result:
+    """Create the keyspace if it is missing, and apply all migrations, or those up to number N.
+
+    It is safe to run on several machines at once: one of them applies the migrations, the others wait. An interrupted
+    run can be repeated.
+    """
+    applied = initialize(settings_or_exit(), samples=False, say=say, target=target)
+    return _Result({"applied": applied})
+
+
+@_command
+def current(say: Callable[[str], None]) -> _Result:
+    """Print the newest migration of the keyspace, and the pending ones."""
+    migrations, entries = read_migrations(), _read_history()
+    newest = max((entry for entry in entries if entry.is_complete), key=lambda entry: entry.number, default=None)
+    name = newest.name if newest else None
+    pending = _pending(migrations, entries)
+    unfinished = [entry.name for entry in entries if not entry.is_complete and (entry.done or entry.started)]
+    lines = [f"{name or 'no migration'}{'' if pending else ' (head)'}"]
+    lines += [f"pending: {each}{' (interrupted)' if each in unfinished else ''}" for each in pending]
+    return _Result({"current": name, "pending": pending, "interrupted": unfinished}, lines)
+
+
+@_command
+def history_command(say: Callable[[str], None]) -> _Result:
+    """Print the applied migrations: name, time, duration, and the instance that applied each."""
+    entries = [entry for entry in _read_history() if entry.is_complete]
+    documents = [
+        {
+            "name": entry.name,
+            "sha256": entry.sha256,
+            "applied_at": entry.applied_at.isoformat() if entry.applied_at else None,
+            "duration_ms": entry.duration_ms,
+            "applied_by": entry.applied_by,
+        }
+        for entry in entries
+    ]
+    return _Result({"migrations": documents}, map(_line, entries))
+
+
+@_command
+@click.option("-m", "--message", required=True, help="What the migration does; it becomes the name of the file.")
+def revision(message: str, say: Callable[[str], None]) -> _Result:
+    """Create a file for the next migration."""
+    words = re.findall(r"[a-z0-9]+", message.lower())
+    if not words:
+        raise click.BadParameter("it needs a letter or a digit.", param_hint="--message")
+    number = len(read_migrations(MIGRATIONS)) + 1
+    path = MIGRATIONS / f"{number:04}_{'_'.join(words)[:60]}.cql"
+    path.write_text(_NEW_FILE.format(message=" ".join(message.split())), encoding="utf-8")
+    return _Result({"created": path.name}, [f"created {path.relative_to(MIGRATIONS.parents[1])}"])
+
+
+def _read_history() -> list[Entry]:
+    settings = settings_or_exit()
+    with admin_session(settings) as session:
+        if settings.cassandra_keyspace not in session.cluster.metadata.keyspaces:
+            return []
+        session.set_keyspace(settings.cassandra_keyspace)
+        return list(history.read(session).values())
+
+
+def _pending(migrations: list[Migration], entries: list[Entry]) -> list[str]:
+    check_history(migrations, {entry.name: entry for entry in entries})
+    complete = {entry.name for entry in entries if entry.is_complete}
+    return [migration.name for migration in migrations if migration.name not in complete]
+
+
+def _line(entry: Entry) -> str:
+    time = f"{entry.applied_at:%Y-%m-%d %H:%M:%S}Z" if entry.applied_at else "?"
+    duration = "?" if entry.duration_ms is None else f"{entry.duration_ms / 1000:.1f} s"
+    return f"{entry.name}  {time}  {duration}  {entry.applied_by or '?'}"

@@ -1,0 +1,98 @@
+"""Migrations on a cluster of three nodes: several runners at once, and one node down."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dev.local_cassandra.node import FAST_COMMIT_LOG, STATE
+from dev.local_cassandra.ring import ADDRESSES, Ring
+from storage.schema import history, lock
+from storage.schema.files import read_migrations
+from storage.schema.transactions import table_id
+from tests.support import clean_environment, copy_project
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+RUNNERS = 5
+NEW_COLUMN = "ALTER TABLE birds ADD age int;\n"
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
+    directory = STATE / f"tests-ring-{tmp_path_factory.getbasetemp().name}"
+    ring = Ring(directory, FAST_COMMIT_LOG)
+    try:
+        ring.start()
+        yield ring
+    finally:
+        ring.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with two more migrations, of which the second can't be executed twice."""
+    directory = tmp_path_factory.mktemp("project")
+    copy_project(directory)
+    migrations = directory / "storage" / "migrations"
+    number = len(read_migrations()) + 1
+    (migrations / f"{number:04}_birds.cql").write_text("CREATE TABLE birds (name text PRIMARY KEY);\n")
+    (migrations / f"{number + 1:04}_age.cql").write_text(NEW_COLUMN)
+    return directory
+
+
+def start_upgrade(project: Path, ring: Ring, keyspace: str, first: str) -> subprocess.Popen[str]:
+    """Start `flask --app api db upgrade`.
+
+    :param first: address of the node to which it connects first.
+    """
+    hosts = [first, *(address for address in ADDRESSES if address != first)]
+    variables = {
+        "APP_ENV": "production",
+        "CASSANDRA_HOSTS": ",".join(hosts),
+        "CASSANDRA_PORT": str(ring.port),
+        "CASSANDRA_KEYSPACE": keyspace,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "flask", "--app", "api", "db", "upgrade"],
+        cwd=project,
+        env=clean_environment() | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_five_runners_at_once_apply_each_migration_once(ring: Ring, project: Path) -> None:
+    """From an empty cluster: the keyspace, the lock and the history do not exist either."""
+    runners = [start_upgrade(project, ring, "five", ADDRESSES[number % 3]) for number in range(RUNNERS)]
+    printed = [runner.communicate(timeout=200)[0] for runner in runners]
+    assert [runner.returncode for runner in runners] == [0] * RUNNERS, "\n".join(printed)
+    lines = "".join(printed).splitlines()
+    for migration in read_migrations(project / "storage" / "migrations"):
+        assert lines.count(f"migration {migration.name}: applied") == 1
+        assert lines.count(f"migration {migration.name}: applied already") == RUNNERS - 1
+    for node in ring.nodes:
+        with ring.session(node) as session:
+            session.execute("INSERT INTO five.birds (name, age) VALUES ('owl', 3)")
+            assert session.execute("SELECT age FROM five.birds").one() == (3,)
+            ids = dict(
+                session.execute("SELECT table_name, id FROM system_schema.tables WHERE keyspace_name = 'five'").all()
+            )
+        for table in (lock.TABLE, history.TABLE):
+            assert ids[table] == table_id("five", table)
+
+
+def test_upgrade_with_one_node_down(ring: Ring, project: Path) -> None:
+    """The other two nodes form a quorum and agree on the schema."""
+    ring.kill(ring.nodes[2])
+    runner = start_upgrade(project, ring, "two_of_three", ADDRESSES[0])
+    printed, _ = runner.communicate(timeout=200)
+    assert runner.returncode == 0, printed
+    assert all(f"migration {each.name}: applied" in printed for each in read_migrations(project / "storage/migrations"))

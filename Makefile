@@ -40,7 +40,7 @@ define phase
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run node stop test test-without-samples chaos bench bench-scale bench-compare lint format clean
+.PHONY: help run node stop test test-without-samples chaos bench bench-scale bench-compare schema lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ bench-scale: .venv/bench-ready ## measure how that cost changes with rows, conne
 
 bench-compare: .venv/bench-ready ## compare the cost of the working tree with that of a Git revision (REF=main~5)
 	.venv/bin/python -m dev.bench compare $(if $(SHORT),--short) $(REF)
+
+schema: .venv/ready ## write storage/schema.json: the schema that the migrations create
+	@.venv/bin/python -m dev.schema
 
 lint: .venv/ready ## check code (ruff, mypy) and GitHub workflows and forms (check-jsonschema, zizmor)
 	.venv/bin/python -m ruff check .

@@ -20,6 +20,7 @@ COMMANDS = (
     # The tests list the files of the project with Git.
     ("git", "init", "--quiet"),
     (sys.executable, "-m", "dev.resource", "remove", "--samples"),
+    (sys.executable, "-m", "dev.schema"),
     # `-o` keeps make from installing into .venv again because of newer files in the copy.
     ("make", "-o", ".venv/ready", "lint"),
     ("make", "-o", ".venv/ready", "test", "SHORT=1"),

@@ -132,6 +132,7 @@ def _add(arguments: argparse.Namespace) -> None:
     body = json.dumps(spec.document(spec.test_partition), ensure_ascii=False)
     url = f"http://127.0.0.1:8000{spec.path}"
     print("\nNext:")
+    print("  make schema")
     print(f"  .venv/bin/python -m pytest tests/unit tests/functional/test_{spec.plural}.py")
     print("  make run")
     print(f"  curl -i {url} -H 'Content-Type: application/json' \\\n      -d {shlex.quote(body)}")
@@ -146,6 +147,8 @@ def _remove(arguments: argparse.Namespace) -> None:
     _list("Changed", removed.changed)
     _list("Wrote", [removed.migration])
     _list(f"Pages that still mention {in_prose([each.name for each in resources])}", removed.pages)
+    print("\nNext:")
+    print("  make schema")
     print("\nThe next `make run` applies the migration, which deletes the rows.")
 
 

@@ -7,6 +7,7 @@
 | `lock` | lets one runner at a time change the schema, across instances and coordinators |
 | `history` | the table `schema_migrations`: what was applied, and how far an interrupted migration got |
 | `runner` | `upgrade()` applies what is missing |
+| `description` | describes a keyspace, and compares it with `storage/schema.json` |
 | `status` | the migrations that a running service still needs |
 """
 

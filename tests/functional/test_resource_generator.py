@@ -41,6 +41,8 @@ RESOURCES = [
     "--column 'sizes:vector<float, 8192>' --column total:varint",
 ]
 KEY = "--partition code:text --column number:int"
+# Compares a keyspace with storage/schema.json, and prepares all statements.
+SCHEMA_TEST = "tests/functional/test_schema_check.py::test_a_new_keyspace_has_no_differences"
 
 
 def run(copy: Path, *command: str, **environment: str) -> str:
@@ -106,9 +108,10 @@ def test_the_resources_have_every_type() -> None:
 @pytest.mark.timeout(300)
 def test_generated_resources_pass_their_tests(copy: Path, cassandra: dict[str, str]) -> None:
     """Run their own tests, and the tests that compare schema, table, migration, registry and API page."""
+    run(copy, "dev.schema", **cassandra)
     new = git(copy, "ls-files", "--others", "--exclude-standard", "tests").split()
     assert len(new) == len(RESOURCES)
-    printed = run(copy, "pytest", "-q", *new, "tests/unit/test_architecture.py", **cassandra)
+    printed = run(copy, "pytest", "-q", *new, "tests/unit/test_architecture.py", SCHEMA_TEST, **cassandra)
     passed = re.search(r"(\d+) passed", printed)
     assert passed is not None
     assert int(passed[1]) > 8 * len(RESOURCES)
@@ -177,8 +180,9 @@ def test_the_application_works_without_the_samples(tmp_path: Path, cassandra: di
     add(copy, "user --uuid-key --column full_name:text --column 'values:list<int>'")
     with pytest.raises(AssertionError, match="have already been removed"):
         run(copy, "dev.resource", "remove", "--samples")
+    run(copy, "dev.schema", **cassandra)
     tests = ["tests/unit/test_architecture.py", "tests/functional/test_service.py", "tests/functional/test_users.py"]
-    run(copy, "pytest", "-q", *tests, **cassandra)
+    run(copy, "pytest", "-q", *tests, SCHEMA_TEST, **cassandra)
 
 
 def test_a_resource_that_is_added_again_gets_its_sample_rows(tmp_path: Path, settings: Settings, keyspace: str) -> None:

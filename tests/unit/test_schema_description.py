@@ -1,0 +1,45 @@
+"""storage/schema/description.py without a server: what other servers write differently, and sentences about indexes."""
+
+from __future__ import annotations
+
+import pytest
+
+from storage.schema.description import _policy, _short, compare
+
+
+@pytest.mark.parametrize(
+    ("stored", "same"),
+    [
+        ("99p", "99p"),
+        ("99.0PERCENTILE", "99p"),
+        ("50.00ms", "50ms"),
+        ("50.50ms", "50.50ms"),
+        ("NONE", "none"),
+        ("MIN(99p,50ms)", "min(99p,50ms)"),
+    ],
+)
+def test_speculative_retry_policies_of_scylladb_and_cassandra_are_equal(stored: str, same: str) -> None:
+    assert _policy(stored) == same
+
+
+def test_class_names_are_compared_without_their_package() -> None:
+    assert _short("org.apache.cassandra.db.compaction.SizeTieredCompactionStrategy") == "SizeTieredCompactionStrategy"
+    assert [_short(value) for value in ("0.5", "a.b", "LZ4Compressor", "")] == ["0.5", "a.b", "LZ4Compressor", ""]
+
+
+def test_note_about_a_custom_index_has_its_class_and_options() -> None:
+    index = {"kind": "CUSTOM", "class_name": "StorageAttachedIndex", "target": "name", "case_sensitive": "false"}
+    table = {
+        "columns": {"name": "text"},
+        "partition_key": ["id"],
+        "clustering_key": [],
+        "indexes": {"by_name": index},
+        "options": {},
+    }
+    expected = {"tables": {"birds": table}, "types": {}, "views": {}, "optional": ["table birds: index by_name"]}
+    found = {"tables": {"birds": table | {"indexes": {}}}, "types": {}, "views": {}}
+    (note,) = compare(expected, found).notes
+    assert note.partition("To create it: ")[2] == (
+        "CREATE CUSTOM INDEX IF NOT EXISTS by_name ON birds (name) USING 'StorageAttachedIndex' "
+        "WITH OPTIONS = {'case_sensitive': 'false'};"
+    )

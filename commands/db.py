@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from inspect import cleandoc
 from typing import Any, NamedTuple
 
 import click
 
-from settings import settings_or_exit
+from settings import Settings, settings_or_exit
+from storage.db_connect import Session
 from storage.db_initialize import admin_session, initialize
-from storage.schema import SchemaError, history
+from storage.schema import SchemaError, description, history
 from storage.schema.files import MIGRATIONS, Migration, read_migrations
 from storage.schema.history import Entry
 from storage.schema.runner import check_history
@@ -121,6 +123,27 @@ def history_command(say: Callable[[str], None]) -> _Result:
 
 
 @_command
+def check(say: Callable[[str], None]) -> _Result:
+    """Compare the keyspace with this version of the service, without changing anything.
+
+    It reports pending migrations, differences from storage/schema.json in both directions, and statements of
+    storage/db_io that the server refuses.
+    """
+    settings = settings_or_exit()
+    with _keyspace_session(settings) as session:
+        if session is None:
+            raise SchemaError(f"There is no keyspace {settings.cassandra_keyspace}. Run: flask --app api db upgrade")
+        entries = list(history.read(session).values())
+        pending = [f"migration {name} is pending" for name in _pending(read_migrations(), entries)]
+        found = description.check(session, settings.cassandra_keyspace, with_options=not settings.astra)
+    differences = [*pending, *found.differences]
+    lines = [*differences, *(f"note: {note}" for note in found.notes)]
+    lines.append(f"{len(differences)} differences" if differences else "The keyspace is as this version expects it.")
+    document = {"differences": differences, "notes": found.notes}
+    return _Result(document, lines, exit_status=1 if differences else 0)
+
+
+@_command
 @click.option("-m", "--message", required=True, help="What the migration does; it becomes the name of the file.")
 def revision(message: str, say: Callable[[str], None]) -> _Result:
     """Create a file for the next migration."""
@@ -133,13 +156,20 @@ def revision(message: str, say: Callable[[str], None]) -> _Result:
     return _Result({"created": path.name}, [f"created {path.relative_to(MIGRATIONS.parents[1])}"])
 
 
-def _read_history() -> list[Entry]:
-    settings = settings_or_exit()
+@contextmanager
+def _keyspace_session(settings: Settings) -> Iterator[Session | None]:
+    """A session with the keyspace; None if there is no such keyspace."""
     with admin_session(settings) as session:
-        if settings.cassandra_keyspace not in session.cluster.metadata.keyspaces:
-            return []
-        session.set_keyspace(settings.cassandra_keyspace)
-        return list(history.read(session).values())
+        if settings.cassandra_keyspace in session.cluster.metadata.keyspaces:
+            session.set_keyspace(settings.cassandra_keyspace)
+            yield session
+        else:
+            yield None
+
+
+def _read_history() -> list[Entry]:
+    with _keyspace_session(settings_or_exit()) as session:
+        return [] if session is None else list(history.read(session).values())
 
 
 def _pending(migrations: list[Migration], entries: list[Entry]) -> list[str]:

@@ -67,6 +67,19 @@ def test_commands_follow_a_keyspace_from_empty_to_the_newest_migration(variables
     assert [each["name"] for each in migrations] == NAMES
     assert all(each["applied_at"] and each["applied_by"] and each["duration_ms"] is not None for each in migrations)
     assert flask(variables, "history").stdout.count(" s  ") == len(NAMES)
+    assert document(flask(variables, "check", "--json"))["differences"] == []
+
+
+@pytest.mark.slow
+def test_check_fails_for_a_keyspace_that_differs(variables: dict[str, str], session: Session) -> None:
+    """A keyspace without the last migration, with a column more."""
+    assert flask(variables, "check").returncode == 1
+    assert flask(variables, "upgrade", str(len(NAMES) - 1)).returncode == 0
+    session.execute(f"ALTER TABLE {variables['CASSANDRA_KEYSPACE']}.diagnostics ADD extra int", timeout=60)
+    run = flask(variables, "check")
+    assert run.returncode == 1
+    assert f"migration {NAMES[-1]} is pending" in run.stdout
+    assert "table diagnostics: column extra is int in the keyspace, missing in storage/schema.json" in run.stdout
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from cassandra.cluster import Session
 from settings import Settings
 from storage.db_connect import open_session
 from storage.schema import SchemaError, history, lock
+from storage.schema.description import check
 from storage.schema.files import MIGRATIONS, read_migrations
 from storage.schema.lock import LeaseLost, Lock
 from storage.schema.runner import upgrade
@@ -152,6 +153,7 @@ def test_the_history_of_version_0_2_0_is_continued(empty: Session, tmp_path: Pat
         empty.execute(insert, (migration.name, migration.checksum))
     assert apply(empty, MIGRATIONS)[0] == [migration.name for migration in migrations[4:]]
     assert all(entry.is_complete for entry in history.read(empty).values())
+    assert check(empty, empty.keyspace).differences == []
 
 
 @pytest.mark.parametrize("version", range(1, len(read_migrations())))
@@ -159,6 +161,7 @@ def test_upgrades_from_each_earlier_version_give_the_same_schema(empty: Session,
     apply(empty, MIGRATIONS, target=version)
     applied, _ = apply(empty, MIGRATIONS)
     assert applied == [migration.name for migration in read_migrations()[version:]]
+    assert check(empty, empty.keyspace).differences == []
 
 
 # --- refused statements ------------------------------------------------------------------------------------

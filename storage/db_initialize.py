@@ -34,7 +34,7 @@ from storage.db_connect import NotConnected, cluster_context, session_context
 from storage.schema import SchemaError
 from storage.schema.files import MIGRATIONS, read_migrations
 from storage.schema.runner import check_target, upgrade
-from storage.schema.transactions import await_agreement, execute_ddl
+from storage.schema.transactions import execute_ddl
 
 # schema_migrations also records for which tables the sample rows were inserted, under this prefix and the table's name.
 _SAMPLES = "sample rows: "
@@ -122,7 +122,6 @@ def create_keyspace(session: Session, settings: Settings, say: Callable[[str], N
         f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = "
         f"{{'class': 'NetworkTopologyStrategy', '{local_dc}': {replicas}}}",
     )
-    await_agreement(session)
     say(f"keyspace {keyspace}: created, {replicas} {'replica' if replicas == 1 else 'replicas'} in {local_dc}")
 
 

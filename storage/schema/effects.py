@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from cassandra.cluster import Session
 
+from storage.schema.transactions import query
+
 # Without a keyspace: migrations apply to CASSANDRA_KEYSPACE.
 _NAME = r'(?P<name>\w++|"(?:[^"]|"")++")(?! ?\.)'
 _IF_NOT_EXISTS, _IF_EXISTS = r"(?:IF NOT EXISTS )?", r"(?:IF EXISTS )?"
@@ -98,16 +100,16 @@ def _as_stored(name: str) -> str:
 
 def _exists_in(table: str, column: str) -> Callable[[Session, str, Effect], bool]:
     select = f"SELECT {column} FROM system_schema.{table} WHERE keyspace_name = %s"
-    return lambda session, keyspace, effect: effect.name in {name for (name,) in session.execute(select, (keyspace,))}
+    return lambda session, keyspace, effect: effect.name in {name for (name,) in query(session, select, (keyspace,))}
 
 
 def _has_column(session: Session, keyspace: str, effect: Effect) -> bool:
-    rows = session.execute(_SELECT_COLUMNS, (keyspace, effect.name))
+    rows = query(session, _SELECT_COLUMNS, (keyspace, effect.name))
     return effect.member in {name for (name,) in rows}
 
 
 def _has_field(session: Session, keyspace: str, effect: Effect) -> bool:
-    row = session.execute(_SELECT_TYPE, (keyspace, effect.name)).one()
+    row = query(session, _SELECT_TYPE, (keyspace, effect.name)).one()
     return row is not None and effect.member in row[0]
 
 

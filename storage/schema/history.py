@@ -17,7 +17,7 @@ from cassandra.query import SimpleStatement
 
 from storage.schema.files import FILE_NAME, Migration
 from storage.schema.lock import LeaseLost
-from storage.schema.transactions import await_agreement, create_table, execute_ddl, has_table, transaction
+from storage.schema.transactions import create_table, execute_ddl, has_table, query, transaction
 
 TABLE = "schema_migrations"
 
@@ -76,13 +76,13 @@ def read(session: Session) -> dict[str, Entry]:
     """The entries by the name of their file, in the order of their numbers; empty without the table."""
     if not has_table(session, TABLE):
         return {}
-    migrations = [entry for entry in _entries(session.execute(_SELECT)) if FILE_NAME.fullmatch(entry.name)]
+    migrations = [entry for entry in _entries(query(session, _SELECT)) if FILE_NAME.fullmatch(entry.name)]
     return {entry.name: entry for entry in sorted(migrations, key=lambda entry: entry.number)}
 
 
 def read_one(session: Session, name: str) -> Entry:
     """The entry of one migration as the last runner left it. Needs the table."""
-    return next(_entries(session.execute(_SELECT_ONE, (name,))), Entry(name))
+    return next(_entries(query(session, _SELECT_ONE, (name,))), Entry(name))
 
 
 def _entries(result: ResultSet) -> Iterator[Entry]:
@@ -96,11 +96,10 @@ def create(session: Session) -> None:
     definitions = ", ".join(f"{name} {cql_type}" for name, cql_type in _COLUMNS.items())
     create_table(session, TABLE, f"{definitions}, PRIMARY KEY (name)")
     select = "SELECT column_name FROM system_schema.columns WHERE keyspace_name = %s AND table_name = %s"
-    existing = {name for (name,) in session.execute(select, (session.keyspace, TABLE))}
+    existing = {name for (name,) in query(session, select, (session.keyspace, TABLE))}
     missing = [f"{name} {cql_type}" for name, cql_type in _COLUMNS.items() if name not in existing]
     if missing:
         execute_ddl(session, f"ALTER TABLE {TABLE} ADD ({', '.join(missing)})")
-        await_agreement(session)
 
 
 class Progress:

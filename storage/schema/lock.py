@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from cassandra.cluster import Session
 
 from storage.schema import SchemaError
-from storage.schema.transactions import create_table, transaction
+from storage.schema.transactions import create_table, query, transaction
 
 log = logging.getLogger(__name__)
 
@@ -126,5 +126,5 @@ class Lock:
             log.warning("The lock on the schema was not released, it expires after %d s: %s", self._lease, error)
 
     def _holder(self) -> str:
-        row = self._session.execute(_SELECT).one()
+        row = query(self._session, _SELECT).one()
         return str(row[0]) if row and row[0] else "another runner"

@@ -133,7 +133,7 @@ def _execute(
     say: Callable[[str], None],
     is_unsure: bool,
 ) -> None:
-    """Execute a statement and wait for schema agreement.
+    """Execute a statement, and wait until all nodes that are up have it.
 
     :param is_unsure: an earlier run may have sent it too.
     """
@@ -149,6 +149,8 @@ def _execute(
         if not (statement.optional and isinstance(error, _NOT_SUPPORTED)):
             raise SchemaError(f"{place}: Cassandra refuses the statement: {_one_line(error)}") from error
         say(f"{place}: skipped, because this server refuses the statement: {_one_line(error)}")
+    except SchemaError as error:
+        raise SchemaError(f"{place}: {error}") from error
     except BaseException as error:
         lock.keep_until_it_expires = True
         if not isinstance(error, Exception):
@@ -157,7 +159,6 @@ def _execute(
             f"{place}: it is not known whether Cassandra executed the statement: {_one_line(error)}. Run it again: the "
             "next run finds out."
         ) from error
-    await_agreement(session)
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,21 +1,26 @@
-"""What the migration runner executes: lightweight transactions and schema changes."""
+"""What the migration runner executes: lightweight transactions, queries and schema changes.
+
+All of them wait for a node that is down or slow. The other nodes need about 20 s to mark a dead node as down.
+"""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from cassandra import (
     ConsistencyLevel,
     InvalidRequest,
     OperationTimedOut,
+    ReadFailure,
+    ReadTimeout,
     Unavailable,
     WriteFailure,
     WriteTimeout,
 )
-from cassandra.cluster import NoHostAvailable, Session
+from cassandra.cluster import NoHostAvailable, ResultSet, Session
 from cassandra.connection import ConnectionException
 from cassandra.policies import FallthroughRetryPolicy
 from cassandra.protocol import ConfigurationException
@@ -26,10 +31,23 @@ from storage.schema import SchemaError
 # Seconds to wait until all nodes that are up agree on the schema, and for one statement.
 AGREEMENT_TIMEOUT = 60.0
 
-# Seconds to repeat a transaction whose outcome is unknown.
-_RETRY_FOR = 20.0
-_RETRY_INTERVAL = 0.5
-OUTCOME_UNKNOWN = (OperationTimedOut, NoHostAvailable, Unavailable, WriteTimeout, WriteFailure, ConnectionException)
+# Seconds to repeat a statement that failed or whose outcome is unknown.
+_RETRY_FOR = 45.0
+_RETRY_INTERVAL = 0.3
+_TEMPORARY = (
+    ConnectionException,
+    NoHostAvailable,
+    OperationTimedOut,
+    ReadFailure,
+    ReadTimeout,
+    Unavailable,
+    WriteFailure,
+    WriteTimeout,
+    # The texts of the statements are constant, so this node just does not know a table yet that another runner created.
+    InvalidRequest,
+)
+
+_Result = TypeVar("_Result")
 
 
 def transaction(session: Session, cql: str, values: Sequence[Any]) -> tuple[Any, ...] | None:
@@ -38,19 +56,31 @@ def transaction(session: Session, cql: str, values: Sequence[Any]) -> tuple[Any,
     So it must be one that may be executed twice.
 
     :returns: None if it was applied, else the current values of the columns in its condition.
-    :raises SchemaError: the outcome is still unknown after 20 seconds.
+    :raises SchemaError: the outcome is still unknown after 45 seconds.
     """
     statement = SimpleStatement(
         cql, consistency_level=ConsistencyLevel.QUORUM, serial_consistency_level=ConsistencyLevel.SERIAL
     )
+    applied, *current = _repeated(lambda: session.execute(statement, values).one())
+    return None if applied else tuple(current)
+
+
+def query(session: Session, statement: str | SimpleStatement, values: Sequence[Any] = ()) -> ResultSet:
+    """Read rows.
+
+    :raises SchemaError: Cassandra does not answer within 45 seconds.
+    """
+    return _repeated(lambda: session.execute(statement, values))
+
+
+def _repeated(action: Callable[[], _Result]) -> _Result:
     latest = time.monotonic() + _RETRY_FOR
     while True:
         try:
-            applied, *current = session.execute(statement, values).one()
-            return None if applied else tuple(current)
-        except OUTCOME_UNKNOWN as error:
+            return action()
+        except _TEMPORARY as error:
             if time.monotonic() > latest:
-                raise SchemaError(f"Cassandra does not execute a lightweight transaction: {error}") from error
+                raise SchemaError(f"Cassandra does not answer: {error}") from error
             time.sleep(_RETRY_INTERVAL)
 
 
@@ -60,16 +90,20 @@ def create_table(session: Session, name: str, columns: str) -> None:
     Two coordinators that create a table at the same time would give it two ids, and its rows would be lost. So the id
     is fixed: it is derived from the keyspace and the name.
     """
-    await_agreement(session)
     if has_table(session, name):
         return
     create = f"CREATE TABLE IF NOT EXISTS {name} ({columns})"
     try:
         execute_ddl(session, f"{create} WITH ID = {table_id(session.keyspace, name)}")
     except (InvalidRequest, ConfigurationException):
-        # A server that lets nobody choose the id has one place that creates tables, such as Astra DB.
+        # This server does not let clients choose the id.
         execute_ddl(session, create)
-    await_agreement(session)
+
+
+def has_table(session: Session, name: str) -> bool:
+    """Whether the session's keyspace has a table."""
+    select = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s AND table_name = %s"
+    return query(session, select, (session.keyspace, name)).one() is not None
 
 
 def table_id(keyspace: str, name: str) -> uuid.UUID:
@@ -78,14 +112,20 @@ def table_id(keyspace: str, name: str) -> uuid.UUID:
 
 
 def execute_ddl(session: Session, cql: str) -> None:
-    """Execute a schema change once. After a lost connection the driver does not send it to another node."""
-    session.execute(SimpleStatement(cql, retry_policy=FallthroughRetryPolicy()), timeout=AGREEMENT_TIMEOUT)
+    """Execute a schema change once, and wait until all nodes that are up have it.
 
+    After a lost connection the driver does not send it to another node.
 
-def has_table(session: Session, name: str) -> bool:
-    """Whether the session's keyspace has a table."""
-    select = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s AND table_name = %s"
-    return session.execute(select, (session.keyspace, name)).one() is not None
+    :raises SchemaError: the statement was executed, but the nodes do not agree on the schema within 60 seconds.
+    :raises Exception: any exception of the driver.
+    """
+    # The driver asks the coordinator of the statement: the other nodes may not know yet that there is a change.
+    session.cluster.max_schema_agreement_wait = AGREEMENT_TIMEOUT
+    statement = SimpleStatement(cql, retry_policy=FallthroughRetryPolicy())
+    future = session.execute_async(statement, timeout=2 * AGREEMENT_TIMEOUT)
+    future.result()
+    if not future.is_schema_agreed:
+        raise SchemaError("The nodes do not agree on the schema. Check that all are up (nodetool describecluster).")
 
 
 def await_agreement(session: Session) -> None:

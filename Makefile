@@ -40,7 +40,7 @@ define phase
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run node stop test test-without-samples chaos bench bench-scale bench-compare lint format clean
+.PHONY: help run node stop test test-without-samples chaos bench bench-scale bench-compare openapi lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,10 +79,14 @@ bench-scale: .venv/bench-ready ## measure how that cost changes with rows, conne
 bench-compare: .venv/bench-ready ## compare the cost of the working tree with that of a Git revision (REF=main~5)
 	.venv/bin/python -m dev.bench compare $(if $(SHORT),--short) $(REF)
 
-lint: .venv/ready ## check code (ruff, mypy) and GitHub workflows and forms (check-jsonschema, zizmor)
+openapi: .venv/ready ## write docs/openapi.json, unless a change breaks clients and the version does not say so
+	.venv/bin/python -m dev.openapi
+
+lint: .venv/ready ## check code (ruff, mypy), docs/openapi.json, and GitHub files (check-jsonschema, zizmor)
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m mypy
+	.venv/bin/python -m dev.openapi --check
 	.venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	.venv/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	.venv/bin/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from api import create_app
 from dev.openapi.compare import breaking_changes
 from dev.openapi.schemas import shown
@@ -23,8 +25,8 @@ _RELEASE = re.compile(r"^## \[(\d+)\.(\d+)\.(\d+)\]", re.MULTILINE)
 
 def current_text() -> str:
     """The text of the snapshot of the current code: the document of a service in production with default settings."""
-    # model_validate reads neither the environment nor `.env`. No request is served, so no value is signed.
-    settings = Settings.model_validate({"secret_key": "this key signs nothing"})
+    # Unlike Settings(), this reads neither the environment nor `.env`. No request is served, so nothing is signed.
+    settings = Settings.model_construct(secret_key=SecretStr("no request is signed with this key"))
     application = create_app(settings)
     with application.app_context():
         return text_of(json.loads(current_document()))

@@ -369,9 +369,8 @@ def run(*arguments: str) -> str:
     try:
         main(arguments)
     except SystemExit as exited:
-        # sys.exit() prints a message to stderr, and sets the exit status to 1.
-        assert isinstance(exited.code, str)
-        return exited.code
+        # For a message, the exit status is 1.
+        return str(exited.code)
     return ""
 
 

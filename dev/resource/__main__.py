@@ -128,8 +128,7 @@ def _add(arguments: argparse.Namespace) -> None:
     )
     created, changed = add(spec)
     _list("Wrote", created)
-    _list("Changed", changed)
-    _list("Rewrote", [project.rewrite_snapshot()])
+    _list("Changed", [*changed, project.rewrite_snapshot()])
     body = json.dumps(spec.document(spec.test_partition), ensure_ascii=False)
     url = f"http://127.0.0.1:8000{spec.path}"
     print("\nNext:")

@@ -43,13 +43,13 @@ def main(given: Sequence[str] | None = None) -> None:
             + f"\nUndo them, or set VERSION in api.py to {snapshot.next_breaking_version(released)} or later. It is "
             f"{after['info']['version']}, and the last release in CHANGELOG.md is {'.'.join(map(str, released))}."
         )
-    if arguments.check and previous != current:
-        sys.exit(
-            "\n  ".join(["docs/openapi.json is stale:", *snapshot.differences(before, after)]) + "\nRun `make openapi`."
-        )
     if not arguments.check:
         snapshot.SNAPSHOT.write_text(current)
         print("Wrote docs/openapi.json.")
+    elif previous != current:
+        sys.exit(
+            "\n  ".join(["docs/openapi.json is stale:", *snapshot.differences(before, after)]) + "\nRun `make openapi`."
+        )
 
 
 if __name__ == "__main__":

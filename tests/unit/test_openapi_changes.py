@@ -79,6 +79,7 @@ DOCUMENT: Document = {
                     "tags": {"type": "array", "items": {"type": "string", "format": "email"}, "maxItems": 5},
                     "sizes": {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}},
                     "kind": {"enum": ["a", "b"]},
+                    "at": {"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "format": "time"}]},
                     "part_of": {"$ref": "#/components/schemas/NewReport"},
                 },
             },
@@ -452,5 +453,6 @@ def test_snapshot_does_not_depend_on_the_environment(current: str, tmp_path: Pat
 
 def test_snapshot_is_the_contract_of_production(current: str) -> None:
     paths = json.loads(current)["paths"]
+    assert list(paths) == sorted(paths)
     assert paths["/shutdown"]["post"]["security"]
     assert not {path for path in paths if path.startswith(("/performance/", "/context_manager_safety/", "/observers"))}

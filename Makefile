@@ -40,7 +40,7 @@ define phase
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run node stop test test-without-samples chaos bench bench-scale bench-compare schema lint format clean
+.PHONY: help run node stop test test-without-samples chaos bench bench-scale bench-compare schema openapi lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,10 +82,14 @@ bench-compare: .venv/bench-ready ## compare the cost of the working tree with th
 schema: .venv/ready ## write storage/schema.json: the schema that the migrations create
 	@.venv/bin/python -m dev.schema
 
-lint: .venv/ready ## check code (ruff, mypy) and GitHub workflows and forms (check-jsonschema, zizmor)
+openapi: .venv/ready ## write docs/openapi.json, unless a change breaks clients and the version does not say so
+	.venv/bin/python -m dev.openapi
+
+lint: .venv/ready ## check code (ruff, mypy), docs/openapi.json, and GitHub files (check-jsonschema, zizmor)
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m mypy
+	.venv/bin/python -m dev.openapi --check
 	.venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	.venv/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	.venv/bin/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
+from dev.resource import project
 from dev.resource.generate import add, spec_of
 from dev.resource.names import Refused, in_prose
-from dev.resource.project import PROJECT
 from dev.resource.remove import SAMPLES, find, find_samples, remove
 from storage.cql.types import SCALARS
 
@@ -128,7 +128,7 @@ def _add(arguments: argparse.Namespace) -> None:
     )
     created, changed = add(spec)
     _list("Wrote", created)
-    _list("Changed", changed)
+    _list("Changed", [*changed, project.rewrite_snapshot()])
     body = json.dumps(spec.document(spec.test_partition), ensure_ascii=False)
     url = f"http://127.0.0.1:8000{spec.path}"
     print("\nNext:")
@@ -146,6 +146,7 @@ def _remove(arguments: argparse.Namespace) -> None:
     _list("Deleted for good, because Git has no copy of the file as it was", removed.uncommitted)
     _list("Changed", removed.changed)
     _list("Wrote", [removed.migration])
+    project.rewrite_snapshot()
     _list(f"Pages that still mention {in_prose([each.name for each in resources])}", removed.pages)
     print("\nNext:")
     print("  make schema")
@@ -156,7 +157,7 @@ def _list(title: str, paths: list[Path]) -> None:
     if paths:
         print(f"{title}:")
     for path in paths:
-        print(f"  {path.relative_to(PROJECT)}")
+        print(f"  {path.relative_to(project.PROJECT)}")
 
 
 if __name__ == "__main__":

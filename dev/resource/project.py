@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from dev.resource.names import Refused
 
 PROJECT = Path(__file__).resolve().parents[2]
 MIGRATIONS = PROJECT / "storage" / "migrations"
 REGISTRY = PROJECT / "routes" / "__init__.py"
 API_PAGE = PROJECT / "docs" / "api.md"
+SNAPSHOT = PROJECT / "docs" / "openapi.json"
 
 _DIAGNOSTICS = '    "diagnostics.routes",\n'
 _CREATE_OR_DROP = re.compile(r"^(?:CREATE TABLE IF NOT EXISTS (\w+)|DROP TABLE IF EXISTS (\w+))", re.MULTILINE)
@@ -79,6 +84,36 @@ def with_routes(page: str, rows: list[str]) -> str:
 def without_routes(page: str, path: str) -> str:
     """The text of docs/api.md without the routes below a path in its table of routes."""
     return _ROUTE_ROW.sub(lambda row: "" if f"{row[1]}/".startswith(f"{path}/") else row[0], page)
+
+
+def without_operations(snapshot: str, path: str) -> str:
+    """The text of docs/openapi.json without the operations below a path.
+
+    Without them, :func:`rewrite_snapshot` does not find that their removal breaks clients.
+
+    :raises Refused: the text is not JSON.
+    """
+    try:
+        document = json.loads(snapshot)
+    except ValueError as error:
+        raise Refused(f"docs/openapi.json is not JSON ({error}); restore it from Git") from None
+    document["paths"] = {
+        name: item for name, item in document["paths"].items() if not f"{name}/".startswith(f"{path}/")
+    }
+    return json.dumps(document, indent=2, sort_keys=True) + "\n"
+
+
+def rewrite_snapshot() -> Path:
+    """Write docs/openapi.json from the code as it is now. The modules that this process has imported are out of date.
+
+    :raises Refused: the code can't be imported, or it has other changes that break clients.
+    """
+    run = subprocess.run(
+        [sys.executable, "-m", "dev.openapi"], cwd=PROJECT, capture_output=True, text=True, timeout=100, check=False
+    )
+    if run.returncode != 0:
+        raise Refused(f"the other files were written, but docs/openapi.json was not:\n{run.stderr.strip()}")
+    return SNAPSHOT
 
 
 def packages() -> list[Path]:

@@ -69,10 +69,12 @@ def remove(resources: list[Resource], migration_name: str) -> Removed:
     deleted = [path for resource in resources for path in project.files_of(resource.name)]
     _check_is_unused(resources, deleted)
     registry, page = project.REGISTRY.read_text(), project.API_PAGE.read_text()
+    snapshot = project.SNAPSHOT.read_text()
     for resource in resources:
         registry = project.without_module(registry, resource.name)
         page = project.without_routes(page, resource.path)
-    changed = {project.REGISTRY: registry, project.API_PAGE: page}
+        snapshot = project.without_operations(snapshot, resource.path)
+    changed = {project.REGISTRY: registry, project.API_PAGE: page, project.SNAPSHOT: snapshot}
     migration = project.next_migration(migration_name)
     drops = "".join(f"DROP TABLE IF EXISTS {resource.name};\n" for resource in resources)
     drops += "-- Without these entries, a new table with the same name gets its sample rows.\n"

@@ -123,6 +123,7 @@ def test_generated_resources_pass_the_linters(copy: Path) -> None:
     run(copy, "ruff", "check", ".")
     run(copy, "ruff", "format", "--check", ".")
     run(copy, "mypy")
+    run(copy, "dev.openapi", "--check")
 
 
 def test_a_refused_resource_changes_nothing(tmp_path: Path) -> None:
@@ -173,6 +174,7 @@ def test_the_application_works_without_the_samples(tmp_path: Path, cassandra: di
         pytest.skip(str(error))
     copy = new_copy(tmp_path / "fieldbook")
     printed = run(copy, "dev.resource", "remove", "--samples")
+    run(copy, "dev.openapi", "--check")
     for resource in ("animals", "plants", "users"):
         assert f"  routes/{resource}.py\n" in printed
         assert not list(copy.rglob(f"{resource}.py"))

@@ -32,6 +32,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> dict[Path, str]:
         texts.update(created | changed | dict.fromkeys(deleted, ""))
 
     monkeypatch.setattr(project, "write", record)
+    monkeypatch.setattr(project, "rewrite_snapshot", lambda: project.SNAPSHOT)
     return texts
 
 

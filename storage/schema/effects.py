@@ -14,10 +14,12 @@ from cassandra.cluster import Session
 
 from storage.schema.transactions import query
 
+_WORD = r'(?:\w++|"(?:[^"]|"")++")'
 # Without a keyspace: migrations apply to CASSANDRA_KEYSPACE.
-_NAME = r'(?P<name>\w++|"(?:[^"]|"")++")(?! ?\.)'
-_IF_NOT_EXISTS, _IF_EXISTS = r"(?:IF NOT EXISTS )?", r"(?:IF EXISTS )?"
-_COLUMN = r'\(? ?(?P<column>\w++|"(?:[^"]|"")++")'
+_NAME = rf"(?P<name>{_WORD})(?! ?\.)"
+_TABLE = rf"{_WORD}(?! ?\.)"
+_IF_NOT_EXISTS, _IF_EXISTS = r"(?:IF NOT EXISTS ?)?", r"(?:IF EXISTS ?)?"
+_COLUMN = rf"\(? ?(?P<column>{_WORD})"
 
 _SELECT_COLUMNS = "SELECT column_name FROM system_schema.columns WHERE keyspace_name = %s AND table_name = %s"
 _SELECT_TYPE = "SELECT field_names FROM system_schema.types WHERE keyspace_name = %s AND type_name = %s"
@@ -46,18 +48,24 @@ class Effect(NamedTuple):
 _PATTERNS: tuple[tuple[str, Callable[[dict[str, str]], Effect]], ...] = (
     (rf"CREATE TABLE {_IF_NOT_EXISTS}{_NAME}", lambda found: Effect("table", found["name"])),
     (rf"CREATE TYPE {_IF_NOT_EXISTS}{_NAME}", lambda found: Effect("type", found["name"])),
-    (rf"CREATE (?:CUSTOM )?INDEX {_IF_NOT_EXISTS}(?!ON\b){_NAME} ON", lambda found: Effect("index", found["name"])),
-    (rf"CREATE MATERIALIZED VIEW {_IF_NOT_EXISTS}{_NAME}", lambda found: Effect("view", found["name"])),
+    (
+        rf"CREATE (?:CUSTOM )?INDEX {_IF_NOT_EXISTS}(?!ON\b){_NAME} ON {_TABLE}",
+        lambda found: Effect("index", found["name"]),
+    ),
+    (
+        rf"CREATE MATERIALIZED VIEW {_IF_NOT_EXISTS}{_NAME} AS SELECT\b[^']*?\bFROM {_TABLE}",
+        lambda found: Effect("view", found["name"]),
+    ),
     (rf"DROP TABLE {_IF_EXISTS}{_NAME}", lambda found: Effect("table", found["name"], exists=False)),
     (rf"DROP TYPE {_IF_EXISTS}{_NAME}", lambda found: Effect("type", found["name"], exists=False)),
     (rf"DROP INDEX {_IF_EXISTS}{_NAME}", lambda found: Effect("index", found["name"], exists=False)),
     (rf"DROP MATERIALIZED VIEW {_IF_EXISTS}{_NAME}", lambda found: Effect("view", found["name"], exists=False)),
     (
-        rf"ALTER TABLE {_IF_EXISTS}{_NAME} ADD {_IF_NOT_EXISTS}{_COLUMN}",
+        rf"ALTER TABLE {_IF_EXISTS}{_NAME} ADD ?{_IF_NOT_EXISTS}{_COLUMN}",
         lambda found: Effect("column", found["name"], found["column"]),
     ),
     (
-        rf"ALTER TABLE {_IF_EXISTS}{_NAME} DROP {_IF_EXISTS}{_COLUMN}",
+        rf"ALTER TABLE {_IF_EXISTS}{_NAME} DROP ?{_IF_EXISTS}{_COLUMN}",
         lambda found: Effect("column", found["name"], found["column"], exists=False),
     ),
     (
@@ -65,7 +73,7 @@ _PATTERNS: tuple[tuple[str, Callable[[dict[str, str]], Effect]], ...] = (
         lambda found: Effect("column", found["name"], found["column"], exists=False),
     ),
     (
-        rf"ALTER TYPE {_IF_EXISTS}{_NAME} ADD {_IF_NOT_EXISTS}{_COLUMN}",
+        rf"ALTER TYPE {_IF_EXISTS}{_NAME} ADD ?{_IF_NOT_EXISTS}{_COLUMN}",
         lambda found: Effect("field", found["name"], found["column"]),
     ),
     (
@@ -73,7 +81,8 @@ _PATTERNS: tuple[tuple[str, Callable[[dict[str, str]], Effect]], ...] = (
         lambda found: Effect("field", found["name"], found["column"], exists=False),
     ),
     (rf"ALTER (?:TABLE|MATERIALIZED VIEW) {_IF_EXISTS}{_NAME} WITH\b", lambda found: Effect(None)),
-    (r"(?:INSERT INTO|DELETE)\b", lambda found: Effect(None)),
+    (rf"INSERT INTO {_TABLE}", lambda found: Effect(None)),
+    (rf"DELETE\b(?:'(?:[^']|'')*'|[^'])*?\bFROM {_TABLE}", lambda found: Effect(None)),
 )
 
 

@@ -29,7 +29,8 @@ _TOKEN = re.compile(
     | (?P<quoted> '(?:[^']|'')*' | "(?:[^"]|"")*" | \$\$.*?\$\$ )
     | (?P<unclosed> /\* | ' | " | \$\$ )
     | (?P<end> ; )
-    | (?P<other> \s+ | . )
+    | (?P<space> \s+ )
+    | (?P<other> [^\s;'"$/-]+ | . )
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -39,14 +40,13 @@ class MigrationStatement:
     """One statement of a migration.
 
     :ivar cql: the text, with its comments and without its semicolon.
-    :ivar bare: the text without comments, with one space between words.
+    :ivar bare: the text without comments, with one space between words. Quoted text is unchanged.
     :ivar optional: servers that refuse the statement do not fail the migration.
     :ivar line: number of its first line in the file.
     """
 
-    def __init__(self, cql: str, bare: str, line: int) -> None:
-        self.cql, self.bare, self.line = cql, bare, line
-        self.optional = any(text.lstrip().startswith(_OPTIONAL) for text in cql.splitlines())
+    def __init__(self, cql: str, bare: str, optional: bool, line: int) -> None:
+        self.cql, self.bare, self.optional, self.line = cql, bare, optional, line
 
     @property
     def checksum(self) -> str:
@@ -65,7 +65,7 @@ class MigrationStatement:
 class Migration(NamedTuple):
     """One file of `storage/migrations/`.
 
-    :ivar checksum: SHA-256 of the text, in hexadecimal digits. CRLF counts as LF.
+    :ivar checksum: SHA-256 of the text, in hexadecimal digits. CRLF counts as LF, and a byte order mark is ignored.
     """
 
     number: int
@@ -96,9 +96,11 @@ def read_migrations(directory: Path = MIGRATIONS) -> list[Migration]:
 
 def _read(path: Path, number: int) -> Migration:
     try:
-        text = path.read_text(encoding="utf-8")  # turns CRLF into LF
+        text = path.read_text(encoding="utf-8-sig")  # removes a byte order mark, and turns CRLF into LF
     except UnicodeDecodeError as error:
         raise SchemaError(f"{path.name}: the file is not UTF-8 ({error.reason} at byte {error.start}).") from error
+    except OSError as error:
+        raise SchemaError(f"{path.name}: the file can't be read ({error.strerror}).") from error
     statements = tuple(parse_migration(text, path.name))
     if not statements:
         raise SchemaError(f"{path.name}: the file has no statement.")
@@ -116,21 +118,25 @@ def parse_migration(text: str, name: str) -> Iterator[MigrationStatement]:
     :param name: of the file, for errors.
     :raises SchemaError: a string or a comment is not closed, or a statement is empty or has no semicolon.
     """
-    start, line, bare, first_line = 0, 1, "", 0
+    start, line, bare, optional, first_line = 0, 1, "", False, 0
     for token in _TOKEN.finditer(text):
         if token["unclosed"]:
             raise SchemaError(f"{name}:{line}: {token[0]} is never closed.")
         if token["end"]:
-            if not bare.strip():
+            if not bare:
                 raise SchemaError(f"{name}:{line}: there is no statement before this semicolon.")
-            yield MigrationStatement(text[start : token.start()].strip(), " ".join(bare.split()), first_line)
-            start, bare = token.end(), ""
-        elif token["comment"]:
-            bare += " "
+            # Cassandra needs the line break after a comment that is the last line of the statement.
+            cql = text[start : token.start()].lstrip()
+            yield MigrationStatement(cql, bare.rstrip(), optional, first_line)
+            start, bare, optional = token.end(), "", False
+        elif token["comment"] or token["space"]:
+            optional = optional or token[0].startswith(_OPTIONAL)
+            if bare and not bare.endswith(" "):
+                bare += " "
         else:
-            if not bare.strip():
+            if not bare:
                 first_line = line
             bare += token[0]
         line += token[0].count("\n")
-    if bare.strip():
+    if bare:
         raise SchemaError(f"{name}:{first_line}: the statement has no semicolon at its end.")

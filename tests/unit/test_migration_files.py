@@ -33,6 +33,13 @@ def statements(text: str) -> list[str]:
         ({"0001_a.cql": BIRDS + "USE other;\n"}, r"0001_a\.cql:2: migrations can't contain this statement: USE other"),
         ({"0001_a.cql": "CREATE TABLE ks.birds (a int PRIMARY KEY);"}, r"0001_a\.cql:1: .* name of a keyspace"),
         ({"0001_a.cql": "UPDATE birds SET n = n + 1 WHERE name = '';"}, r"0001_a\.cql:1: .*: UPDATE birds"),
+        ({"0001_a.cql": "CREATE INDEX i ON ks.birds (age);"}, r"0001_a\.cql:1: .* name of a keyspace"),
+        ({"0001_a.cql": "INSERT INTO ks.birds (a) VALUES (1);"}, r"0001_a\.cql:1: .* name of a keyspace"),
+        ({"0001_a.cql": "DELETE b['FROM c'] FROM ks . birds WHERE a = 1;"}, r"0001_a\.cql:1: .* name of a keyspace"),
+        (
+            {"0001_a.cql": "CREATE MATERIALIZED VIEW v AS SELECT a FROM ks.b WHERE a = 1 PRIMARY KEY (a);"},
+            r"0001_a\.cql:1: .* name of a keyspace",
+        ),
         (
             {"0001_a.cql": BIRDS + "CREATE INDEX ON birds (age);"},
             r"0001_a\.cql:2: an index in a migration needs a name",
@@ -51,6 +58,21 @@ def test_a_file_that_is_not_utf8_is_rejected_by_name(tmp_path: Path) -> None:
     (tmp_path / "0001_birds.cql").write_bytes(b"-- caf\xe9\n" + BIRDS.encode())
     with pytest.raises(SchemaError, match=r"0001_birds\.cql: the file is not UTF-8"):
         read_migrations(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "0001_birds.cql").mkdir()
+    with pytest.raises(SchemaError, match=r"0001_birds\.cql: the file can't be read \(Is a directory\)"):
+        read_migrations(tmp_path)
+
+
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    found = []
+    for mark in (b"", b"\xef\xbb\xbf"):
+        (tmp_path / "0001_birds.cql").write_bytes(mark + BIRDS.encode())
+        (migration,) = read_migrations(tmp_path)
+        found.append((migration.checksum, [each.cql for each in migration.statements]))
+    assert found[0] == found[1]
 
 
 def test_line_endings_do_not_change_statements_and_checksums(tmp_path: Path) -> None:
@@ -89,6 +111,16 @@ def test_the_mark_of_an_optional_statement_applies_to_one_statement() -> None:
     assert [each.optional for each in parse_migration(text, "0001_a.cql")] == [False, True, False]
 
 
+def test_the_mark_of_an_optional_statement_is_a_comment() -> None:
+    """In a string it is data."""
+    text = "INSERT INTO a (b) VALUES ('\n-- skip where refused: x\n');"
+    assert not next(parse_migration(text, "0001_a.cql")).optional
+
+
+def test_spaces_are_kept_in_quotes_only() -> None:
+    assert statements("""ALTER  TABLE/* */t\nADD "a  b"  int;""") == ['ALTER TABLE t ADD "a  b" int']
+
+
 def test_comments_do_not_change_the_checksum_of_a_statement() -> None:
     plain, commented = (
         next(parse_migration(text, "0001_a.cql")) for text in (BIRDS, "-- why\n" + BIRDS.replace(" (", " -- all\n("))
@@ -108,6 +140,7 @@ def test_comments_do_not_change_the_checksum_of_a_statement() -> None:
         ("DROP TABLE IF EXISTS birds", Effect("table", "birds", exists=False)),
         ("DROP INDEX i", Effect("index", "i", exists=False)),
         ("ALTER TABLE birds ADD (a int, b int)", Effect("column", "birds", "a")),
+        ("ALTER TABLE birds ADD(a int)", Effect("column", "birds", "a")),
         ("ALTER TABLE birds ADD IF NOT EXISTS a int", Effect("column", "birds", "a")),
         ("ALTER TABLE birds DROP a", Effect("column", "birds", "a", exists=False)),
         ("ALTER TABLE birds RENAME a TO b", Effect("column", "birds", "a", exists=False)),
@@ -116,6 +149,7 @@ def test_comments_do_not_change_the_checksum_of_a_statement() -> None:
         ("ALTER TABLE birds WITH comment = 'x'", Effect(None)),
         ("INSERT INTO birds (a) VALUES (1)", Effect(None)),
         ("DELETE FROM birds WHERE a = 1", Effect(None)),
+        ("DELETE tags['a.b'] FROM birds WHERE a = 'FROM b.c'", Effect(None)),
     ],
 )
 def test_the_effect_of_a_statement_is_found_in_its_text(statement: str, effect: Effect) -> None:

@@ -99,7 +99,7 @@ def current(say: Callable[[str], None]) -> _Result:
     newest = max((entry for entry in entries if entry.is_complete), key=lambda entry: entry.number, default=None)
     name = newest.name if newest else None
     pending = _pending(migrations, entries)
-    unfinished = [entry.name for entry in entries if not entry.is_complete and (entry.done or entry.started)]
+    unfinished = [entry.name for entry in entries if entry.is_partial]
     lines = [f"{name or 'no migration'}{'' if pending else ' (head)'}"]
     lines += [f"pending: {each}{' (interrupted)' if each in unfinished else ''}" for each in pending]
     return _Result({"current": name, "pending": pending, "interrupted": unfinished}, lines)

@@ -71,6 +71,11 @@ class Entry(NamedTuple):
     def is_complete(self) -> bool:
         return self.sha256 is not None
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether some of its statements were applied, or may have been."""
+        return not self.is_complete and bool(self.done or self.started)
+
 
 def read(session: Session) -> dict[str, Entry]:
     """The entries by the name of their file, in the order of their numbers; empty without the table."""

@@ -68,11 +68,18 @@ def check_history(migrations: Sequence[Migration], entries: dict[str, Entry]) ->
 
     Applied migrations that have no file are accepted: a newer version of the service has added them.
 
-    :raises SchemaError: an applied migration was changed or renamed, or there is a new one before it.
+    :raises SchemaError: an applied or interrupted migration was changed or renamed, or there is a new one before it.
     """
     complete = {entry.number: entry for entry in entries.values() if entry.is_complete}
+    partial = {entry.number: entry for entry in entries.values() if entry.is_partial}
     for migration in migrations:
         other = complete.get(migration.number)
+        interrupted = partial.get(migration.number)
+        if interrupted is not None and interrupted.name != migration.name:
+            raise SchemaError(
+                f"{migration.name}: the keyspace has a part of another migration with this number, {interrupted.name}. "
+                "Restore the name of that file and run this again."
+            )
         if other is None and (later := [number for number in complete if number > migration.number]):
             raise SchemaError(
                 f"{migration.name} was not applied, but {complete[max(later)].name} was. Give the file the next free "

@@ -80,7 +80,8 @@ def test_each_migration_is_applied_once_up_to_the_target(
     empty: Session, write: Callable[..., None], tmp_path: Path
 ) -> None:
     write("0001_birds", BIRDS)
-    write("0002_age", "ALTER TABLE birds ADD age int;\n")
+    # Cassandra requires the line break after the comment.
+    write("0002_age", "ALTER TABLE birds ADD age int -- in years\n;\n")
     assert apply(empty, tmp_path, target=1)[0] == ["0001_birds.cql"]
     assert columns(empty, "birds") == {"name"}
     assert apply(empty, tmp_path)[0] == ["0002_age.cql"]
@@ -120,6 +121,24 @@ def test_changed_migrations_are_refused_before_anything_is_applied(
     with pytest.raises(SchemaError, match=message):
         apply(empty, tmp_path)
     assert not columns(empty, "nests")
+
+
+@pytest.mark.parametrize("is_refused", [True, False], ids=["refused", "interrupted"])
+def test_a_migration_that_was_applied_in_part_must_keep_its_name(
+    empty: Session, write: Callable[..., None], tmp_path: Path, is_refused: bool
+) -> None:
+    """Under another name, the runner would repeat the statements that are done."""
+    write("0001_birds", BIRDS + "ALTER TABLE birds ADD age no_such_type;\n")
+    if is_refused:
+        with pytest.raises(SchemaError, match="no_such_type"):
+            apply(empty, tmp_path)
+    else:
+        _leave_started(empty, tmp_path, done=0)
+    (tmp_path / "0001_birds.cql").unlink()
+    write("0001_owls", "CREATE TABLE owls (name text PRIMARY KEY);\n")
+    with pytest.raises(SchemaError, match=r"0001_owls\.cql: .* part of another migration .*, 0001_birds\.cql"):
+        apply(empty, tmp_path)
+    assert not columns(empty, "owls")
 
 
 def test_a_new_migration_before_an_applied_one_is_refused(

@@ -23,7 +23,7 @@ from cassandra import (
 from cassandra.cluster import NoHostAvailable, ResultSet, Session
 from cassandra.connection import ConnectionException
 from cassandra.policies import FallthroughRetryPolicy
-from cassandra.protocol import ConfigurationException
+from cassandra.protocol import ConfigurationException, ErrorMessage
 from cassandra.query import SimpleStatement
 
 from storage.schema import SchemaError
@@ -43,6 +43,9 @@ _TEMPORARY = (
     Unavailable,
     WriteFailure,
     WriteTimeout,
+    # Overload and other errors of the server. One of them has no class of its own in the driver: the outcome of a
+    # transaction is unknown (error code 0x1700).
+    ErrorMessage,
     # The texts of the statements are constant, so this node just does not know a table yet that another runner created.
     InvalidRequest,
 )

@@ -23,9 +23,10 @@ if __package__ in (None, ""):
     # Run as a script: Python then searches this directory for modules, not the project's.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from cassandra import Unauthorized
-from cassandra.cluster import Cluster, Session
+from cassandra import DriverException, Unauthorized
+from cassandra.cluster import Cluster, NoHostAvailable, Session
 from cassandra.concurrent import execute_concurrent_with_args
+from cassandra.protocol import ErrorMessage
 
 from settings import Settings, SettingsError, require_version, settings_or_exit
 from storage import DRIVER_VERSIONS, sample_data
@@ -75,18 +76,18 @@ def initialize(
 def admin_session(settings: Settings) -> Iterator[Session]:
     """A session without a keyspace, for commands that change or read the schema.
 
-    :raises SchemaError: Cassandra can't be reached, or the role lacks a permission.
+    :raises SchemaError: Cassandra can't be reached or fails, or the role lacks a permission.
     """
+    where = "Astra DB" if settings.astra else f"{','.join(settings.cassandra_hosts)}:{settings.cassandra_port}"
     try:
         with cluster_context(settings) as cluster, session_context(cluster, settings, None) as session:
             yield session
     except NotConnected as error:
-        where = "Astra DB" if settings.astra else f"{','.join(settings.cassandra_hosts)}:{settings.cassandra_port}"
         raise SchemaError(f"Cassandra at {where} can't be reached: {error}.") from error
     except Unauthorized as error:
-        raise SchemaError(
-            f"Cassandra refuses this: {error}. Grant this permission, or let another role create the keyspace."
-        ) from error
+        raise SchemaError(f"Cassandra refuses this: {error}. Grant this permission, or use another role.") from error
+    except (DriverException, NoHostAvailable, ErrorMessage) as error:
+        raise SchemaError(f"Cassandra at {where} does not answer as expected: {error}. Run it again.") from error
 
 
 @contextmanager

@@ -31,9 +31,9 @@ from storage.schema.description import (
     describe,
     items,
     read,
-    reason,
 )
 from storage.schema.files import MIGRATIONS, read_migrations
+from storage.schema.transactions import reason
 
 # The version of Cassandra that the file describes.
 VERSION = "5.0"

@@ -39,6 +39,7 @@ from storage import db_io
 from storage.cql.driver import prepare
 from storage.cql.statement import Statement, cql_text
 from storage.schema import SchemaError, history, lock
+from storage.schema.transactions import reason
 
 SCHEMA_FILE = Path(__file__).resolve().parents[1] / "schema.json"
 
@@ -317,9 +318,3 @@ def _statements_in(value: Any) -> Iterator[Statement]:
         inner = getattr(value, "__dict__", {}).values()
     for each in inner:
         yield from _statements_in(each)
-
-
-def reason(error: Exception) -> str:
-    """The server's message about a refused statement, in one line and without the error code that the driver adds."""
-    message = re.search(r'message="(.*)"', str(error), re.DOTALL)
-    return " ".join((message[1] if message else str(error)).split())

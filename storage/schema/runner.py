@@ -13,7 +13,7 @@ from storage.schema import SchemaError, history
 from storage.schema.files import Migration, MigrationStatement
 from storage.schema.history import Entry, Progress
 from storage.schema.lock import LEASE, Lock
-from storage.schema.transactions import await_agreement, execute_ddl
+from storage.schema.transactions import await_agreement, execute_ddl, reason
 
 # Cassandra answers with one of these before it changes anything.
 _REFUSED = (AlreadyExists, InvalidRequest, ConfigurationException, SyntaxException, Unauthorized)
@@ -154,8 +154,8 @@ def _execute(
             return
         progress.refused()
         if not (statement.optional and isinstance(error, _NOT_SUPPORTED)):
-            raise SchemaError(f"{place}: Cassandra refuses the statement: {_one_line(error)}") from error
-        say(f"{place}: skipped, because this server refuses the statement: {_one_line(error)}")
+            raise SchemaError(f"{place}: Cassandra refuses the statement: {reason(error)}") from error
+        say(f"{place}: skipped, because this server refuses the statement: {reason(error)}")
     except SchemaError as error:
         raise SchemaError(f"{place}: {error}") from error
     except BaseException as error:
@@ -163,10 +163,6 @@ def _execute(
         if not isinstance(error, Exception):
             raise
         raise SchemaError(
-            f"{place}: it is not known whether Cassandra executed the statement: {_one_line(error)}. Run it again: the "
+            f"{place}: it is not known whether Cassandra executed the statement: {reason(error)}. Run it again: the "
             "next run finds out."
         ) from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

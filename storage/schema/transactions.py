@@ -5,6 +5,7 @@ All of them wait for a node that is down or slow. The other nodes need about 20 
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -85,6 +86,12 @@ def _repeated(action: Callable[[], _Result]) -> _Result:
             if time.monotonic() > latest:
                 raise SchemaError(f"Cassandra does not answer: {error}") from error
             time.sleep(_RETRY_INTERVAL)
+
+
+def reason(error: BaseException) -> str:
+    """The server's message about a refused statement, in one line and without the error code that the driver adds."""
+    message = re.search(r'message="(.*)"', str(error), re.DOTALL)
+    return " ".join((message[1] if message else str(error)).split())
 
 
 def create_table(session: Session, name: str, columns: str) -> None:

@@ -15,15 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cassandra import OperationTimedOut
 from cassandra.cluster import Session
 
 from settings import Settings
 from storage.db_connect import open_session
-from storage.schema import SchemaError, history, lock
+from storage.schema import SchemaError, history, lock, runner
 from storage.schema.description import check
 from storage.schema.files import MIGRATIONS, read_migrations
 from storage.schema.lock import LeaseLost, Lock
 from storage.schema.runner import upgrade
+from storage.schema.transactions import execute_ddl
 from tests.support import PROJECT, wait_for
 
 # Seconds. Long enough for a busy machine, which renews the lease late.
@@ -322,6 +324,41 @@ def test_a_statement_that_had_no_effect_before_the_interruption_is_repeated(
     assert columns(empty, "birds") == {"name", "age"}
 
 
+def test_after_an_unknown_outcome_the_lock_stays_until_its_lease_expires(
+    empty: Session, write: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statement may still be in progress. The next run finds that it took effect."""
+
+    def lose_response(session: Session, cql: str) -> None:
+        execute_ddl(session, cql)
+        raise OperationTimedOut()
+
+    write("0001_birds", BIRDS)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "execute_ddl", lose_response)
+        with pytest.raises(SchemaError, match=r"0001_birds\.cql:1: it is not known whether Cassandra executed"):
+            apply(empty, tmp_path)
+    assert empty.execute(f"SELECT owner FROM {lock.TABLE}").one() is not None
+    # As if the lease had expired.
+    empty.execute(f"DELETE FROM {lock.TABLE} WHERE name = 'schema'")
+    assert apply(empty, tmp_path)[0] == ["0001_birds.cql"]
+
+
+def test_a_statement_of_an_earlier_run_may_take_effect_late(
+    empty: Session, write: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cassandra executes it after this run has looked for its effect, and then refuses the statement of this run."""
+
+    def late(session: Session, cql: str) -> None:
+        session.execute(cql, timeout=60)
+        execute_ddl(session, cql)
+
+    write("0001_birds", BIRDS + "ALTER TABLE birds ADD age int;\n")
+    _leave_started(empty, tmp_path, done=1)
+    monkeypatch.setattr(runner, "execute_ddl", late)
+    assert apply(empty, tmp_path)[0] == ["0001_birds.cql"]
+
+
 def _leave_started(session: Session, directory: Path, done: int) -> None:
     """Apply the first statements of the only migration, and record that the next one was sent."""
     history.create(session)
@@ -335,6 +372,47 @@ def _leave_started(session: Session, directory: Path, done: int) -> None:
 
 
 # --- lock --------------------------------------------------------------------------------------------------
+
+
+def test_the_tables_of_the_runner_have_fixed_ids_and_the_lock_is_released(
+    empty: Session, write: Callable[..., None], tmp_path: Path
+) -> None:
+    write("0001_birds", BIRDS)
+    apply(empty, tmp_path)
+    assert empty.execute(f"SELECT owner FROM {lock.TABLE}").one() is None
+    select = "SELECT id FROM system_schema.tables WHERE keyspace_name = %s AND table_name = %s"
+    for table in (lock.TABLE, history.TABLE):
+        expected = uuid.uuid5(uuid.NAMESPACE_OID, f"{empty.keyspace}.{table}")
+        assert empty.execute(select, (empty.keyspace, table)).one() == (expected,)
+
+
+def test_a_runner_without_the_lock_executes_nothing_more(
+    empty: Session, write: Callable[..., None], tmp_path: Path
+) -> None:
+    """Another runner acquires the lock between two migrations of this one."""
+
+    def steal(line: str) -> None:
+        if line == "migration 0001_birds.cql: applied":
+            empty.execute(f"UPDATE {lock.TABLE} SET owner = uuid() WHERE name = 'schema' IF EXISTS")
+
+    write("0001_birds", BIRDS)
+    write("0002_nests", "CREATE TABLE nests (name text PRIMARY KEY);\n")
+    with pytest.raises(LeaseLost, match="no longer has the lock"):
+        upgrade(empty, read_migrations(tmp_path), steal, lease=LEASE)
+    assert not columns(empty, "nests")
+
+
+def test_only_the_runner_that_claimed_a_migration_last_can_record_progress(empty: Session) -> None:
+    history.create(empty)
+    unclaimed = history.read_one(empty, "0001_birds.cql")
+    first = history.Progress(empty, unclaimed, uuid.uuid4())
+    second = history.Progress(empty, history.read_one(empty, "0001_birds.cql"), uuid.uuid4())
+    for write in (lambda: first.start(1), first.refused, lambda: first.done("checksum", 0)):
+        with pytest.raises(LeaseLost, match="another runner has taken over"):
+            write()
+    with pytest.raises(LeaseLost, match="another runner has taken over"):
+        history.Progress(empty, unclaimed, uuid.uuid4())
+    second.start(1)
 
 
 def test_a_second_runner_waits_for_the_first(empty: Session, write: Callable[..., None], tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from cassandra.policies import FallthroughRetryPolicy
 from cassandra.protocol import ErrorMessage
 from cassandra.query import SimpleStatement
 
-from storage.schema import SchemaError, transactions
+from storage.schema import SchemaError, lock, transactions
 from storage.schema.history import Entry, Progress
-from storage.schema.lock import Lock
+from storage.schema.lock import LeaseLost, Lock
 from storage.schema.transactions import await_agreement, execute_ddl, transaction
 
 CAS_WRITE_UNKNOWN = ErrorMessage(0x1700, "CAS operation result is unknown", {})
@@ -62,6 +62,22 @@ def test_a_lock_that_was_acquired_without_a_response_is_recognized() -> None:
     session = Answers(OperationTimedOut(), lambda values: (False, values[1]))
     Lock(session)._acquire(print)
     assert session.answers == []
+
+
+def test_a_runner_that_was_stopped_during_the_renewal_of_its_lease_has_lost_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Cassandra renewed the lease, but it expired before the runner continued."""
+    now = 1000.0
+
+    def renew(values: Sequence[Any]) -> tuple[Any, ...]:
+        nonlocal now
+        now += 31
+        return (True,)
+
+    monkeypatch.setattr(lock, "time", SimpleNamespace(monotonic=lambda: now))
+    with pytest.raises(LeaseLost, match="stopped for longer than its lease"):
+        Lock(Answers(renew), lease=30).verify()
 
 
 def test_a_claim_that_succeeded_without_a_response_is_recognized() -> None:

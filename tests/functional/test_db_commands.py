@@ -155,3 +155,18 @@ def test_health_answers_if_a_migration_file_is_wrong(
 def test_errors_of_the_driver_become_errors_of_the_command(settings: Settings) -> None:
     with pytest.raises(SchemaError, match=r"does not answer as expected: .*no_such"), admin_session(settings) as admin:
         admin.execute("SELECT * FROM no_such.table_at_all")
+
+
+def test_only_commands_of_the_service_need_no_secret_key() -> None:
+    """`flask run` serves requests, so it refuses to start without SECRET_KEY."""
+    run = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "api", "run", "--port", "0"],
+        cwd=PROJECT,
+        env=clean_environment() | {"APP_ENV": "production"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode != 0
+    assert "SECRET_KEY is required when APP_ENV=production" in run.stderr

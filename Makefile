@@ -29,8 +29,8 @@ endif
 endif
 
 NODES ?= 1
-CASSANDRA = $(if $(TEST_CASSANDRA_HOSTS),at $(TEST_CASSANDRA_HOSTS),$(shell \
-	sed -n 's/^CASSANDRA = .*:\(.*\)"$$/\1/p' dev/local_cassandra/jars.py))
+CASSANDRA = $(if $(TEST_CASSANDRA_HOSTS),at $(TEST_CASSANDRA_HOSTS),$(or $(CASSANDRA_VERSION),$(shell \
+	sed -n 's/^DEFAULT_VERSION = "\(.*\)"$$/\1/p' dev/local_cassandra/jars.py)))
 PYTEST = .venv/bin/python $(if $(COVERAGE),-m coverage run )-m pytest
 
 # $(call phase,NAME,COMMAND) runs the command, prints how long it took, and fails if the command failed.
@@ -40,10 +40,10 @@ define phase
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run node stop test test-without-samples chaos bench bench-scale bench-compare schema openapi lint format clean
+.PHONY: help run node stop test test-cassandra-4 test-without-samples chaos bench bench-scale bench-compare schema openapi lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  One test file, or one test:"
 	@echo "  .venv/bin/python -m pytest tests/functional/test_service.py -k health"
@@ -63,6 +63,12 @@ test: .venv/ready ## run the unit and functional tests on their own Cassandra (S
 	$(call phase,unit tests,$(PYTEST) tests/unit)
 	$(call phase,functional tests on Cassandra $(CASSANDRA),$(PYTEST) tests/functional $(if $(SHORT),-m "not slow"))
 	$(if $(COVERAGE),@.venv/bin/python -m coverage combine --quiet && .venv/bin/python -m coverage report)
+
+# Files with tests of what differs or may differ: migrations, types, indexes, streams, batches and transactions.
+test-cassandra-4: export CASSANDRA_VERSION = 4.1.10
+test-cassandra-4: .venv/ready ## run a part of the tests on Cassandra 4.1 (all of them: make test CASSANDRA_VERSION=4.1.10)
+	$(call phase,functional tests on Cassandra $(CASSANDRA),$(PYTEST) -m "not slow" \
+		$(foreach name,initialize types observers migrations,tests/functional/test_$(name).py))
 
 test-without-samples: .venv/ready ## run lint and the short form of test in a copy without the sample resources
 	@.venv/bin/python -m tests.without_samples

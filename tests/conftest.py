@@ -1,7 +1,8 @@
 """Fixtures of all tests, and the Cassandra node that the functional tests use.
 
 Unit tests need no Cassandra: `pytest tests/unit` starts no node, and `get_settings()` returns the defaults. All other
-tests use the cluster that `TEST_CASSANDRA_HOSTS` and `TEST_CASSANDRA_PORT` name, or a node that this module starts.
+tests use the cluster that `TEST_CASSANDRA_HOSTS` and `TEST_CASSANDRA_PORT` name, or a node that this module starts,
+of the version in `CASSANDRA_VERSION`.
 Each run creates its own keyspace and drops it at the end. The clusters that `.env` and `CASSANDRA_HOSTS` name are
 never touched.
 """
@@ -140,6 +141,19 @@ def environment() -> Iterator[dict[str, str]]:
         session.execute(f"DROP KEYSPACE {settings.cassandra_keyspace}", timeout=60)
         session.cluster.shutdown()
     get_settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def cassandra_major(environment: dict[str, str]) -> int:
+    """The major version of the Cassandra that the tests use: 5 for Cassandra 5.0.8."""
+    return int(_cassandra_version.split(".")[0])
+
+
+@pytest.fixture(scope="session")
+def needs_cassandra_5(cassandra_major: int) -> None:
+    """Skip a test that needs vectors or storage-attached indexes on a Cassandra that has neither."""
+    if cassandra_major < 5:
+        pytest.skip(f"Cassandra {_cassandra_version} has no vectors and no storage-attached indexes")
 
 
 @pytest.fixture(scope="session")

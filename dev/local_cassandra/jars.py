@@ -1,7 +1,9 @@
-"""Download Cassandra's jars once, into the local Maven repository."""
+"""Download Cassandra's jars once for each version, into the local Maven repository."""
 
 from __future__ import annotations
 
+import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,19 +14,34 @@ from jgo.maven import PythonResolver
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-CASSANDRA = "org.apache.cassandra:cassandra-all:5.0.8"
-# Size in bytes of that version's jars and their dependencies.
-SIZE = 69_200_000
+DEFAULT_VERSION = "5.0.8"
+# Size in bytes of Cassandra's jars and their dependencies.
+_SIZES = {"4.1": 49_900_000, "5.0": 69_200_000}
 
 
 class NodeError(Exception):
     """A node can't be started. The message is written for the user."""
 
 
+def cassandra_version() -> str:
+    """Return the Cassandra version of new nodes: the environment variable CASSANDRA_VERSION, or DEFAULT_VERSION.
+
+    :raises NodeError: the variable names no release of Cassandra 4.1 or 5.0.
+    """
+    version = os.environ.get("CASSANDRA_VERSION") or DEFAULT_VERSION
+    if not re.fullmatch(r"(4\.1|5\.0)\.\d+", version):
+        raise NodeError(
+            f"CASSANDRA_VERSION={version} is not supported. Set a release of Cassandra 4.1 or 5.0, such as 4.1.10 or "
+            f"{DEFAULT_VERSION}."
+        )
+    return version
+
+
 class _DownloadProgress:
     """One progress bar for all jars on a terminal; elsewhere one line every ten jars."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self.size = size
         self.console = Console(stderr=True)
         self.bars = Progress(
             TextColumn("  {task.description:<44.44}"),
@@ -54,7 +71,7 @@ class _DownloadProgress:
             return
         if self.task is None:
             self.bars.start()
-            self.task = self.bars.add_task("", total=SIZE)
+            self.task = self.bars.add_task("", total=self.size)
         self.bars.update(self.task, description=f"{self.jars}: {filename}")
         yield self._count
 
@@ -76,11 +93,12 @@ class _Resolver(PythonResolver):
             raise
 
 
-def class_path(cache: Path) -> list[Path]:
+def class_path(version: str, cache: Path) -> list[Path]:
     """Return the jars of Cassandra and its dependencies. Download them if they are missing.
 
-    :param cache: directory for links to the local Maven repository, and for the list of jars.
-    :returns: about 100 paths.
+    :param version: Cassandra's version, such as `5.0.8`.
+    :param cache: directory of this version, for links to the local Maven repository and for the list of jars.
+    :returns: 64 paths for 4.1, about 100 for 5.0.
     :raises NodeError: when a jar can't be downloaded, or is damaged.
     """
     done = cache / "complete"
@@ -88,13 +106,20 @@ def class_path(cache: Path) -> list[Path]:
         jars = [Path(line) for line in done.read_text().splitlines()]
         if all(jar.exists() for jar in jars):
             return jars
-    print(f"Preparing {CASSANDRA}. The first time this downloads 70 MB into ~/.m2 ...", flush=True)
-    progress = _DownloadProgress()
+    size = _SIZES[version[:3]]
+    print(
+        f"Preparing Cassandra {version}. The first time this downloads {size / 1e6:.0f} MB into ~/.m2 ...", flush=True
+    )
+    progress = _DownloadProgress(size)
     try:
-        environment = jgo.build(CASSANDRA, cache_dir=cache, resolver=_Resolver(progress_callback=progress))
+        environment = jgo.build(
+            f"org.apache.cassandra:cassandra-all:{version}",
+            cache_dir=cache,
+            resolver=_Resolver(progress_callback=progress),
+        )
     except Exception as error:
         raise NodeError(
-            f"Cassandra could not be downloaded from Maven Central: {error}\n"
+            f"Cassandra {version} could not be downloaded from Maven Central: {error}\n"
             "Check the network and run the command again; it keeps the jars that are complete. Set HTTPS_PROXY to use "
             "a proxy, and REQUESTS_CA_BUNDLE to the certificate of a proxy that intercepts TLS."
         ) from error

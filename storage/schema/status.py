@@ -10,7 +10,7 @@ from cassandra.cluster import Session
 
 from storage.cql import QueryOptions, Statement, execute
 from storage.errors import StorageError
-from storage.schema.files import read_migrations
+from storage.schema.files import MIGRATIONS
 
 SELECT_MIGRATIONS = Statement(
     "select_migrations",
@@ -25,7 +25,8 @@ _up_to_date: WeakSet[Session] = WeakSet()
 
 @cache
 def _names() -> tuple[str, ...]:
-    return tuple(migration.name for migration in read_migrations())
+    # Only the names: an invalid file must not stop a running service.
+    return tuple(sorted(path.name for path in MIGRATIONS.glob("*.cql")))
 
 
 def pending_migrations(session: Session, options: QueryOptions) -> list[str]:

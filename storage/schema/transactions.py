@@ -27,6 +27,7 @@ from cassandra.policies import FallthroughRetryPolicy
 from cassandra.protocol import ConfigurationException, ErrorMessage
 from cassandra.query import SimpleStatement
 
+from storage.cql.driver import nodes_agree_on_schema
 from storage.schema import SchemaError
 
 # Seconds to wait until all nodes that are up agree on the schema, and for one statement.
@@ -143,5 +144,5 @@ def await_agreement(session: Session) -> None:
 
     :raises SchemaError: they do not within 60 seconds.
     """
-    if not session.cluster.control_connection.wait_for_schema_agreement(wait_time=AGREEMENT_TIMEOUT):
+    if not nodes_agree_on_schema(session, AGREEMENT_TIMEOUT):
         raise SchemaError("The nodes do not agree on the schema. Check that all are up (nodetool describecluster).")

@@ -69,8 +69,8 @@ def test_stop_does_not_stop_a_node_that_another_program_restarted(
     When `make run` ends, it stops neither the new node nor removes its pid file, so `make stop` finds the node.
     """
     command = [sys.executable, "-c", "import time; time.sleep(60)", f"-Dcassandra.storagedir={tmp_path}"]
-    monkeypatch.setattr(node_module, "class_path", lambda cache: [])
-    monkeypatch.setattr(Node, "_command", lambda self, jars, conf: command)
+    monkeypatch.setattr(node_module, "class_path", lambda version, cache: [])
+    monkeypatch.setattr(Node, "_command", lambda self, java, jars, conf: command)
     ports = {"native_port": free_port(), "storage_port": free_port()}
     first, second = Node(directory=tmp_path, **ports), Node(directory=tmp_path, **ports)
     first.start()

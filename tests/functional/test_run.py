@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from dev.local_cassandra import node
+from dev.local_cassandra.jars import DEFAULT_VERSION
 from dev.local_cassandra.node import free_port, port_is_free, speaks_cql
 from routes import RESOURCES
 from tests.support import OBSERVER, PROJECT, clean_environment, copy_project, register_testbed, wait_for
@@ -250,10 +251,23 @@ def test_make_uses_uv_where_it_is_installed(makefile_directory: Path) -> None:
     assert "uv pip install --quiet --python .venv/bin/python -r requirements.txt -r requirements-dev.txt" in made
 
 
+@pytest.mark.parametrize(
+    ("arguments", "version"),
+    [
+        (["test", "CASSANDRA_VERSION="], DEFAULT_VERSION),
+        (["test", "CASSANDRA_VERSION=4.1.9"], "4.1.9"),
+        (["test-cassandra-4"], "4.1.10"),
+    ],
+)
+def test_make_test_names_the_version_of_cassandra(arguments: list[str], version: str) -> None:
+    printed = make("--dry-run", *arguments, "TEST_CASSANDRA_HOSTS=").stdout
+    assert f'--- functional tests on Cassandra {version}"' in printed
+
+
 def test_make_without_a_target_lists_targets() -> None:
     """`make` without a target lists all targets."""
     listed = make().stdout
-    for target in ("run", "test", "node", "stop", "clean", "lint"):
+    for target in ("run", "test", "test-cassandra-4", "node", "stop", "clean", "lint"):
         assert f"make {target} " in listed
 
 

@@ -17,7 +17,6 @@ from server.graceful_shutdown import is_draining
 from storage.cql import QueryOptions
 from storage.db_io import cluster
 from storage.errors import StorageError, StorageTimeout
-from storage.schema import SchemaError
 from storage.schema.status import pending_migrations
 from web.dependencies import current_session, current_settings
 from web.openapi import responses
@@ -107,8 +106,8 @@ def _check() -> _Finding:
         return _disconnected(seen)
     try:
         pending = pending_migrations(session, options)
-    except (StorageError, SchemaError):
-        # One node answers, but the consistency level can't be met; or a migration file is wrong.
+    except StorageError:
+        # One node answers, but the consistency level can't be met.
         pending = None
     return _Finding(True, cluster.status(session), datetime.now(UTC), pending)
 

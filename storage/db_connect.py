@@ -35,7 +35,6 @@ from storage.cql.consistency import SERIAL_PROFILE
 from storage.cql.driver import RowProtocolHandler, begin_with_protocol_v4
 from storage.cql.quorum import has_quorum
 from storage.errors import StorageError, StorageUnavailable
-from storage.schema import SchemaError
 from storage.schema.status import pending_migrations
 
 log = logging.getLogger(__name__)
@@ -210,7 +209,7 @@ def _cluster_arguments(settings: Settings) -> dict[str, Any]:
 def _warn_of_pending_migrations(session: Session) -> None:
     try:
         pending = pending_migrations(session, QueryOptions())
-    except (StorageError, SchemaError) as error:
+    except StorageError as error:
         log.warning("The migrations of the keyspace could not be read: %s", error)
         return
     if pending:

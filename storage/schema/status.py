@@ -33,7 +33,6 @@ def pending_migrations(session: Session, options: QueryOptions) -> list[str]:
     """Names of the migrations that the session's keyspace does not have. At most one query.
 
     :raises StorageError: Cassandra did not answer in time.
-    :raises SchemaError: a file in `storage/migrations/` is wrong.
     """
     if session in _up_to_date:
         return []

@@ -8,17 +8,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
-from weakref import WeakSet
 
 import pytest
 from cassandra.cluster import Session
 from click.testing import CliRunner
 
-from api import create_app
 from commands import db
 from settings import Settings
 from storage.db_initialize import admin_session
-from storage.schema import SchemaError, status
+from storage.schema import SchemaError
 from storage.schema.files import read_migrations
 from tests.support import PRODUCT, PROJECT, Service, clean_environment, wait_for
 
@@ -137,19 +135,6 @@ def test_a_service_with_an_older_schema_says_what_is_pending(
     wait_for(
         lambda: running.client.get("/health").json()["pending_migrations"] == [], description="the schema to be current"
     )
-
-
-def test_health_answers_if_a_migration_file_is_wrong(
-    settings: Settings, session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail() -> None:
-        raise SchemaError("0001_birds.cql: the file has no statement.")
-
-    monkeypatch.setattr(status, "read_migrations", fail)
-    monkeypatch.setattr(status, "_up_to_date", WeakSet())
-    status._names.cache_clear()
-    health = create_app(settings, session).test_client().get("/health")
-    assert (health.status_code, health.get_json()["pending_migrations"]) == (200, None)
 
 
 def test_errors_of_the_driver_become_errors_of_the_command(settings: Settings) -> None:

@@ -138,7 +138,7 @@ def check(say: Callable[[str], None]) -> _Result:
         found = description.check(session, settings.cassandra_keyspace, with_options=not settings.astra)
     differences = [*pending, *found.differences]
     lines = [*differences, *(f"note: {note}" for note in found.notes)]
-    lines.append(f"{len(differences)} differences" if differences else "The keyspace is as this version expects it.")
+    lines.append(f"differences: {len(differences)}" if differences else "The keyspace is as this version expects it.")
     document = {"differences": differences, "notes": found.notes}
     return _Result(document, lines, exit_status=1 if differences else 0)
 

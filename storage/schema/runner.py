@@ -156,8 +156,8 @@ def _execute(
         if not isinstance(error, Exception):
             raise
         raise SchemaError(
-            f"{place}: it is not known whether Cassandra executed the statement: {_one_line(error)}. Run it again: the "
-            "next run finds out."
+            f"{place}: it is not known whether Cassandra executed the statement: {_one_line(error)}. Run the "
+            "command again: it finds out."
         ) from error
 
 

@@ -52,7 +52,7 @@ def document(run: subprocess.CompletedProcess[str]) -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_commands_follow_a_keyspace_from_empty_to_the_newest_migration(variables: dict[str, str]) -> None:
+def test_commands_report_a_missing_a_partial_and_a_current_schema(variables: dict[str, str]) -> None:
     before = document(flask(variables, "current", "--json"))
     assert before == {"current": None, "pending": NAMES, "interrupted": []}
     first = flask(variables, "upgrade", "1")
@@ -72,7 +72,7 @@ def test_commands_follow_a_keyspace_from_empty_to_the_newest_migration(variables
 
 @pytest.mark.slow
 def test_check_fails_for_a_keyspace_that_differs(variables: dict[str, str], session: Session) -> None:
-    """A keyspace without the last migration, with a column more."""
+    """A keyspace without the last migration, and with one more column."""
     assert flask(variables, "check").returncode == 1
     assert flask(variables, "upgrade", str(len(NAMES) - 1)).returncode == 0
     session.execute(f"ALTER TABLE {variables['CASSANDRA_KEYSPACE']}.diagnostics ADD extra int", timeout=60)
@@ -121,7 +121,7 @@ def test_a_new_revision_gets_the_next_number(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.mark.slow
-def test_a_service_with_an_older_schema_says_what_is_pending(
+def test_a_service_with_an_older_schema_reports_pending_migrations(
     start: Callable[..., Service], variables: dict[str, str]
 ) -> None:
     """It serves, warns in the log, and notices the upgrade without a restart."""

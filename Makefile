@@ -64,7 +64,7 @@ test: .venv/ready ## run the unit and functional tests on their own Cassandra (S
 	$(call phase,functional tests on Cassandra $(CASSANDRA),$(PYTEST) tests/functional $(if $(SHORT),-m "not slow"))
 	$(if $(COVERAGE),@.venv/bin/python -m coverage combine --quiet && .venv/bin/python -m coverage report)
 
-# Files with tests of what differs or may differ: migrations, types, indexes, streams, batches and transactions.
+# The test files that cover differences between 4.1 and 5.0, in migrations, types, indexes, streams, batches and transactions.
 test-cassandra-4: export CASSANDRA_VERSION = 4.1.10
 test-cassandra-4: .venv/ready ## run a part of the tests on Cassandra 4.1 (all of them: make test CASSANDRA_VERSION=4.1.10)
 	$(call phase,functional tests on Cassandra $(CASSANDRA),$(PYTEST) -m "not slow" \
@@ -88,7 +88,7 @@ bench-compare: .venv/bench-ready ## compare the cost of the working tree with th
 schema: .venv/ready ## write storage/schema.json: the schema that the migrations create
 	@.venv/bin/python -m dev.schema
 
-openapi: .venv/ready ## write docs/openapi.json, unless a change breaks clients and the version does not say so
+openapi: .venv/ready ## write docs/openapi.json; refuse a change that breaks clients, unless VERSION in api.py allows it
 	.venv/bin/python -m dev.openapi
 
 lint: .venv/ready ## check code (ruff, mypy), docs/openapi.json, and GitHub files (check-jsonschema, zizmor)

@@ -10,6 +10,7 @@ from commands import db
 
 
 def register(app: Flask) -> None:
+    """Add the commands to the application."""
     app.cli.add_command(db.group)
 
 

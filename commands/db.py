@@ -15,7 +15,7 @@ import click
 
 from settings import Settings, settings_or_exit
 from storage.db_connect import Session
-from storage.db_initialize import admin_session, initialize
+from storage.db_initialize import admin_session, initialize, server
 from storage.schema import SchemaError, description, history
 from storage.schema.files import MIGRATIONS, Migration, read_migrations
 from storage.schema.history import Entry
@@ -95,14 +95,17 @@ def upgrade(target: int | None, say: Callable[[str], None]) -> _Result:
 @_command
 def current(say: Callable[[str], None]) -> _Result:
     """Print the newest migration of the keyspace, and the pending ones."""
+    settings = settings_or_exit()
+    place = {"keyspace": settings.cassandra_keyspace, "server": server(settings)}
     migrations, entries = read_migrations(), _read_history()
     newest = max((entry for entry in entries if entry.is_complete), key=lambda entry: entry.number, default=None)
     name = newest.name if newest else None
     pending = _pending(migrations, entries)
     unfinished = [entry.name for entry in entries if entry.is_partial]
-    lines = [f"{name or 'no migration'}{'' if pending else ' (head)'}"]
+    lines = [f"keyspace {place['keyspace']} at {place['server']}"]
+    lines.append(f"{name or 'no migration'}{'' if pending else ' (head)'}")
     lines += [f"pending: {each}{' (interrupted)' if each in unfinished else ''}" for each in pending]
-    return _Result({"current": name, "pending": pending, "interrupted": unfinished}, lines)
+    return _Result({**place, "current": name, "pending": pending, "interrupted": unfinished}, lines)
 
 
 @_command
@@ -138,7 +141,7 @@ def check(say: Callable[[str], None]) -> _Result:
         found = description.check(session, settings.cassandra_keyspace, with_options=not settings.astra)
     differences = [*pending, *found.differences]
     lines = [*differences, *(f"note: {note}" for note in found.notes)]
-    lines.append(f"{len(differences)} differences" if differences else "The keyspace is as this version expects it.")
+    lines.append(f"differences: {len(differences)}" if differences else "The keyspace is as this version expects it.")
     document = {"differences": differences, "notes": found.notes}
     return _Result(document, lines, exit_status=1 if differences else 0)
 

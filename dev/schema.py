@@ -46,7 +46,7 @@ _DDL_TIMEOUT = 60.0
 def generate(cluster: Cluster, migrations: Path = MIGRATIONS, say: Callable[[str], None] = print) -> Description:
     """The content of storage/schema.json: what the migrations create on this cluster.
 
-    What only the statements marked `-- skip where refused` create is optional.
+    `optional` lists the items that only the statements marked `-- skip where refused` create.
 
     :param say: called with a line about each of these statements that this cluster refuses.
     :raises SchemaError: Cassandra refuses another statement, or an optional statement changes what others create.
@@ -62,7 +62,7 @@ def generate(cluster: Cluster, migrations: Path = MIGRATIONS, say: Callable[[str
 
 
 def stale(generated: Description, written: Description, is_exact: bool) -> list[str]:
-    """Why a schema file must be written again; empty if it need not.
+    """Describe why a schema file is stale; empty if it is current.
 
     :param generated: by `generate`.
     :param written: the content of the file.

@@ -118,7 +118,7 @@ def connect(cluster: Cluster, settings: Settings, keyspace: str | None) -> Sessi
             # Checked first, because the driver reports a missing keyspace as a node that is down.
             if keyspace not in cluster.metadata.keyspaces:
                 first = "add it in the Astra console, then " if settings.astra else ""
-                raise NotConnected(f"keyspace {keyspace} does not exist; {first}run: python storage/db_initialize.py")
+                raise NotConnected(f"keyspace {keyspace} does not exist; {first}run: flask --app api db upgrade")
             session.set_keyspace(keyspace)
         return session
     except NoHostAvailable as error:

@@ -78,7 +78,7 @@ def admin_session(settings: Settings) -> Iterator[Session]:
 
     :raises SchemaError: Cassandra can't be reached or fails, or the role lacks a permission.
     """
-    where = "Astra DB" if settings.astra else f"{','.join(settings.cassandra_hosts)}:{settings.cassandra_port}"
+    where = server(settings)
     try:
         with cluster_context(settings) as cluster, session_context(cluster, settings, None) as session:
             yield session
@@ -88,6 +88,11 @@ def admin_session(settings: Settings) -> Iterator[Session]:
         raise SchemaError(f"Cassandra refuses this: {error}. Grant this permission, or use another role.") from error
     except (DriverException, NoHostAvailable, ErrorMessage) as error:
         raise SchemaError(f"Cassandra at {where} does not answer as expected: {error}. Run it again.") from error
+
+
+def server(settings: Settings) -> str:
+    """The server that the settings name, for messages."""
+    return "Astra DB" if settings.astra else f"{','.join(settings.cassandra_hosts)}:{settings.cassandra_port}"
 
 
 @contextmanager

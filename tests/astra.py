@@ -1,4 +1,4 @@
-"""The way to Astra DB, in front of a real Cassandra node: secure-connect bundle, metadata service and SNI proxy.
+"""Astra DB's connection path, in front of a real node: secure-connect bundle, metadata service and SNI proxy.
 
 The driver reads the address of the metadata service from the bundle, asks the service for the host ids of the nodes and
 for the address of the SNI proxy, and names the host id of a node in the TLS handshake. The proxy forwards the
@@ -27,7 +27,7 @@ _UNRECOGNIZED_NAME = bytes([21, 3, 3, 0, 2, 2, 112])
 class SniProxy(TcpProxy):
     """A TCP proxy that forwards a connection to the node whose host id is the server name of the TLS handshake.
 
-    It refuses connections with another server name or with none.
+    It refuses connections with any other server name, or without one.
 
     :ivar nodes: the port on 127.0.0.1 of each host id.
     """
@@ -49,7 +49,7 @@ class SniProxy(TcpProxy):
 
 
 def _read_client_hello(client: socket.socket) -> tuple[bytes, str | None]:
-    """Read the first message of a TLS handshake. Return it with the server name in it, None if it has none.
+    """Read the first message of a TLS handshake. Return the message and its server name, or None without one.
 
     :raises OSError: the client sends no such message.
     """

@@ -26,7 +26,7 @@ class NodeError(Exception):
 def cassandra_version() -> str:
     """Return the Cassandra version of new nodes: the environment variable CASSANDRA_VERSION, or DEFAULT_VERSION.
 
-    :raises NodeError: the variable names no release of Cassandra 4.1 or 5.0.
+    :raises NodeError: the variable does not name a release of Cassandra 4.1 or 5.0.
     """
     version = os.environ.get("CASSANDRA_VERSION") or DEFAULT_VERSION
     if not re.fullmatch(r"(4\.1|5\.0)\.\d+", version):

@@ -1,1 +1,1 @@
-"""The snapshot of the OpenAPI document, and the check that no change of the API breaks clients unannounced."""
+"""The snapshot of the OpenAPI document, and the check for changes of the API that break clients."""

@@ -1,7 +1,7 @@
 """Rewrite docs/openapi.json, the snapshot of the OpenAPI document, from the code.
 
-A change that breaks clients is refused, unless VERSION in api.py has a greater breaking part than the last release in
-CHANGELOG.md. docs/api.md says which changes break clients.
+A change that breaks clients is refused, unless VERSION in api.py has a greater minor version than the last release in
+CHANGELOG.md; from 1.0, a greater major version. docs/api.md lists the changes that break clients.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ _NAMED = 3
 
 
 def breaking_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Describe each change that breaks clients in one sentence: operation, location, what was there and what is now.
+    """Describe each change that breaks clients in one sentence: operation, location, old value and new value.
 
     docs/api.md lists these changes. A change of a schema that several operations use is one sentence.
     """

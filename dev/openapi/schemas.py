@@ -64,7 +64,7 @@ class SchemaComparison:
         self._active: list[tuple[str, str]] = []
 
     def changes(self, before: Any, after: Any, label: str = "") -> list[str]:
-        """Sentences, without the operation: what was there, and what is now.
+        """Describe each change in one sentence, without the operation.
 
         :param label: path of the field in the body; empty for the whole body or parameter.
         """

@@ -46,10 +46,10 @@ def last_release(changelog: str) -> tuple[int, int, int] | None:
 def forbidden_changes(
     before: dict[str, Any], after: dict[str, Any], released: tuple[int, int, int] | None
 ) -> list[str]:
-    """The breaking changes between two documents that the version of the later one does not allow.
+    """The breaking changes between two documents that the version of the second one does not allow.
 
     :param released: the last released version. Nothing is forbidden before the first release.
-    :returns: sentences; empty if `after` has a greater breaking part: the minor version until 1.0, then the major.
+    :returns: sentences; empty if `after` has a greater minor version than `released`; from 1.0, a greater major one.
     """
     major, minor, _ = map(int, after["info"]["version"].split("."))
     if released is None or _breaking_part(major, minor) > _breaking_part(*released[:2]):

@@ -16,6 +16,7 @@ from dev.resource import project
 from dev.resource.generate import add, spec_of
 from dev.resource.names import Refused, in_prose
 from dev.resource.remove import SAMPLES, find, find_samples, remove
+from settings import default_to_development
 from storage.cql.types import SCALARS
 
 _ADD_DETAILS = f"""\
@@ -42,6 +43,7 @@ def main(given: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     arguments = parser.parse_args(given)
+    default_to_development()
     try:
         arguments.run(arguments)
     except Refused as error:

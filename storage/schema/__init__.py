@@ -6,7 +6,7 @@
 | `effects` | tells from `system_schema` whether an interrupted statement took effect |
 | `lock` | lets one runner at a time change the schema, across instances and coordinators |
 | `history` | the table `schema_migrations`: what was applied, and how far an interrupted migration got |
-| `runner` | `upgrade()` applies what is missing |
+| `runner` | `upgrade()` applies the pending migrations |
 | `description` | describes a keyspace, and compares it with `storage/schema.json` |
 | `status` | the migrations that a running service still needs |
 """

@@ -86,7 +86,7 @@ def read_migrations(directory: Path = MIGRATIONS) -> list[Migration]:
             raise SchemaError(f"{path.name}: the name of a migration is NNNN_name.cql, for example 0001_birds.cql.")
         number = int(matched[1])
         if number in numbered:
-            raise SchemaError(f"{numbered[number]} and {path.name} have the same number. Give the newer one the next.")
+            raise SchemaError(f"{numbered[number]} and {path.name} have the same number: renumber the newer one.")
         numbered[number] = path.name
     for expected, number in enumerate(sorted(numbered), 1):
         if number != expected:

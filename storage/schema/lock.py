@@ -22,9 +22,9 @@ from storage.schema.transactions import create_table, query, transaction
 log = logging.getLogger(__name__)
 
 TABLE = "schema_lock"
-# Seconds. A runner that was killed blocks the others for so long.
+# Seconds. A runner that was killed blocks the others for this long.
 LEASE = 30
-# Seconds. A runner that lives may need some time: an index on a large table, nodes that do not agree on the schema.
+# Seconds. The owner may need minutes: to build an index on a large table, or until the nodes agree on the schema.
 _LONGEST_WAIT = 600.0
 _POLL_INTERVAL = 0.3
 
@@ -47,7 +47,7 @@ class Lock:
     """
 
     def __init__(self, session: Session, lease: float = LEASE) -> None:
-        """Do not acquire the lock yet.
+        """Create the lease without acquiring the lock.
 
         :param lease: whole seconds after which the lock is free if it is not renewed.
         """
@@ -88,12 +88,12 @@ class Lock:
         row = transaction(self._session, _RENEW, (self._lease, self.owner, self.instance, self.owner))
         if row is not None:
             raise LeaseLost(
-                "This runner no longer has the lock on the schema, so it changes nothing more. Run it again."
+                "This runner no longer has the lock on the schema, so it changes nothing more. Run the command again."
             )
         self._expires = max(self._expires, began + self._lease)
         # This process may have been stopped since Cassandra executed the transaction.
         if time.monotonic() >= self._expires:
-            raise LeaseLost("This runner was stopped for longer than its lease on the schema. Run it again.")
+            raise LeaseLost("This runner was stopped for longer than its lease on the schema. Run the command again.")
 
     def _acquire(self, say: Callable[[str], None]) -> None:
         waiting, latest = False, time.monotonic() + _LONGEST_WAIT

@@ -163,6 +163,6 @@ def _execute(
         if not isinstance(error, Exception):
             raise
         raise SchemaError(
-            f"{place}: it is not known whether Cassandra executed the statement: {reason(error)}. Run it again: the "
-            "next run finds out."
+            f"{place}: it is not known whether Cassandra executed the statement: {reason(error)}. Run the command "
+            "again: it finds out."
         ) from error

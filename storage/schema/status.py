@@ -19,7 +19,7 @@ SELECT_MIGRATIONS = Statement(
     ("name", "sha256"),
 )
 
-# Sessions whose keyspace has all migrations. It keeps them, so there is nothing more to ask.
+# Sessions whose keyspace has all migrations. No migration is ever undone, so these need no further query.
 _up_to_date: WeakSet[Session] = WeakSet()
 
 

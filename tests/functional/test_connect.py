@@ -198,7 +198,7 @@ def test_service_reconnects_after_an_outage(start: Callable[..., Service], proxy
 def test_service_connects_once_its_missing_keyspace_is_created(start: Callable[..., Service], session: Session) -> None:
     """The log names the command that creates the keyspace; then the service connects without a restart."""
     running = start({"CASSANDRA_KEYSPACE": "fieldbook_test_missing"}, healthy=False)
-    wait_for(lambda: "run: python storage/db_initialize.py" in running.log_text(), description="the command in the log")
+    wait_for(lambda: "run: flask --app api db upgrade" in running.log_text(), description="the command in the log")
     assert running.client.get("/observers").status_code == 503
     try:
         variables = {"CASSANDRA_KEYSPACE": "fieldbook_test_missing"}

@@ -53,17 +53,26 @@ def document(run: subprocess.CompletedProcess[str]) -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_commands_follow_a_keyspace_from_empty_to_the_newest_migration(variables: dict[str, str]) -> None:
+def test_commands_report_a_missing_a_partial_and_a_current_schema(variables: dict[str, str]) -> None:
     before = document(flask(variables, "current", "--json"))
-    assert before == {"current": None, "pending": NAMES, "interrupted": []}
+    place = {
+        "keyspace": variables["CASSANDRA_KEYSPACE"],
+        "server": f"{variables['CASSANDRA_HOSTS']}:{variables['CASSANDRA_PORT']}",
+    }
+    assert before == {**place, "current": None, "pending": NAMES, "interrupted": []}
+    heading = "keyspace {keyspace} at {server}".format(**place)
     first = flask(variables, "upgrade", "1")
     assert (first.returncode, first.stderr) == (0, "")
     assert f"migration {NAMES[0]}: applied\n" in first.stdout
-    assert flask(variables, "current").stdout.splitlines() == [NAMES[0], *(f"pending: {name}" for name in NAMES[1:])]
+    assert flask(variables, "current").stdout.splitlines() == [
+        heading,
+        NAMES[0],
+        *(f"pending: {name}" for name in NAMES[1:]),
+    ]
     rest = flask(variables, "upgrade", "--json")
     assert document(rest) == {"applied": NAMES[1:]}
     assert f"migration {NAMES[1]}: applied\n" in rest.stderr
-    assert flask(variables, "current").stdout == f"{NAMES[-1]} (head)\n"
+    assert flask(variables, "current").stdout == f"{heading}\n{NAMES[-1]} (head)\n"
     migrations = document(flask(variables, "history", "--json"))["migrations"]
     assert [each["name"] for each in migrations] == NAMES
     assert all(each["applied_at"] and each["applied_by"] and each["duration_ms"] is not None for each in migrations)
@@ -73,7 +82,7 @@ def test_commands_follow_a_keyspace_from_empty_to_the_newest_migration(variables
 
 @pytest.mark.slow
 def test_check_fails_for_a_keyspace_that_differs(variables: dict[str, str], session: Session) -> None:
-    """A keyspace without the last migration, with a column more."""
+    """A keyspace without the last migration, and with one more column."""
     assert flask(variables, "check").returncode == 1
     assert flask(variables, "upgrade", str(len(NAMES) - 1)).returncode == 0
     session.execute(f"ALTER TABLE {variables['CASSANDRA_KEYSPACE']}.diagnostics ADD extra int", timeout=60)
@@ -122,7 +131,7 @@ def test_a_new_revision_gets_the_next_number(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.mark.slow
-def test_a_service_with_an_older_schema_says_what_is_pending(
+def test_a_service_with_an_older_schema_reports_pending_migrations(
     start: Callable[..., Service], variables: dict[str, str]
 ) -> None:
     """It serves, warns in the log, and notices the upgrade without a restart."""

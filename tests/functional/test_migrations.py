@@ -211,7 +211,7 @@ def test_a_syntax_error_is_reported_in_one_line(empty: Session, write: Callable[
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_of_someone_else_is_not_taken_for_the_result_of_a_migration(
+def test_an_existing_table_is_not_mistaken_for_the_result_of_a_migration(
     empty: Session, write: Callable[..., None], tmp_path: Path
 ) -> None:
     empty.execute("CREATE TABLE birds (id int PRIMARY KEY)", timeout=60)
@@ -221,7 +221,7 @@ def test_a_table_of_someone_else_is_not_taken_for_the_result_of_a_migration(
             apply(empty, tmp_path)
 
 
-def test_applied_statements_of_an_incomplete_migration_must_stay(
+def test_changed_statements_of_an_incomplete_migration_are_refused(
     empty: Session, write: Callable[..., None], tmp_path: Path
 ) -> None:
     write("0001_birds", BIRDS + "ALTER TABLE birds ADD a no_such_type;\n")
@@ -290,10 +290,10 @@ def test_runs_that_are_killed_at_any_time_can_be_repeated(
             except subprocess.TimeoutExpired:
                 runner.kill()
                 kills += 1
-                # As if the lease had expired: another test waits for that.
+                # Simulate an expired lease. Another test waits for a real one.
                 empty.execute(f"DELETE FROM {lock.TABLE} WHERE name = 'schema'")
                 continue
-            # This runner was faster than its kill. Begin again with an empty keyspace.
+            # The runner finished before it was killed. Begin again with an empty keyspace.
             assert runner.returncode == 0, runner.stdout.read()
         assert columns(empty, "birds") == {"name", *names}
         for table in ("birds", "nests", history.TABLE):
@@ -444,7 +444,7 @@ def test_the_lease_is_renewed_as_long_as_its_owner_lives(empty: Session) -> None
 def test_a_runner_that_was_paused_for_longer_than_its_lease_executes_nothing_more(
     empty: Session, environment: dict[str, str], write: Callable[..., None], tmp_path: Path
 ) -> None:
-    """SIGSTOP one runner in the middle of a file. Another one finishes the file. The first then stops."""
+    """Pause one runner in the middle of a file. Another one finishes the file. The first one then fails."""
     write("0001_birds", BIRDS)
     write("0002_columns", "".join(f"ALTER TABLE birds ADD c{number} int;\n" for number in range(40)))
     paused = run(empty, environment, tmp_path)

@@ -70,7 +70,7 @@ def start_upgrade(project: Path, ring: Ring, keyspace: str, first: str) -> subpr
 
 
 def test_five_runners_at_once_apply_each_migration_once(ring: Ring, project: Path) -> None:
-    """From an empty cluster: the keyspace, the lock and the history do not exist either."""
+    """They start with an empty cluster: the keyspace, the lock and the history do not exist yet."""
     runners = [start_upgrade(project, ring, "five", ADDRESSES[number % 3]) for number in range(RUNNERS)]
     printed = [runner.communicate(timeout=200)[0] for runner in runners]
     assert [runner.returncode for runner in runners] == [0] * RUNNERS, "\n".join(printed)

@@ -1,4 +1,4 @@
-"""storage/schema.json: it is what the migrations create, and each difference of a keyspace is reported."""
+"""storage/schema.json matches the migrations, and `check` reports each difference of a keyspace from it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_schema_file_is_not_stale(session: Session) -> None:
     is_exact = release_version(session.cluster).startswith(VERSION)
     assert not stale(generated, written, is_exact), STALE
     assert SCHEMA_FILE.read_text() == as_text(written), STALE
-    # A file from before a migration, or from after one that was deleted, is stale.
+    # A file that lacks an option that a migration sets is stale.
     del written["tables"]["idempotency_keys"]["options"]["speculative_retry"]
     assert stale(generated, written, is_exact)
 

@@ -1,4 +1,4 @@
-"""storage/schema/description.py without a server: what other servers write differently, and sentences about indexes."""
+"""storage/schema/description.py without a server: values that servers write differently, and notes about indexes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Astra DB's way to a cluster, in front of the node with TLS and passwords: bundle, metadata service and SNI proxy.
+"""Astra DB's connection path to the node with TLS and passwords: bundle, metadata service and SNI proxy.
 
 In Astra DB the user name is `token`, the password is the application token, and only the console creates keyspaces.
 """
@@ -51,10 +51,10 @@ def settings_of(variables: dict[str, str]) -> Settings:
 
 @dataclass
 class Astra:
-    """The parts of a database, and a session of a superuser that connects to the node without them.
+    """The parts of a database, and a superuser's session that connects directly to the node.
 
     :ivar host_id: the host id of the node.
-    :ivar variables: the environment variables of a service that connects in Astra DB's way.
+    :ivar variables: the environment variables of a service that connects through these parts.
     """
 
     host_id: str
@@ -131,7 +131,7 @@ def astra(
 
 @pytest.fixture(scope="module")
 def running(astra: Astra, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with one worker that connects in Astra DB's way. All tests of this module share it."""
+    """A service with one worker that connects through Astra DB's connection path. All tests of this module share it."""
     variables = environment | astra.variables | {"WEB_CONCURRENCY": "1"}
     with service(variables, tmp_path_factory.mktemp("service") / "log") as running:
         yield running
@@ -251,7 +251,7 @@ def bundle_with(changes: dict[str, bytes | None]) -> Callable[..., Path]:
     return lambda *arguments: write_bundle(*arguments, changes)
 
 
-# Each writes a bundle from its path, the port of the metadata service, the certificate authority, and the certificate.
+# Each function writes a bundle. Arguments: its path, the port of the metadata service, the authority, the certificate.
 BUNDLES = {
     "foreign certificate authority": (
         lambda path, port, _, client: write_bundle(path, port, trustme.CA(), client),

@@ -34,10 +34,13 @@ from storage.cql import QueryOptions
 from storage.cql.consistency import SERIAL_PROFILE
 from storage.cql.driver import RowProtocolHandler, begin_with_protocol_v4
 from storage.cql.quorum import has_quorum
-from storage.errors import StorageError, StorageUnavailable
+from storage.errors import StorageUnavailable
 from storage.schema.status import pending_migrations
 
 log = logging.getLogger(__name__)
+
+# Seconds.
+_MIGRATIONS_TIMEOUT = 2.0
 
 
 class NotConnected(Exception):
@@ -207,9 +210,10 @@ def _cluster_arguments(settings: Settings) -> dict[str, Any]:
 
 
 def _warn_of_pending_migrations(session: Session) -> None:
+    """Write a warning to the log. It waits a short time only, because requests wait for the session meanwhile."""
     try:
-        pending = pending_migrations(session, QueryOptions())
-    except StorageError as error:
+        pending = pending_migrations(session, QueryOptions(timeout=_MIGRATIONS_TIMEOUT))
+    except Exception as error:
         log.warning("The migrations of the keyspace could not be read: %s", error)
         return
     if pending:
@@ -276,15 +280,15 @@ class _Connector:
                     if self._changed.wait_for(lambda: self._stopped, delay):
                         return
             else:
+                _warn_of_pending_migrations(session)
                 with self._changed:
                     if not self._stopped:
                         self.session = session
                         self._changed.notify_all()
                         log.info("Connected to Cassandra, keyspace %s", settings.cassandra_keyspace)
-                        break
+                        return
                 session.cluster.shutdown()
                 return
-        _warn_of_pending_migrations(session)
 
     def pools(self) -> list[dict[str, Any]]:
         """The driver's state of each connection pool, one per node."""

@@ -59,7 +59,9 @@ def register_testbed(project: Path) -> None:
     modules = "".join(f'    "tests.testbed.routes.{name}",\n' for name in ("observers", "finds"))
     registry.write_text(registry.read_text().replace("MODULES = (\n", f"MODULES = (\n{modules}"))
     tables = (project / "tests" / "testbed" / "tables.cql").read_text()
-    (project / "storage" / "migrations" / "9999_testbed.cql").write_text(tables.replace("{keyspace}.", ""))
+    migrations = project / "storage" / "migrations"
+    number = len(list(migrations.glob("*.cql"))) + 1
+    (migrations / f"{number:04}_testbed.cql").write_text(tables.replace("{keyspace}.", ""))
 
 
 def wait_for(condition: Callable[[], Any], timeout: float = 30.0, description: str = "the condition") -> Any:

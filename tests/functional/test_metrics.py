@@ -54,6 +54,8 @@ def get_on_new_connections(running: Service, count: int, path: str) -> None:
 def test_metrics_are_summed_over_all_workers(start: Callable[..., Service]) -> None:
     """Requests and queries of both workers add up exactly, in both formats."""
     running = start({"WEB_CONCURRENCY": "2"})
+    # A worker that connects sends a query.
+    wait_for(lambda: running.log_text().count("Connected to Cassandra") == 2, description="two connected workers")
     before = running.client.get("/metrics").json()
     get_on_new_connections(running, 60, "/find/Quercus/robur")
     wait_for(lambda: running.log_text().count("GET /find/Quercus/robur 200") == 60, description="60 log lines")

@@ -54,7 +54,7 @@ def test_many_health_requests_do_not_exhaust_worker_threads(proxied: Service, pr
         requests = [pool.submit(get, proxied, "/health") for _ in range(60)]
         assert get(proxied, "/health/live").status_code == 200
         assert {request.result().status_code for request in requests} <= {200, 503}
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 8
     assert get(proxied, "/health").status_code == 503
 
 

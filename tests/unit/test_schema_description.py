@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage.schema.description import _policy, _short, compare
+from storage.schema.description import _policy, _short, compare, read
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,12 @@ def test_note_about_a_custom_index_has_its_class_and_options() -> None:
     assert note.partition("To create it: ")[2] == (
         "CREATE CUSTOM INDEX IF NOT EXISTS by_name ON birds (name) USING 'StorageAttachedIndex' "
         "WITH OPTIONS = {'case_sensitive': 'false'};"
+    )
+
+
+def test_every_table_asks_another_replica_after_50_ms() -> None:
+    """docs/faults.md relies on it: reads must not wait for a silent replica after a fault."""
+    tables = read()["tables"]
+    assert {name: table["options"].get("speculative_retry") for name, table in tables.items()} == dict.fromkeys(
+        tables, "50ms"
     )

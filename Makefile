@@ -70,7 +70,7 @@ test-cassandra-4: .venv/ready ## run a part of the tests on Cassandra 4.1 (all o
 	$(call phase,functional tests on Cassandra $(CASSANDRA),$(PYTEST) -m "not slow" \
 		$(foreach name,initialize types observers migrations,tests/functional/test_$(name).py))
 
-test-without-samples: .venv/ready ## run lint and the short form of test in a copy without the sample resources
+test-without-samples: .venv/ready ## run lint and a part of the tests in a copy without the sample resources
 	@.venv/bin/python -m tests.without_samples
 
 chaos: .venv/ready ## inject faults under load on three nodes, then check every row (SHORT=1: short form)

@@ -1,4 +1,4 @@
-"""Run the linters and the short form of the tests without the sample resources.
+"""Run the linters, and the tests whose result depends on the sample resources, without these resources.
 
 The sample resources are removed in a temporary copy of the project.
 
@@ -16,6 +16,24 @@ from pathlib import Path
 
 from tests.support import copy_project
 
+# The functional tests of the application and its commands, without slow tests. The other functional tests use the
+# resources of the testbed, which the removal does not change.
+FUNCTIONAL = [
+    f"tests/functional/test_{name}.py"
+    for name in (
+        "db_commands",
+        "docs",
+        "initialize",
+        "migrations",
+        "openapi",
+        "resource_generator",
+        "run",
+        "schema_check",
+        "service",
+        "settings",
+    )
+]
+
 COMMANDS = (
     # The tests list the files of the project with Git.
     ("git", "init", "--quiet"),
@@ -23,7 +41,7 @@ COMMANDS = (
     (sys.executable, "-m", "dev.schema"),
     # `-o` keeps make from installing into .venv again because of newer files in the copy.
     ("make", "-o", ".venv/ready", "lint"),
-    ("make", "-o", ".venv/ready", "test", "SHORT=1"),
+    (sys.executable, "-m", "pytest", "tests/unit", *FUNCTIONAL, "-m", "not slow"),
 )
 
 

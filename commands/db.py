@@ -20,6 +20,7 @@ from storage.schema import SchemaError, description, history
 from storage.schema.files import MIGRATIONS, Migration, read_migrations
 from storage.schema.history import Entry
 from storage.schema.runner import check_history
+from storage.schema.transactions import use_keyspace
 
 _EXIT_STATUS = """
 \b
@@ -164,7 +165,7 @@ def _keyspace_session(settings: Settings) -> Iterator[Session | None]:
     """A session with the keyspace; None if there is no such keyspace."""
     with admin_session(settings) as session:
         if settings.cassandra_keyspace in session.cluster.metadata.keyspaces:
-            session.set_keyspace(settings.cassandra_keyspace)
+            use_keyspace(session, settings.cassandra_keyspace)
             yield session
         else:
             yield None

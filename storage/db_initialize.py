@@ -35,7 +35,7 @@ from storage.db_connect import NotConnected, cluster_context, session_context
 from storage.schema import SchemaError
 from storage.schema.files import MIGRATIONS, read_migrations
 from storage.schema.runner import check_target, upgrade
-from storage.schema.transactions import execute_ddl
+from storage.schema.transactions import execute_ddl, use_keyspace
 
 # schema_migrations also records for which tables the sample rows were inserted, under this prefix and the table's name.
 _SAMPLES = "sample rows: "
@@ -62,7 +62,7 @@ def initialize(
     check_target(migrations, target)
     with admin_session(settings) as session:
         create_keyspace(session, settings, say)
-        session.set_keyspace(keyspace)
+        use_keyspace(session, keyspace)
         applied = upgrade(session, migrations, say, target)
         if samples and (missing := _missing_samples(session, say)):
             with _cluster_at_timestamp_1(settings) as old, session_context(old, settings, keyspace) as writer:

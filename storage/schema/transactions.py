@@ -48,7 +48,7 @@ _TEMPORARY = (
     # Overload and other errors of the server. One of them has no class of its own in the driver: the outcome of a
     # transaction is unknown (error code 0x1700).
     ErrorMessage,
-    # The texts of the statements are constant, so this node just does not know a table yet that another runner created.
+    # The texts of the statements are constant, so this node just does not know a table or keyspace yet that another runner created.
     InvalidRequest,
 )
 
@@ -76,6 +76,14 @@ def query(session: Session, statement: str | SimpleStatement, values: Sequence[A
     :raises SchemaError: Cassandra does not answer within 45 seconds.
     """
     return _repeated(lambda: session.execute(statement, values))
+
+
+def use_keyspace(session: Session, keyspace: str) -> None:
+    """Make an existing keyspace that of the session. A node may not know it yet, if a runner has just created it.
+
+    :raises SchemaError: a node does not know the keyspace after 45 seconds.
+    """
+    _repeated(lambda: session.set_keyspace(keyspace))
 
 
 def _repeated(action: Callable[[], _Result]) -> _Result:

@@ -61,15 +61,18 @@ def cluster_context(settings: Settings) -> Iterator[Cluster]:
 
 
 @contextmanager
-def session_context(cluster: Cluster, settings: Settings, keyspace: str | None) -> Iterator[Session]:
+def session_context(
+    cluster: Cluster, settings: Settings, keyspace: str | None, wait_for_all_pools: bool = False
+) -> Iterator[Session]:
     """A new session of the cluster. The end of the block shuts the session down.
 
     The cluster stays open.
 
     :param keyspace: the session's keyspace, which must exist; None for a session without one.
+    :param wait_for_all_pools: as in :func:`connect`.
     :raises NotConnected: no node answers, or the keyspace does not exist.
     """
-    session = connect(cluster, settings, keyspace)
+    session = connect(cluster, settings, keyspace, wait_for_all_pools)
     try:
         yield session
     finally:
@@ -109,13 +112,15 @@ def make_cluster(settings: Settings) -> Cluster:
     return cluster
 
 
-def connect(cluster: Cluster, settings: Settings, keyspace: str | None) -> Session:
+def connect(cluster: Cluster, settings: Settings, keyspace: str | None, wait_for_all_pools: bool = False) -> Session:
     """Open a session of the cluster. The cluster stays open, even after an error.
 
+    :param wait_for_all_pools: wait until the session has tried to connect to every node. Only then does a later change
+        of its keyspace reach all connections, which statements without the name of a keyspace need.
     :raises NotConnected: no node answers, or the keyspace does not exist.
     """
     try:
-        session = cluster.connect()
+        session = cluster.connect(wait_for_all_pools=wait_for_all_pools)
         session.client_protocol_handler = RowProtocolHandler
         if keyspace is not None:
             # Checked first, because the driver reports a missing keyspace as a node that is down.

@@ -80,7 +80,7 @@ def admin_session(settings: Settings) -> Iterator[Session]:
     """
     where = server(settings)
     try:
-        with cluster_context(settings) as cluster, session_context(cluster, settings, None) as session:
+        with cluster_context(settings) as cluster, session_context(cluster, settings, None, True) as session:
             yield session
     except NotConnected as error:
         raise SchemaError(f"Cassandra at {where} can't be reached: {error}.") from error

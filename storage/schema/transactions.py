@@ -48,7 +48,7 @@ _TEMPORARY = (
     # Overload and other errors of the server. One of them has no class of its own in the driver: the outcome of a
     # transaction is unknown (error code 0x1700).
     ErrorMessage,
-    # The texts of the statements are constant, so this node just does not know a table or keyspace yet that another runner created.
+    # The texts of the statements are constant: this node does not know a keyspace or table yet that was just created.
     InvalidRequest,
 )
 

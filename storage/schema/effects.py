@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cassandra.cluster import Session
 
-from storage.schema.transactions import query
+from storage.schema.transactions import column_names, has_table, query
 
 _WORD = r'(?:\w++|"(?:[^"]|"")++")'
 # Without a keyspace: migrations apply to CASSANDRA_KEYSPACE.
@@ -21,7 +21,6 @@ _TABLE = rf"{_WORD}(?! ?\.)"
 _IF_NOT_EXISTS, _IF_EXISTS = r"(?:IF NOT EXISTS ?)?", r"(?:IF EXISTS ?)?"
 _COLUMN = rf"\(? ?(?P<column>{_WORD})"
 
-_SELECT_COLUMNS = "SELECT column_name FROM system_schema.columns WHERE keyspace_name = %s AND table_name = %s"
 _SELECT_TYPE = "SELECT field_names FROM system_schema.types WHERE keyspace_name = %s AND type_name = %s"
 
 
@@ -40,9 +39,9 @@ class Effect(NamedTuple):
     member: str = ""
     exists: bool = True
 
-    def is_there(self, session: Session, keyspace: str) -> bool:
+    def is_there(self, session: Session) -> bool:
         """Whether the statement took effect; False if it can be executed again. One or two queries."""
-        return self.kind is not None and _FINDERS[self.kind](session, keyspace, self) == self.exists
+        return self.kind is not None and _FINDERS[self.kind](session, self) == self.exists
 
 
 _PATTERNS: tuple[tuple[str, Callable[[dict[str, str]], Effect]], ...] = (
@@ -107,26 +106,21 @@ def _as_stored(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
-def _exists_in(table: str, column: str) -> Callable[[Session, str, Effect], bool]:
+def _exists_in(table: str, column: str) -> Callable[[Session, Effect], bool]:
     select = f"SELECT {column} FROM system_schema.{table} WHERE keyspace_name = %s"
-    return lambda session, keyspace, effect: effect.name in {name for (name,) in query(session, select, (keyspace,))}
+    return lambda session, effect: effect.name in {name for (name,) in query(session, select, (session.keyspace,))}
 
 
-def _has_column(session: Session, keyspace: str, effect: Effect) -> bool:
-    rows = query(session, _SELECT_COLUMNS, (keyspace, effect.name))
-    return effect.member in {name for (name,) in rows}
-
-
-def _has_field(session: Session, keyspace: str, effect: Effect) -> bool:
-    row = query(session, _SELECT_TYPE, (keyspace, effect.name)).one()
+def _has_field(session: Session, effect: Effect) -> bool:
+    row = query(session, _SELECT_TYPE, (session.keyspace, effect.name)).one()
     return row is not None and effect.member in row[0]
 
 
-_FINDERS: dict[str, Callable[[Session, str, Effect], bool]] = {
-    "table": _exists_in("tables", "table_name"),
+_FINDERS: dict[str, Callable[[Session, Effect], bool]] = {
+    "table": lambda session, effect: has_table(session, effect.name),
     "type": _exists_in("types", "type_name"),
     "index": _exists_in("indexes", "index_name"),
     "view": _exists_in("views", "view_name"),
-    "column": _has_column,
+    "column": lambda session, effect: effect.member in column_names(session, effect.name),
     "field": _has_field,
 }

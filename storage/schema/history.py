@@ -17,7 +17,7 @@ from cassandra.query import SimpleStatement
 
 from storage.schema.files import FILE_NAME, Migration
 from storage.schema.lock import LeaseLost
-from storage.schema.transactions import create_table, execute_ddl, has_table, query, transaction
+from storage.schema.transactions import column_names, create_table, execute_ddl, has_table, query, transaction
 
 TABLE = "schema_migrations"
 
@@ -100,8 +100,7 @@ def create(session: Session) -> None:
     """Create the table, or add the columns that it did not have before 0.3.0. Needs the lock."""
     definitions = ", ".join(f"{name} {cql_type}" for name, cql_type in _COLUMNS.items())
     create_table(session, TABLE, f"{definitions}, PRIMARY KEY (name)")
-    select = "SELECT column_name FROM system_schema.columns WHERE keyspace_name = %s AND table_name = %s"
-    existing = {name for (name,) in query(session, select, (session.keyspace, TABLE))}
+    existing = column_names(session, TABLE)
     missing = [f"{name} {cql_type}" for name, cql_type in _COLUMNS.items() if name not in existing]
     if missing:
         execute_ddl(session, f"ALTER TABLE {TABLE} ADD ({', '.join(missing)})")

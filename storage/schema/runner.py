@@ -128,7 +128,7 @@ def _check_done(migration: Migration, done: Sequence[str]) -> None:
 
 def _took_effect(session: Session, statement: MigrationStatement) -> bool:
     await_agreement(session)
-    return statement.effect.is_there(session, session.keyspace)
+    return statement.effect.is_there(session)
 
 
 def _execute(

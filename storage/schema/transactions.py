@@ -16,10 +16,9 @@ from cassandra import (
     InvalidRequest,
     OperationTimedOut,
     ReadFailure,
-    ReadTimeout,
+    Timeout,
     Unavailable,
     WriteFailure,
-    WriteTimeout,
 )
 from cassandra.cluster import NoHostAvailable, ResultSet, Session
 from cassandra.connection import ConnectionException
@@ -41,10 +40,9 @@ _TEMPORARY = (
     NoHostAvailable,
     OperationTimedOut,
     ReadFailure,
-    ReadTimeout,
+    Timeout,
     Unavailable,
     WriteFailure,
-    WriteTimeout,
     # Overload and other errors of the server. One of them has no class of its own in the driver: the outcome of a
     # transaction is unknown (error code 0x1700).
     ErrorMessage,
@@ -125,6 +123,12 @@ def has_table(session: Session, name: str) -> bool:
     return query(session, select, (session.keyspace, name)).one() is not None
 
 
+def column_names(session: Session, table: str) -> set[str]:
+    """The columns of a table in the session's keyspace; empty if there is no such table."""
+    select = "SELECT column_name FROM system_schema.columns WHERE keyspace_name = %s AND table_name = %s"
+    return {name for (name,) in query(session, select, (session.keyspace, table))}
+
+
 def table_id(keyspace: str, name: str) -> uuid.UUID:
     """The id of a table of the runner. Ids are unique in a cluster, so each keyspace has its own."""
     return uuid.uuid5(uuid.NAMESPACE_OID, f"{keyspace}.{name}")
@@ -143,8 +147,7 @@ def execute_ddl(session: Session, cql: str) -> None:
     statement = SimpleStatement(cql, retry_policy=FallthroughRetryPolicy())
     future = session.execute_async(statement, timeout=2 * AGREEMENT_TIMEOUT)
     future.result()
-    if not future.is_schema_agreed:
-        raise SchemaError("The nodes do not agree on the schema. Check that all are up (nodetool describecluster).")
+    _require_agreement(future.is_schema_agreed)
 
 
 def await_agreement(session: Session) -> None:
@@ -152,5 +155,9 @@ def await_agreement(session: Session) -> None:
 
     :raises SchemaError: they do not within 60 seconds.
     """
-    if not nodes_agree_on_schema(session, AGREEMENT_TIMEOUT):
+    _require_agreement(nodes_agree_on_schema(session, AGREEMENT_TIMEOUT))
+
+
+def _require_agreement(is_agreed: bool) -> None:
+    if not is_agreed:
         raise SchemaError("The nodes do not agree on the schema. Check that all are up (nodetool describecluster).")

@@ -256,7 +256,6 @@ from settings import get_settings
 from storage.db_connect import open_session
 from storage.schema.files import read_migrations
 from storage.schema.runner import upgrade
-from storage.schema.transactions import has_table
 settings = get_settings()
 session = open_session(settings, settings.cassandra_keyspace)
 print("connected", flush=True)

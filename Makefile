@@ -40,7 +40,8 @@ define phase
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run node stop test test-cassandra-4 test-without-samples chaos bench bench-scale bench-compare schema openapi lint format clean
+.PHONY: help run node stop test test-long test-cassandra-4 test-without-samples integration chaos bench bench-scale bench-imports bench-compare \
+	schema openapi lint lint-deployment format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +49,7 @@ help: ## list the targets
 	@echo "  One test file, or one test:"
 	@echo "  .venv/bin/python -m pytest tests/functional/test_service.py -k health"
 
-run: .venv/ready ## start Cassandra, sample data and the service; Ctrl-C stops them (PORT=8001, RELOAD=1: restart on changes)
+run: .venv/ready ## start Cassandra, sample data, the service and a job worker; Ctrl-C stops them (PORT=8001, RELOAD=1: restart on changes)
 	@.venv/bin/python -m dev.local_cassandra.run $(if $(RELOAD),--reload)
 
 node: .venv/ready ## start only Cassandra, in the background (NODES=3: a cluster on 127.0.0.1 to 127.0.0.3)
@@ -58,22 +59,34 @@ stop: ## stop everything that make run and make node started
 	@if [ -x .venv/bin/python ]; then .venv/bin/python -m dev.local_cassandra stop; \
 		else echo "Nothing is running: there is no .venv."; fi
 
-test: .venv/ready ## run the unit and functional tests on their own Cassandra (SHORT=1: without slow tests; COVERAGE=1: line coverage)
+comma := ,
+# Without redis-server, the tests of this module are skipped. The other files are those that pyproject.toml omits.
+OMITTED = $(if $(shell command -v redis-server),,'--omit=tests/*$(comma)dev/*$(comma)gunicorn.conf.py$(comma)wsgi.py$(comma)worker.py$(comma)web/redis_counters.py')
+
+test: .venv/test-ready ## run the unit and functional tests on their own Cassandra (SHORT=1: without slow tests; COVERAGE=1: line coverage)
 	$(if $(COVERAGE),@.venv/bin/python -m coverage erase)
-	$(call phase,unit tests,$(PYTEST) tests/unit)
-	$(call phase,functional tests on Cassandra $(CASSANDRA),$(PYTEST) tests/functional $(if $(SHORT),-m "not slow"))
-	$(if $(COVERAGE),@.venv/bin/python -m coverage combine --quiet && .venv/bin/python -m coverage report)
+	$(call phase,unit tests,$(PYTEST) tests/unit -n 2)
+	$(call phase,functional tests on Cassandra $(CASSANDRA),$(PYTEST) tests/functional -n 2 --dist loadfile --no-loadscope-reorder \
+		-m "not alone$(if $(SHORT), and not slow)")
+	$(call phase,functional tests that run alone,$(PYTEST) tests/functional -m "alone$(if $(SHORT), and not slow)")
+	$(if $(COVERAGE),@.venv/bin/python -m coverage combine --quiet && .venv/bin/python -m coverage report $(OMITTED))
 
 # The test files that cover differences between 4.1 and 5.0, in migrations, types, indexes, streams, batches and transactions.
 test-cassandra-4: export CASSANDRA_VERSION = 4.1.10
-test-cassandra-4: .venv/ready ## run a part of the tests on Cassandra 4.1 (all of them: make test CASSANDRA_VERSION=4.1.10)
-	$(call phase,functional tests on Cassandra $(CASSANDRA),$(PYTEST) -m "not slow" \
+test-cassandra-4: .venv/test-ready ## run a part of the tests on Cassandra 4.1 (all of them: make test CASSANDRA_VERSION=4.1.10)
+	$(call phase,functional tests on Cassandra $(CASSANDRA),$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" \
 		$(foreach name,initialize types observers migrations,tests/functional/test_$(name).py))
 
-test-without-samples: .venv/ready ## run lint and a part of the tests in a copy without the sample resources
+test-long: .venv/test-ready ## run the long form of the tests that kill job workers (half an hour)
+	TEST_LONG=1 $(PYTEST) tests/functional/test_job_faults.py
+
+test-without-samples: .venv/test-ready ## run lint and a part of the tests in a copy without the sample resources
 	@.venv/bin/python -m tests.without_samples
 
-chaos: .venv/ready ## inject faults under load on three nodes, then check every row (SHORT=1: short form)
+integration: .venv/test-ready ## run `concurrency` and `smoke` of tests/integration against gunicorn with four workers
+	$(call phase,integration tests,.venv/bin/python -m tests.integration.local)
+
+chaos: .venv/test-ready ## inject faults under load on three nodes, then check every row (SHORT=1: short form)
 	.venv/bin/python -m tests.chaos $(if $(SHORT),--short)
 
 bench: .venv/bench-ready ## compare the cost of a request and a row with the driver, FastAPI and Flask (SHORT=1: short form)
@@ -81,6 +94,9 @@ bench: .venv/bench-ready ## compare the cost of a request and a row with the dri
 
 bench-scale: .venv/bench-ready ## measure how that cost changes with rows, connections, workers and nodes (SHORT=1: short form)
 	.venv/bin/python -m dev.bench scale $(if $(SHORT),--short)
+
+bench-imports: .venv/bench-ready ## measure the memory of the service and a job worker during an import of 1 GB (SHORT=1: 10 MB)
+	.venv/bin/python -m dev.bench imports $(if $(SHORT),--short)
 
 bench-compare: .venv/bench-ready ## compare the cost of the working tree with that of a Git revision (REF=main~5)
 	.venv/bin/python -m dev.bench compare $(if $(SHORT),--short) $(REF)
@@ -91,7 +107,7 @@ schema: .venv/ready ## write storage/schema.json: the schema that the migrations
 openapi: .venv/ready ## write docs/openapi.json; refuse a change that breaks clients, unless VERSION in api.py allows it
 	.venv/bin/python -m dev.openapi
 
-lint: .venv/ready ## check code (ruff, mypy), docs/openapi.json, and GitHub files (check-jsonschema, zizmor)
+lint: .venv/test-ready lint-deployment ## check code (ruff, mypy), docs/openapi.json, and the files for GitHub and for deployment
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m mypy
@@ -102,6 +118,19 @@ lint: .venv/ready ## check code (ruff, mypy), docs/openapi.json, and GitHub file
 	.venv/bin/check-jsonschema --builtin-schema vendor.github-issue-forms \
 		$(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 	.venv/bin/zizmor --offline --quiet .github
+
+# The commands of a unit must exist, so systemd-analyze gets copies with the path of a link to this checkout.
+lint-deployment: .venv/test-ready
+	.venv/bin/python -m tests.nginx
+	.venv/bin/gixy deploy/nginx/nginx.conf
+	.venv/bin/hadolint Dockerfile
+	.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	.venv/bin/python -m dev.kubernetes deploy/k8s/*.yaml
+	@if ! command -v systemd-analyze >/dev/null; then echo "The systemd units are not checked: there is no systemd-analyze."; \
+	else units=$$(mktemp -d) && trap 'rm -r "$$units"' EXIT && ln -s "$(CURDIR)" "$$units/project" && \
+		cp deploy/systemd/* "$$units" && sed -i "s|/srv/fieldbook|$$units/project|" "$$units"/fieldbook* && \
+		echo "systemd-analyze verify deploy/systemd/*" && \
+		systemd-analyze verify --man=no --recursive-errors=no "$$units"/fieldbook*; fi
 
 format: .venv/ready ## format the code and apply ruff's automatic fixes
 	.venv/bin/python -m ruff check --fix .
@@ -122,13 +151,19 @@ clean: stop ## stop Cassandra, then delete its data, the virtual environment and
 		echo "If the installation fails, name another: make run PYTHON=/path/to/python3.14"; }
 	@$(CREATE_VENV) || { \
 		echo "Python could not create a virtual environment. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	@echo "Installing the pinned dependencies into .venv (130 MB; about a minute, later from the cache) ..."
+	@echo "Installing the pinned dependencies into .venv (170 MB; about a minute, later from the cache) ..."
 	@$(INSTALL) -r requirements.txt -r requirements-dev.txt
 	@touch $@
 
-# The packages that only the benchmark needs: its baselines and the plot.
-.venv/bench-ready: .venv/ready requirements-bench.txt
+# The tools that only tests and lint need.
+.venv/test-ready: .venv/ready requirements-test.txt
+	@echo "Installing the tools of tests and lint into .venv (500 MB) ..."
+	@$(INSTALL) -r requirements.txt -r requirements-dev.txt -r requirements-test.txt
+	@touch $@
+
+# The packages that only the benchmark needs: its baselines.
+.venv/bench-ready: .venv/test-ready requirements-bench.txt
 	@echo "Installing the packages of the benchmark into .venv ..."
-	@$(INSTALL) -r requirements.txt -r requirements-bench.txt
+	@$(INSTALL) -r requirements.txt -r requirements-test.txt -r requirements-bench.txt
 	@$(CHECK_INSTALLED)
 	@touch $@

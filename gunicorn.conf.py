@@ -42,6 +42,12 @@ def when_ready(server):  # type: ignore[no-untyped-def]
     """In the master, before it forks the first worker."""
     loopback.require(server, _settings)
     graceful_shutdown.install(server, _settings.drain_time)
+    if _settings.redis_url is None and (_settings.request_limit or _settings.sign_in != "off"):
+        server.log.info(
+            "Rate limits are approximate: without REDIS_URL, each worker of each instance counts by itself, up to the "
+            "limit divided by WEB_CONCURRENCY (%d).",
+            _settings.web_concurrency,
+        )
 
 
 def on_reload(server):  # type: ignore[no-untyped-def]
@@ -58,16 +64,19 @@ def post_fork(server, worker):  # type: ignore[no-untyped-def]
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
     """In a new worker: start its background threads.
 
-    Each worker has its own Cassandra session, which opens in the background, so that the worker serves at once.
+    Each worker has its own connections to Cassandra and Redis. They open in the background, so that the worker serves
+    at once.
     """
     if worker.has_failed_import:
         return
+    from environment import get_settings
     from observability.metrics import LOG_LINES_DROPPED, sampler
     from server import cpu_affinity
-    from settings import get_settings
     from storage import db_connect
+    from web import rate_limits
 
     db_connect.start_connecting()
+    rate_limits.start_connecting(worker.wsgi)
     sampler.add_increments(LOG_LINES_DROPPED, stderr.take_dropped)
     sampler.start()
     if get_settings().cpu_affinity:

@@ -1,8 +1,4 @@
-"""Every setting of the service, read from the environment and `.env`, and validated.
-
-`ENV_FILE` gives the path of another file than `.env`. This is the only module that reads the environment. It also
-checks the versions of packages whose private API the service uses.
-"""
+"""Every setting of the service, typed and validated. `environment.py` reads the settings from the environment."""
 
 from __future__ import annotations
 
@@ -10,20 +6,17 @@ import os
 import re
 import secrets
 import ssl
-import sys
 import zipfile
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from difflib import get_close_matches
-from functools import cached_property, lru_cache
-from importlib import metadata
+from functools import cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Literal, Self
 
-from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
+import limits
+from pydantic import AfterValidator, Field, FilePath, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.connection import Connection, parse_url
 
 PROJECT = Path(__file__).resolve().parent
 
@@ -31,8 +24,7 @@ ConsistencyLevel = Literal["ONE", "TWO", "THREE", "QUORUM", "ALL", "LOCAL_QUORUM
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
-# Characters of a secret.
-_MIN_KEY_LENGTH = 16
+_MIN_KEY_LENGTH = 16  # characters
 
 
 def _long_enough(key: SecretStr) -> SecretStr:
@@ -43,11 +35,50 @@ def _long_enough(key: SecretStr) -> SecretStr:
 
 Key = Annotated[SecretStr, AfterValidator(_long_enough)]
 
+
+def _is_redis_url(url: SecretStr) -> SecretStr:
+    try:
+        options = parse_url(url.get_secret_value())  # type: ignore[no-untyped-call]
+        # This opens no connection, but rejects unknown options.
+        options.pop("connection_class", Connection)(**options)
+    except (ValueError, TypeError):
+        # The message of the exception may contain the password.
+        raise ValueError(
+            "must be a URL of a Redis: redis://:password@host:6379/0, rediss:// for TLS, or unix:// for a socket"
+        ) from None
+    return url
+
+
+def _is_broker_url(url: SecretStr) -> SecretStr:
+    if not re.match(r"(rediss?|amqps?)://[^\s]+$", url.get_secret_value()):
+        raise ValueError(
+            "must be a URL of a Redis or RabbitMQ: redis://:password@host:6379/1 or amqp://user:password@host:5672//; "
+            "rediss:// or amqps:// for TLS"
+        )
+    return url
+
+
+def _is_rate_limit(text: str) -> str:
+    if text.lower() == "off":
+        return "off"
+    try:
+        if not all(limit.amount for limit in limits.parse_many(text)):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not a rate limit. Examples: '100 per minute'; '10 per second; 1000 per hour'; off"
+        ) from None
+    return text
+
+
+RateLimit = Annotated[str, AfterValidator(_is_rate_limit)]
+
 # A host name or an IPv4 address, perhaps with a leading period.
 _TRUSTED_HOST = re.compile(r"\.?[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*")
+# The form in which browsers send an origin.
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|\*")
 
-# Seconds. No request may have a longer deadline.
-MAX_REQUEST_TIMEOUT = 60.0
+MAX_REQUEST_TIMEOUT = 60.0  # seconds; no request may have a longer deadline
 
 # Threads of a worker beside those for MAX_REQUESTS_IN_FLIGHT and MAX_REQUESTS_QUEUED. They serve the routes that use no
 # session, such as /health, /metrics and /docs, and reject requests.
@@ -56,10 +87,6 @@ RESERVED_THREADS = 16
 
 class SettingsError(Exception):
     """A wrong or missing setting; the message names the variable and the rule."""
-
-
-class UnsupportedVersion(SettingsError):
-    """An installed package has a version that the service does not support."""
 
 
 class Settings(BaseSettings):
@@ -75,6 +102,23 @@ class Settings(BaseSettings):
     diagnostics: bool | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     read_only: bool = False
+
+    auth: Literal["off", "writes", "all"] | None = None
+    registration: Literal["open", "closed"] | None = None
+    access_token_lifetime: Annotated[int, Field(ge=1, le=900)] = 900
+    refresh_token_lifetime: Annotated[int, Field(ge=60, le=366 * 86400)] = 30 * 86400
+    token_issuer: str = "fieldbook"
+    token_audience: str = "fieldbook"
+    token_keys: FilePath | None = None
+
+    rate_limit: RateLimit | None = None
+    sign_in_limit_account: RateLimit = "10 per 5 minutes"
+    sign_in_limit_address: RateLimit = "100 per 5 minutes"
+    redis_url: Annotated[SecretStr, AfterValidator(_is_redis_url)] | None = None
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    cors_credentials: bool = False
+    hsts_max_age: Annotated[int, Field(ge=0)] = 365 * 86400
 
     host: str = "127.0.0.1"
     port: Port = 8000
@@ -92,6 +136,13 @@ class Settings(BaseSettings):
     transfer_rate_window: Seconds = 10.0
     drain_seconds: Annotated[float, Field(ge=0, le=600)] | None = None
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+
+    max_import_bytes: Annotated[int, Field(ge=1024)] = 1024**3
+    max_imports_in_flight: Annotated[int, Field(ge=1, le=64)] = 2
+    celery_broker_url: Annotated[SecretStr, AfterValidator(_is_broker_url)] | None = None
+    job_concurrency: Annotated[int, Field(ge=1, le=64)] = 2
+    job_lease: Annotated[float, Field(ge=2, le=600)] = 30.0
+    job_metrics_port: Port | None = None
 
     cassandra_hosts: Annotated[tuple[str, ...], NoDecode] = ("localhost",)
     cassandra_port: Port = 9042
@@ -119,7 +170,7 @@ class Settings(BaseSettings):
     astra_db_secure_bundle_path: FilePath | None = None
     astra_db_application_token: SecretStr | None = None
 
-    @field_validator("secret_key_previous", "trusted_hosts", "cassandra_hosts", mode="before")
+    @field_validator("secret_key_previous", "trusted_hosts", "cors_origins", "cassandra_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -149,6 +200,17 @@ class Settings(BaseSettings):
                 )
         return hosts
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_cors_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is not an origin. Give origins such as https://app.example.org, in lower case and "
+                    "without a path, separated by commas; or * for every origin"
+                )
+        return origins
+
     @field_validator("cassandra_hosts")
     @classmethod
     def _check_cassandra_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
@@ -170,6 +232,8 @@ class Settings(BaseSettings):
         if not self.cassandra_tls and (self.cassandra_tls_ca or self.cassandra_tls_cert):
             raise ValueError("CASSANDRA_TLS_CA and CASSANDRA_TLS_CERT have no effect without CASSANDRA_TLS=true")
         self.tls_context()
+        # Reads the file.
+        _ = self.token_key_set
         if self.cassandra_reconnect_min > self.cassandra_reconnect_max:
             raise ValueError("CASSANDRA_RECONNECT_MIN must not exceed CASSANDRA_RECONNECT_MAX")
         if self.stream_limit >= self.max_requests_in_flight > 1:
@@ -177,8 +241,10 @@ class Settings(BaseSettings):
                 f"MAX_STREAMS_IN_FLIGHT must be less than MAX_REQUESTS_IN_FLIGHT ({self.max_requests_in_flight}): "
                 "the rest is for requests that are not streams"
             )
-        if self.app_env == "production" and self.diagnostics and self.operator_token is None:
+        if self.is_production and self.diagnostics and self.operator_token is None:
             raise ValueError("DIAGNOSTICS=true requires OPERATOR_TOKEN when APP_ENV=production")
+        if self.cors_credentials and "*" in self.cors_origins:
+            raise ValueError("CORS_CREDENTIALS=true needs a list of origins: CORS_ORIGINS must not contain *")
         if self.trusted_proxies and not self.trusted_hosts:
             raise ValueError(
                 "TRUSTED_HOSTS is required when TRUSTED_PROXIES is above 0. Set it to the host names that clients use, "
@@ -219,14 +285,14 @@ class Settings(BaseSettings):
     @property
     def worker_threads(self) -> int:
         """Threads of a worker. A queued request holds a thread, too."""
-        return self.max_requests_in_flight + self.max_requests_queued + RESERVED_THREADS
+        return self.max_requests_in_flight + self.max_requests_queued + self.max_imports_in_flight + RESERVED_THREADS
 
     @property
     def drain_time(self) -> float:
         """Seconds of connection draining: `DRAIN_SECONDS`, or 10 in production, 0 in development."""
         if self.drain_seconds is not None:
             return self.drain_seconds
-        return 10.0 if self.app_env == "production" else 0.0
+        return 10.0 if self.is_production else 0.0
 
     @property
     def has_diagnostics(self) -> bool:
@@ -234,16 +300,60 @@ class Settings(BaseSettings):
         return self.app_env == "development" if self.diagnostics is None else self.diagnostics
 
     @property
+    def broker_url(self) -> str | None:
+        """`CELERY_BROKER_URL`; in development also files. None in production without the variable: no messages."""
+        if self.celery_broker_url is not None:
+            return self.celery_broker_url.get_secret_value()
+        return None if self.is_production else "filesystem://localhost"
+
+    @property
+    def job_port(self) -> int | None:
+        """The port of a job worker: `JOB_METRICS_PORT`, or 8090 in production; None for no port."""
+        return self.job_metrics_port or (8090 if self.is_production else None)
+
+    @property
+    def is_production(self) -> bool:
+        """Whether the service runs in production."""
+        return self.app_env == "production"
+
+    @property
+    def sign_in(self) -> Literal["off", "writes", "all"]:
+        """What requires a token: `AUTH`, or everything in production, nothing in development."""
+        return self.auth or ("all" if self.is_production else "off")
+
+    @property
+    def is_registration_open(self) -> bool:
+        """Whether clients may create accounts: `REGISTRATION`, or only in development."""
+        return self.registration == "open" if self.registration else not self.is_production
+
+    @property
+    def request_limit(self) -> str | None:
+        """The rate limit of a client: `RATE_LIMIT`, or 6000 per minute in production; None for no limit."""
+        text = self.rate_limit or ("6000 per minute" if self.is_production else "off")
+        return None if text == "off" else text
+
+    @property
     def astra(self) -> bool:
         """Whether the cluster is Astra DB, where CQL can't create keyspaces."""
         return self.astra_db_secure_bundle_path is not None
+
+    @cached_property
+    def token_key_set(self) -> str | None:
+        """The text of the file TOKEN_KEYS, read once: after a reload that fails, new workers use the previous keys.
+
+        :raises ValueError: the file can't be read.
+        """
+        try:
+            return None if self.token_keys is None else self.token_keys.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"TOKEN_KEYS: {self.token_keys} can't be read: {error}") from None
 
     @cached_property
     def signing_key(self) -> bytes:
         """`SECRET_KEY`; in development a generated key that all workers of this checkout share."""
         if self.secret_key is not None:
             return self.secret_key.get_secret_value().encode()
-        if self.app_env == "production":
+        if self.is_production:
             raise SettingsError(
                 "SECRET_KEY is required when APP_ENV=production, which is the default. It must be the same for all "
                 "workers and instances; generate one: python -c 'import secrets; print(secrets.token_urlsafe(48))'. On "
@@ -282,119 +392,3 @@ def _development_key(path: Path) -> bytes:
             draft.flush()
             os.link(draft.name, path)
     return path.read_bytes()
-
-
-# Variables of earlier versions, each with what to set instead.
-_REMOVED = {
-    "GUNICORN_THREADS": "Set MAX_REQUESTS_IN_FLIGHT instead; the number of threads follows from it and "
-    "MAX_REQUESTS_QUEUED."
-}
-
-
-@lru_cache(maxsize=1)
-def get_settings() -> Settings:
-    """The settings of this process.
-
-    The first call prints a warning for each environment variable that looks like a mistake, and removes the variable
-    from the environment of this process.
-
-    :raises SettingsError: variables are wrong or missing; the message names each of them.
-    """
-    env_file = _env_file()
-    if os.environ.get("ENV_FILE") and (not env_file.exists() or env_file.is_dir()):
-        raise SettingsError(f"ENV_FILE: {env_file} is not a file; give the path of a file such as .env")
-    try:
-        names = list(dotenv_values(env_file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{env_file} can't be read: {error}") from None
-    if mistakes := _mistaken_names(names):
-        raise SettingsError("\n".join(f"{env_file}: {mistake}" for mistake in mistakes.values()))
-    # The environment also has variables of other programs, so these names don't prevent the start.
-    for name, mistake in _mistaken_names(os.environ).items():
-        print(f"Warning: {mistake} The service ignores this environment variable.", file=sys.stderr)
-        # Child processes would repeat the warning.
-        del os.environ[name]
-    try:
-        return Settings(_env_file=env_file)  # type: ignore[call-arg]
-    except ValidationError as error:
-        raise SettingsError(_explain(error)) from None
-
-
-def default_to_development() -> None:
-    """Set `APP_ENV=development` for this process and those that it starts, unless the environment or `.env` sets it.
-
-    For the commands of a developer, such as `make run`. Call this before the first `get_settings()`.
-    """
-    sources: list[Mapping[str, str | None]] = [os.environ]
-    # get_settings() reports a file that can't be read.
-    with suppress(OSError, UnicodeDecodeError):
-        sources.append(dotenv_values(_env_file()))
-    if not any(value and name.upper() == "APP_ENV" for source in sources for name, value in source.items()):
-        os.environ["APP_ENV"] = "development"
-
-
-def _env_file() -> Path:
-    return Path(os.environ.get("ENV_FILE") or PROJECT / ".env")
-
-
-def _mistaken_names(names: Iterable[str]) -> dict[str, str]:
-    """The names that were removed or are nearly the name of a variable, each with a sentence about it."""
-    known = [field.upper() for field in Settings.model_fields]
-    mistakes = {}
-    for name in names:
-        if name.upper() in _REMOVED:
-            mistakes[name] = f"{name} was removed. {_REMOVED[name.upper()]}"
-        elif name.upper() not in known and (near := get_close_matches(name.upper(), known, n=1, cutoff=0.9)):
-            mistakes[name] = f"{name} is unknown. Did you mean {near[0]}?"
-    return mistakes
-
-
-def _explain(error: ValidationError) -> str:
-    lines = ["The settings (environment or .env) are wrong:"]
-    for problem in error.errors():
-        # pydantic adds this prefix to the messages of our own validators.
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["loc"]:
-            lines.append(f"  {str(problem['loc'][0]).upper()}: {message}")
-        else:
-            lines.append(f"  {message}")
-    return "\n".join(lines)
-
-
-_METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-
-
-def metrics_directory() -> str | None:
-    """The directory in which workers share their metrics; None outside gunicorn."""
-    return os.environ.get(_METRICS_DIRECTORY)
-
-
-def set_metrics_directory(path: str) -> None:
-    """Set `PROMETHEUS_MULTIPROC_DIR`, which prometheus-client reads when it is imported."""
-    os.environ[_METRICS_DIRECTORY] = path
-
-
-def require_version(package: str, supported: tuple[str, ...], used_by: str) -> None:
-    """Refuse to start with a version of a package whose private API was not checked.
-
-    :param package: name of the installed distribution.
-    :param supported: the versions that the code was written for.
-    :param used_by: path of the file whose docstring says how to support another version.
-    :raises UnsupportedVersion: another version is installed.
-    """
-    installed = metadata.version(package)
-    if installed not in supported:
-        raise UnsupportedVersion(
-            f"{package} {installed} is installed, but the service uses private API of {package} and supports only "
-            f"{', '.join(supported)}. Run `pip install -r requirements.txt`. To use {package} {installed}, follow the "
-            f"instructions at the top of {used_by}."
-        )
-
-
-def settings_or_exit() -> Settings:
-    """The settings of this process; exit with status 2 and a message if they are wrong."""
-    try:
-        return get_settings()
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None

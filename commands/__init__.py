@@ -6,12 +6,16 @@ import click
 from flask import Flask
 from flask.cli import FlaskGroup
 
-from commands import db
+from commands import accounts, check, db, imports, jobs
 
 
 def register(app: Flask) -> None:
     """Add the commands to the application."""
+    app.cli.add_command(accounts.group)
     app.cli.add_command(db.group)
+    app.cli.add_command(check.command)
+    app.cli.add_command(imports.command)
+    app.cli.add_command(jobs.group)
 
 
 def is_running() -> bool:

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import click
 
-from settings import Settings, settings_or_exit
+from commands.driver import require_supported_driver
+from environment import settings_or_exit
+from settings import Settings
 from storage.db_connect import Session
 from storage.db_initialize import admin_session, initialize, server
-from storage.schema import SchemaError, description, history
-from storage.schema.files import MIGRATIONS, Migration, read_migrations
+from storage.schema import SchemaError, description, history, runner
+from storage.schema.files import MIGRATIONS, read_migrations
 from storage.schema.history import Entry
-from storage.schema.runner import check_history
 from storage.schema.transactions import use_keyspace
 
 _EXIT_STATUS = """
@@ -43,6 +44,7 @@ class _Result(NamedTuple):
 @click.group("db")
 def group() -> None:
     """Apply and inspect the migrations of the keyspace CASSANDRA_KEYSPACE."""
+    require_supported_driver()
 
 
 def _command(function: Callable[..., _Result]) -> click.Command:
@@ -98,11 +100,12 @@ def current(say: Callable[[str], None]) -> _Result:
     """Print the newest migration of the keyspace, and the pending ones."""
     settings = settings_or_exit()
     place = {"keyspace": settings.cassandra_keyspace, "server": server(settings)}
-    migrations, entries = read_migrations(), _read_history()
-    newest = max((entry for entry in entries if entry.is_complete), key=lambda entry: entry.number, default=None)
+    entries = _read_history()
+    complete = [entry for entry in entries.values() if entry.is_complete]
+    newest = max(complete, key=lambda entry: entry.number, default=None)
     name = newest.name if newest else None
-    pending = _pending(migrations, entries)
-    unfinished = [entry.name for entry in entries if entry.is_partial]
+    pending = runner.pending(read_migrations(), entries)
+    unfinished = [entry.name for entry in entries.values() if entry.is_partial]
     lines = [f"keyspace {place['keyspace']} at {place['server']}"]
     lines.append(f"{name or 'no migration'}{'' if pending else ' (head)'}")
     lines += [f"pending: {each}{' (interrupted)' if each in unfinished else ''}" for each in pending]
@@ -112,7 +115,7 @@ def current(say: Callable[[str], None]) -> _Result:
 @_command
 def history_command(say: Callable[[str], None]) -> _Result:
     """Print the applied migrations: name, time, duration, and the instance that applied each."""
-    entries = [entry for entry in _read_history() if entry.is_complete]
+    entries = [entry for entry in _read_history().values() if entry.is_complete]
     documents = [
         {
             "name": entry.name,
@@ -137,8 +140,8 @@ def check(say: Callable[[str], None]) -> _Result:
     with _keyspace_session(settings) as session:
         if session is None:
             raise SchemaError(f"There is no keyspace {settings.cassandra_keyspace}. Run: flask --app api db upgrade")
-        entries = list(history.read(session).values())
-        pending = [f"migration {name} is pending" for name in _pending(read_migrations(), entries)]
+        names = runner.pending(read_migrations(), history.read(session))
+        pending = [f"migration {name} is pending" for name in names]
         found = description.check(session, settings.cassandra_keyspace, with_options=not settings.astra)
     differences = [*pending, *found.differences]
     lines = [*differences, *(f"note: {note}" for note in found.notes)]
@@ -171,15 +174,9 @@ def _keyspace_session(settings: Settings) -> Iterator[Session | None]:
             yield None
 
 
-def _read_history() -> list[Entry]:
+def _read_history() -> dict[str, Entry]:
     with _keyspace_session(settings_or_exit()) as session:
-        return [] if session is None else list(history.read(session).values())
-
-
-def _pending(migrations: list[Migration], entries: list[Entry]) -> list[str]:
-    check_history(migrations, {entry.name: entry for entry in entries})
-    complete = {entry.name for entry in entries if entry.is_complete}
-    return [migration.name for migration in migrations if migration.name not in complete]
+        return {} if session is None else history.read(session)
 
 
 def _line(entry: Entry) -> str:

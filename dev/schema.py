@@ -21,7 +21,7 @@ from cassandra.cluster import Cluster, Session
 
 from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import FAST_COMMIT_LOG, STATE, Node, free_port, speaks_cql
-from settings import default_to_development, settings_or_exit
+from environment import default_to_development, settings_or_exit
 from storage.schema import SchemaError, history
 from storage.schema.description import (
     REFUSALS,

@@ -32,6 +32,17 @@ class _DriverTracebackFilter(logging.Filter):
         return True
 
 
+class _BatchWarningFilter(logging.Filter):
+    """Drops Cassandra's warnings about batches.
+
+    Imports write large unlogged batches on purpose (storage/cql/bulk_write.py). Cassandra sends a warning with each.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return "Unlogged batch covering" not in message and "Server warning: Batch for" not in message
+
+
 class _UtcFormatter(logging.Formatter):
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         second, milliseconds = divmod(int(record.created * 1000), 1000)
@@ -61,6 +72,7 @@ def config(level: str) -> dict[str, Any]:
         "filters": {
             "request_id": {"()": _RequestIdFilter},
             "driver_tracebacks": {"()": _DriverTracebackFilter},
+            "batch_warnings": {"()": _BatchWarningFilter},
         },
         "formatters": {
             "line": {"()": _UtcFormatter, "format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}
@@ -75,6 +87,9 @@ def config(level: str) -> dict[str, Any]:
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {
             "cassandra": {"level": "WARNING"},
+            "cassandra.protocol": {"filters": ["batch_warnings"]},
+            # The engine writes a line for each job.
+            "celery": {"level": "WARNING"},
             "gunicorn.error": {"level": level, "handlers": [], "propagate": True},
         },
     }

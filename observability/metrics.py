@@ -8,19 +8,21 @@ all workers. Without that directory, only this process is counted.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
+from environment import metrics_directory
 from observability.metrics_files import FileCollector
-from settings import metrics_directory
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,10 @@ _INTERVAL = 1.0
 _registry = CollectorRegistry()
 
 
-def _gauge(name: str, text: str, mode: Literal["livesum", "livemax"] = "livesum", labels: Sequence[str] = ()) -> Gauge:
+_Mode = Literal["livesum", "livemax", "livemostrecent"]
+
+
+def _gauge(name: str, text: str, mode: _Mode = "livesum", labels: Sequence[str] = ()) -> Gauge:
     return Gauge(name, text, labels, registry=_registry, multiprocess_mode=mode)
 
 
@@ -51,6 +56,9 @@ IN_FLIGHT = _gauge("fieldbook_requests_in_flight", "Requests in flight that coun
 IN_FLIGHT_LIMIT = _gauge("fieldbook_requests_in_flight_limit", "Concurrency limit, the sum over all workers.")
 STREAMS_IN_FLIGHT = _gauge("fieldbook_streams_in_flight", "Streams among the requests in flight.")
 STREAMS_IN_FLIGHT_LIMIT = _gauge("fieldbook_streams_in_flight_limit", "Limit of streams, the sum over all workers.")
+IMPORTS_IN_FLIGHT = _gauge(
+    "fieldbook_imports_in_flight", "Imports whose file is being received, or whose rows are being written."
+)
 QUEUED = _gauge("fieldbook_requests_queued", "Requests that wait for the concurrency limit.", labels=["kind"])
 QUEUE_SECONDS = Histogram(
     "fieldbook_queue_duration_seconds",
@@ -70,6 +78,20 @@ for _kind in ("data", "stream", "service"):
     QUEUE_SECONDS.labels(_kind)
     for _reason in ("queue_full", "queue_timeout", "deadline"):
         REFUSED.labels(_kind, _reason)
+REFUSED.labels("import", "queue_full")
+RATE_LIMITED = Counter(
+    "fieldbook_requests_rate_limited",
+    "Requests rejected by a rate limit: requests, sign_in_account or sign_in_address.",
+    ["limit"],
+    registry=_registry,
+)
+for _limit in ("requests", "sign_in_account", "sign_in_address"):
+    RATE_LIMITED.labels(_limit)
+RATE_LIMITER_FAILURES = Counter(
+    "fieldbook_rate_limiter_failures",
+    "Attempts to count a request in Redis, or to connect to it, that failed.",
+    registry=_registry,
+)
 WORKERS = _gauge("fieldbook_workers", "Worker processes.")
 # These two gauges count workers. With the minimum over all workers of a gauge that is 0 or 1, the result would be wrong
 # with --preload, because the master adds a 0.
@@ -77,7 +99,18 @@ WORKERS_WITHOUT_QUORUM = _gauge(
     "fieldbook_workers_without_quorum",
     "Workers that are not connected to Cassandra, or see too few replicas of a row for the default consistency level.",
 )
+WORKERS_WITHOUT_REDIS = _gauge(
+    "fieldbook_workers_without_redis", "Workers that count requests for rate limits in memory because Redis fails."
+)
 WORKERS_READ_ONLY = _gauge("fieldbook_workers_read_only", "Workers that reject writes (READ_ONLY).")
+
+# Linux only. prometheus-client has no metrics of the process in multiprocess mode.
+_STATM = Path("/proc/self/statm")
+MEMORY = (
+    _gauge("fieldbook_memory_bytes", "Resident memory of the workers. Pages that workers share count in each of them.")
+    if _STATM.exists()
+    else None
+)
 
 CONNECTIONS = _gauge("fieldbook_client_connections", "Open connections of clients.")
 CONNECTIONS_CLOSED_EARLY = Counter(
@@ -117,6 +150,34 @@ IDEMPOTENT_REPEATS = Counter(
     registry=_registry,
 )
 
+JOBS_ENDED = Counter(
+    "fieldbook_jobs_ended", "Jobs by outcome: succeeded, failed or cancelled.", ["kind", "outcome"], registry=_registry
+)
+JOB_ROWS = Counter("fieldbook_job_rows", "Rows that jobs have written.", ["kind"], registry=_registry)
+JOB_RETRIES = Counter(
+    "fieldbook_job_retries", "Attempts of jobs that failed, or whose worker ended.", ["kind"], registry=_registry
+)
+for _kind in ("import",):
+    JOB_ROWS.labels(_kind)
+    JOB_RETRIES.labels(_kind)
+    for _outcome in ("succeeded", "failed", "cancelled"):
+        JOBS_ENDED.labels(_kind, _outcome)
+
+JOB_MESSAGES_FAILED = Counter(
+    "fieldbook_job_messages_failed",
+    "Messages to job workers that could not be sent.",
+    registry=_registry,
+)
+# The sweep sets these three. Of several job workers, the one with the latest sweep has the present values.
+JOBS_OPEN = _gauge("fieldbook_jobs_open", "Jobs that have not ended.", "livemostrecent", ["kind", "state"])
+OLDEST_QUEUED = _gauge(
+    "fieldbook_job_queue_age_seconds",
+    "Time since the creation of the oldest job for which no worker has begun.",
+    "livemostrecent",
+    ["kind"],
+)
+LAST_SWEEP = _gauge("fieldbook_job_sweep_timestamp_seconds", "Unix time of the last sweep.", "livemostrecent")
+
 LOG_LINES_DROPPED = Counter(
     "fieldbook_log_lines_dropped",
     "Log lines of the workers that were dropped because the reader of stderr was too slow.",
@@ -132,6 +193,8 @@ class Sampler:
             (WORKERS, lambda: 1),
             (QUERIES_PER_SECOND, self._queries_per_second),
         ]
+        if MEMORY is not None:
+            self._sources.append((MEMORY, _resident_memory))
         self._increments: list[tuple[Counter, Callable[[], float]]] = []
         # Values of time.monotonic(), each with the number of queries until then.
         self._query_counts: deque[tuple[float, float]] = deque()
@@ -192,6 +255,11 @@ class Sampler:
         return (total - before) / (now - then) if now > then else 0.0
 
 
+def _resident_memory() -> float:
+    """The resident memory of this process in bytes: the second field of statm, in pages (proc_pid_statm(5))."""
+    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 sampler = Sampler()
 
 
@@ -229,9 +297,13 @@ def observe_query(statement: str, started: float) -> float:
     return seconds
 
 
-def collect() -> CollectorRegistry:
-    """The metrics of all workers."""
-    sampler.sample()
+def collect(*, sample: bool = True) -> CollectorRegistry:
+    """The metrics of all workers.
+
+    :param sample: this process is a worker: update its metrics first.
+    """
+    if sample:
+        sampler.sample()
     directory = metrics_directory()
     if directory is None:
         return _registry
@@ -240,13 +312,14 @@ def collect() -> CollectorRegistry:
     return registry
 
 
-def exposition(media_type: str) -> tuple[str, bytes]:
+def exposition(media_type: str, *, sample: bool = True) -> tuple[str, bytes]:
     """All metrics as text, with the content type.
 
     :param media_type: `text/plain` for the format of Prometheus, `application/openmetrics-text` for OpenMetrics.
+    :param sample: this process is a worker: update its metrics first.
     """
     generate, content_type = choose_encoder(media_type)
-    return content_type, generate(collect())
+    return content_type, generate(collect(sample=sample))
 
 
 def summary() -> dict[str, Any]:

@@ -15,6 +15,8 @@ MODULES = (
     "routes.metrics",
     "routes.admin",
     "routes.docs",
+    "routes.auth",
+    "routes.jobs",
     "routes.animals",
     "routes.plants",
     "routes.users",

@@ -15,7 +15,7 @@ blueprint = Blueprint("admin", __name__, tag="service")
 
 
 @blueprint.post("/shutdown", responses=responses(202, Message, 501))
-@route_options(session=False, operators="everywhere")
+@route_options(session=False, scope="operator", sign_in="everywhere")
 def shutdown() -> ResponseValue:
     """Drain and stop this instance with all its workers. For operators."""
     if not can_shut_down():

@@ -19,7 +19,7 @@ RESOURCE = Resource(
     animals.TABLE,
     schema=Animal,
     path="/animal",
-    operations=("create", "read", "list", "delete"),
+    operations=("create", "read", "list", "delete", "import"),
     sample_path="/animal/Vulpes",
     example="{url}/animal/Vulpes",
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from flask_openapi3 import APIBlueprint, Tag
 
+from routes.imports import IMPORT_OPTIONS, import_view
 from routes.resource import Resource
 from settings import Settings
 
@@ -38,3 +39,6 @@ class Blueprint(APIBlueprint):
         super().__init__(name, import_name, abp_tags=[Tag(name=tag or name, description=description)])
         self.resource = resource
         self.is_enabled = is_enabled
+        if resource is not None and "import" in resource.operations:
+            # The options of the OpenAPI document do not come from type hints: the view reads the body itself.
+            self.post(f"{resource.path}/import", **IMPORT_OPTIONS)(import_view(resource))

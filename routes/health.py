@@ -117,7 +117,7 @@ def _disconnected(seen: cluster.ClusterStatus = _NO_NODES) -> _Finding:
 
 
 @blueprint.get("/health", responses=responses(200, Health, 504) | responses(503, Health))
-@route_options(session=False, limited=False, any_host=True)
+@route_options(session=False, limited=False, any_host=True, scope="open", rate_limited=False)
 def health() -> ResponseValue:
     """Readiness: whether Cassandra can be queried and the instance is not draining.
 
@@ -153,7 +153,7 @@ def _health(status: str, cassandra: str, finding: _Finding) -> dict[str, object]
 
 
 @blueprint.get("/health/live", responses=responses(200, Live))
-@route_options(session=False, limited=False, any_host=True)
+@route_options(session=False, limited=False, any_host=True, scope="open", rate_limited=False)
 def live() -> ResponseValue:
     """Liveness: whether the process serves requests. Does not use Cassandra."""
     return {"status": "alive"}

@@ -15,7 +15,7 @@ blueprint = Blueprint("home", __name__, tag="service")
 
 
 @blueprint.get("/", responses=responses(200, Home, html=True))
-@route_options(produces=(JSON, HTML), session=False)
+@route_options(produces=(JSON, HTML), session=False, scope="open")
 def home() -> ResponseValue:
     """Links to documentation, health, metrics and resources."""
     links = {

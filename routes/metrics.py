@@ -18,7 +18,14 @@ blueprint = Blueprint("metrics", __name__, tag="service")
 
 
 @blueprint.get("/metrics", responses=responses(200, Metrics, text=_PROMETHEUS_TYPES))
-@route_options(produces=(JSON, *_PROMETHEUS_TYPES), session=False)
+@route_options(
+    produces=(JSON, *_PROMETHEUS_TYPES),
+    session=False,
+    scope="operator",
+    sign_in="in production",
+    trusts_private_addresses=True,
+    rate_limited=False,
+)
 def get_metrics() -> ResponseValue:
     """Metrics of all workers: a JSON summary, or all metrics in Prometheus format."""
     if g.media_type == JSON:

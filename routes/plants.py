@@ -19,7 +19,7 @@ RESOURCE = Resource(
     plants.TABLE,
     schema=Plant,
     path="/plant",
-    operations=("create", "read", "list", "delete"),
+    operations=("create", "read", "list", "delete", "import"),
     sample_path="/plant/Quercus",
     example="-s {url}/plant/Hieracium -H 'Accept: application/x-ndjson' | head -3",
 )

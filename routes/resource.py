@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from schemas.base import Body
 from storage.cql import Table
 
-Operation = Literal["create", "read", "list", "stream", "batch", "replace", "change", "delete"]
+Operation = Literal["create", "read", "list", "stream", "batch", "replace", "change", "delete", "import"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Resource:
     :ivar schema: a row as clients receive it. Where clients choose all of its fields, it is also the request body.
     :ivar path: the path that all of its routes begin with.
     :ivar operations: the operations that its routes offer.
+    :ivar new: the model of the body that creates a row; None if it is `schema`.
     :ivar sample_path: the path of some rows, for the link on the home page; None for no link.
     :ivar example: arguments of a curl command for the start-up banner, with `{url}` for the service's URL; None for no
         command.
@@ -31,6 +33,7 @@ class Resource:
     schema: type[BaseModel]
     path: str
     operations: tuple[Operation, ...]
+    new: type[Body] | None = None
     sample_path: str | None = None
     example: str | None = None
 
@@ -38,6 +41,14 @@ class Resource:
     def name(self) -> str:
         """The name of the table, of the blueprint and of the modules."""
         return self.table.name
+
+    @property
+    def body(self) -> type[Body]:
+        """The model of the body that creates a row, which is also that of a row to import."""
+        model = self.new or self.schema
+        if not issubclass(model, Body):
+            raise TypeError(f"{self.name}: `new` must be set, because {model.__name__} is not a request body")
+        return model
 
     @property
     def description(self) -> str:

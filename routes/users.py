@@ -39,7 +39,8 @@ RESOURCE = Resource(
     users.TABLE,
     schema=User,
     path="/users",
-    operations=("create", "read", "list", "stream", "batch", "replace", "change", "delete"),
+    new=NewUser,
+    operations=("create", "read", "list", "stream", "batch", "replace", "change", "delete", "import"),
     sample_path="/users",
     example="{url}/users -H 'Content-Type: application/json' "
     """-d '{"name": "Ada", "email": "ada@example.org", "age": 36}'""",
@@ -55,6 +56,7 @@ def post_user(body: NewUser) -> ResponseValue:
 
 
 @blueprint.get("/users", responses=responses(200, User, many=True, headers=("Link",)))
+@route_options(private=True)
 def list_users(query: UserListQuery) -> Response:
     """One page of users, in token order. The `Link` header has the next page."""
     state = pagination.requested_paging_state()
@@ -63,13 +65,14 @@ def list_users(query: UserListQuery) -> Response:
 
 
 @blueprint.get("/users/stream", responses=responses(200, User, many=True, stream=True))
-@route_options(produces=STREAM_TYPES, stream=True)
+@route_options(produces=STREAM_TYPES, stream=True, private=True)
 def stream_users(query: UserStreamQuery) -> Response:
     """Users as a stream, in token order; `limit` has no upper bound."""
     return stream_response(users.stream_users(g.session, query.limit, query.fetch_size, query.age_filter, g.options))
 
 
 @blueprint.get("/users/stream/pages", responses=responses(200, UsersPage))
+@route_options(private=True)
 def page_users(query: UserPageQuery) -> ResponseValue:
     """One page of users, in token order. The body has the `page_state` of the next page.
 
@@ -84,6 +87,7 @@ def page_users(query: UserPageQuery) -> ResponseValue:
 
 
 @blueprint.post("/users/batch", responses=responses(201, UsersCreated, 409))
+@route_options(scope="operator")
 def post_users(body: UserBatch) -> ResponseValue:
     """Create 1 to 100 users: all or none.
 
@@ -94,6 +98,7 @@ def post_users(body: UserBatch) -> ResponseValue:
 
 
 @blueprint.get("/users/<id>", responses=responses(200, User, 304, 404, headers=("ETag",)))
+@route_options(private=True)
 def get_user(path: UserPath) -> ResponseValue:
     """One user."""
     user = users.TABLE.retrieve(g.session, parse_uuid(path.id), g.options)

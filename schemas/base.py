@@ -31,8 +31,12 @@ class InvalidInput(Exception):
     :ivar count: number of all errors.
     """
 
-    def __init__(self, errors: list[dict[str, Any]]) -> None:
-        self.count = len(errors)
+    def __init__(self, errors: list[dict[str, Any]], count: int | None = None) -> None:
+        """Create the exception.
+
+        :param count: number of all errors, if `errors` has only the first ones.
+        """
+        self.count = len(errors) if count is None else count
         self.errors = [
             {"loc": [_shortened(part) for part in each["loc"]], "msg": _shortened(each["msg"]), "type": each["type"]}
             for each in errors[:MAX_ERRORS]

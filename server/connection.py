@@ -45,6 +45,17 @@ class ClientDisconnected(Exception):
     """The client closed the connection, or receives too slowly, so that the response can't be sent."""
 
 
+class BodyStopped(Exception):
+    """The client of a body that is read while it arrives has stopped, or sends too slowly.
+
+    :ivar problem: which of them.
+    """
+
+    def __init__(self, problem: Literal["stalled", "too slow", "disconnected"]) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
 class Limits(NamedTuple):
     """What a client may use.
 
@@ -53,8 +64,9 @@ class Limits(NamedTuple):
     :ivar max_request_timeout: seconds that the client may ask for.
     :ivar idle_timeout: seconds without progress in the middle of a request body; also the time to receive a response
         with a length, in addition to its size / `min_rate`.
-    :ivar min_rate: bytes per second that a client must receive.
-    :ivar rate_window: seconds of blocked sending over which that rate is averaged.
+    :ivar min_rate: bytes per second that a client must receive, or send as a body that is read while it arrives.
+    :ivar rate_window: seconds of waiting for the client over which that rate is averaged.
+    :ivar streamed_paths: the application reads the body of a POST to these paths while it arrives.
     """
 
     max_body: int = 1024 * 1024
@@ -63,6 +75,7 @@ class Limits(NamedTuple):
     idle_timeout: float = 30.0
     min_rate: int = 10_000
     rate_window: float = 10.0
+    streamed_paths: frozenset[bytes] = frozenset()
 
 
 class Connection:
@@ -80,6 +93,10 @@ class Connection:
     :ivar problem: why the body of the current request is not complete.
     :ivar has_begun: a part of the response was sent.
     :ivar too_slow: the client received less than the minimum transfer rate.
+    :ivar is_streamed: the body of the current request is read while it arrives.
+    :ivar is_body_read: such a body was read to its end, so that another request may follow.
+    :ivar body_ended: the client has closed its end while such a body was read.
+    :ivar discarded: bytes that have arrived after the last response.
     :ivar state: what the connection waits for in the event loop.
     :ivar deadline: when that wait ends, by `time.monotonic()`.
     :ivar request_deadline: when the request has to be complete, while its body arrives.
@@ -90,13 +107,20 @@ class Connection:
         sock.setblocking(False)
         self.socket = sock
         self.client, self.server = client, server
-        self.request = RequestBuffer(limits.max_body)
+        self.request = RequestBuffer(limits.max_body, limits.streamed_paths)
         self.keep = True
         self.closed = False
         self.arrived = 0.0
         self.problem: BodyProblem | None = None
         self.has_begun = False
         self.too_slow = False
+        self.is_streamed = False
+        self.is_body_read = False
+        self.body_ended = False
+        self.discarded = 0
+        self._expects_continue = False
+        # Bytes of such a body since the current window began, and seconds of waiting for them.
+        self._body_bytes, self._body_waited = 0, 0.0
         self.state: State = "idle"
         self.deadline = self.request_deadline = 0.0
         self.held = 0
@@ -151,9 +175,12 @@ class Connection:
                 raise LimitRequestLine(len(self.request.data), self._config.limit_request_line)
             raise LimitRequestHeaders(f"more than {MAX_HEAD} bytes")
         is_complete = self.request.is_complete
+        self.is_streamed, self._expects_continue = self.request.is_streamed, self.request.expects_continue
+        self.is_body_read = self.body_ended = False
+        self._body_bytes, self._body_waited = 0, 0.0
         self._unread = memoryview(self.request.take())
         request = HttpRequest(self._config, SocketUnreader(self), self.client)
-        if not is_complete:
+        if not is_complete and not self.is_streamed:
             # It is unknown where the next request starts.
             request.force_close()
         # gunicorn repeats the version in the response, which must not be above that of the server (RFC 9110, 2.5).
@@ -179,8 +206,42 @@ class Connection:
         gunicorn copies the rest of what it has received for each chunk of a body, so it must not receive all at once:
         a body of 1 MB in chunks of one byte would take more than a minute.
         """
+        if self.is_streamed and not self._unread:
+            return self._receive_body(size)
         part, self._unread = bytes(self._unread[:size]), self._unread[size:]
         return part
+
+    def _receive_body(self, size: int) -> bytes:
+        """Wait for the next bytes of a body that is read while it arrives.
+
+        :raises BodyStopped: the client sends nothing, or too slowly.
+        """
+        if self._expects_continue:
+            self._expects_continue = False
+            self.send_continue()
+        waited = 0.0
+        while True:
+            try:
+                data = self.socket.recv(size)
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self.socket, select.POLLIN)
+                began = time.monotonic()
+                poll.poll(max(0.0, self._limits.idle_timeout - waited) * 1000 + 1)
+                waited += time.monotonic() - began
+                if waited < self._limits.idle_timeout:
+                    continue
+                raise BodyStopped("stalled") from None
+            except OSError:
+                raise BodyStopped("disconnected") from None
+            self.body_ended = not data
+            self._body_bytes += len(data)
+            self._body_waited += waited
+            if self._body_waited >= self._limits.rate_window:
+                if self._body_bytes < self._limits.min_rate * self._body_waited:
+                    raise BodyStopped("too slow")
+                self._body_bytes, self._body_waited = 0, 0.0
+            return data
 
     def sendall(self, data: bytes) -> None:
         """Collect bytes of the response."""
@@ -312,6 +373,19 @@ def body_problem(environ: dict[str, Any]) -> BodyProblem | None:
     """Why the body of the request is not complete; None if it is, or if the server does not know."""
     connection = _connection(environ)
     return connection.problem if connection else None
+
+
+def note_end_of_body(environ: dict[str, Any]) -> None:
+    """Note that the body of the request was read to its end while it arrived."""
+    connection = _connection(environ)
+    if connection is not None:
+        connection.is_body_read = True
+
+
+def body_has_ended(environ: dict[str, Any]) -> bool:
+    """Whether the client has closed its end while the body of the request was read."""
+    connection = _connection(environ)
+    return connection is not None and connection.body_ended
 
 
 def is_too_slow(environ: dict[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """The event loop of a worker: connections that wait for their client.
 
 The loop accepts connections and collects requests. It also sends the rest of a response if the kernel did not take the
-whole response at once. Threads get complete requests only, so slow and idle clients occupy no thread.
+whole response at once. Threads get complete requests only, so slow and idle clients occupy no thread. Imports are the
+exception: a thread gets the request when its head has arrived, and reads the body itself (server/streamed_body.py).
 
 The number of connections is limited, and so are the bytes that they hold in memory. At a limit, the connection that has
 waited longest for its client is closed.
@@ -39,6 +40,10 @@ _MAX_HELD = 64 * 1024 * 1024
 _MAX_NOT_SENT = 128 * 1024
 # Bytes that are discarded after the last response of a connection.
 _MAX_DISCARDED = 64 * 1024
+# The same after a body that is read while it arrives. Its response may come before the body, such as 401 or 413. If the
+# service closed the connection while the client sends, the client could lose the response. Many clients read it only
+# when they have sent the whole body.
+_MAX_DISCARDED_STREAMED = 64 * 1024 * 1024
 # File descriptors for everything else: connections to Cassandra, files, logs.
 _OTHER_DESCRIPTORS = 64
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -241,10 +246,10 @@ class EventLoop:
                 self._close(connection)
         elif connection.state != "closing":
             self._on_data(connection)
-        elif len(connection.request.data) > _MAX_DISCARDED:
-            self._close(connection)
         else:
-            self._count_held(connection)
+            connection.discarded += len(connection.request.take())
+            if connection.discarded > (_MAX_DISCARDED_STREAMED if connection.is_streamed else _MAX_DISCARDED):
+                self._close(connection)
 
     def _on_data(self, connection: Connection) -> None:
         request = connection.request
@@ -344,7 +349,11 @@ class EventLoop:
             if connection.state == "body":
                 # The thread sends the client an error.
                 self._dispatch(connection, "late" if now >= connection.request_deadline else "stalled")
-            else:
+                continue
+            if connection.state == "idle":
+                # Its next request may have arrived. A proxy does not resend a POST.
+                self._on_event(connection)
+            if connection in self._waiting and connection.deadline <= now:
                 self._close(connection)
         self._next_deadline = min((each.deadline for each in self._waiting), default=math.inf)
 

@@ -29,9 +29,9 @@ def check_addresses(settings: Settings, addresses: Iterable[str]) -> None:
     """
     from settings import SettingsError
 
-    if settings.app_env == "production" or settings.allow_remote_development:
+    if settings.is_production or settings.allow_remote_development:
         return
-    if remote := [address for address in addresses if not _is_loopback(address)]:
+    if remote := [address for address in addresses if not is_loopback(address)]:
         raise SettingsError(
             f"With APP_ENV=development, the service listens on loopback addresses only, not on {', '.join(remote)}. "
             "Set APP_ENV=production, or ALLOW_REMOTE_DEVELOPMENT=1 to let other machines call the diagnostics routes."
@@ -73,7 +73,8 @@ def _bound(arbiter: Any) -> list[str]:
     ]
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach an address, which is an IP address or a value of `HOST`."""
     if address == "localhost":
         return True
     try:

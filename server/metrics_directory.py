@@ -26,7 +26,7 @@ def create() -> None:
     Call this before prometheus-client is imported. After SIGHUP the master keeps its directory. A master that another
     master started (SIGUSR2) inherits the variable, but gets a directory of its own.
     """
-    from settings import metrics_directory, set_metrics_directory
+    from environment import metrics_directory, set_metrics_directory
 
     prefix = f"fieldbook-metrics-{os.getpid()}-"
     if Path(metrics_directory() or "").name.startswith(prefix):
@@ -52,8 +52,8 @@ def worker_ended(arbiter: Any, process: int) -> None:
     """
     from prometheus_client.multiprocess import mark_process_dead
 
+    from environment import metrics_directory
     from observability.metrics_files import merge_ended
-    from settings import metrics_directory
 
     mark_process_dead(process)  # type: ignore[no-untyped-call]
     try:

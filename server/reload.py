@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
-from server import GUNICORN_VERSIONS, loopback
+from server import loopback, versions
 
 if TYPE_CHECKING:
     from settings import Settings
@@ -42,31 +42,30 @@ def import_settings() -> Settings:
     a package ends the start, and also a reload, with exit status 2.
     """
     before = _drop_project_modules()
+    import environment
     import settings
-    from observability import PROMETHEUS_VERSIONS
-    from storage import DRIVER_VERSIONS
+    from auth.access_tokens import AccessTokens
 
     try:
-        settings.require_version("gunicorn", GUNICORN_VERSIONS, used_by="server/__init__.py")
-        settings.require_version("cassandra-driver", DRIVER_VERSIONS, used_by="storage/cql/driver.py")
-        settings.require_version("prometheus-client", PROMETHEUS_VERSIONS, used_by="observability/metrics_files.py")
-        current = settings.get_settings()
+        versions.require_supported()
+        current = environment.get_settings()
         current.check_signing_key()
-        if "settings" in before:
-            loopback.check_reload(before["settings"].get_settings(), current)
+        AccessTokens(current)
+        if "environment" in before:
+            loopback.check_reload(before["environment"].get_settings(), current)
         return current
-    except settings.UnsupportedVersion as error:
+    except environment.UnsupportedVersion as error:
         # Not recoverable: new workers import the package from disk.
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
     except settings.SettingsError as error:
-        if "settings" not in before:
+        if "environment" not in before:
             sys.stderr.write(f"{error}\n")
             raise SystemExit(2) from None
         log.error("The previous settings stay in use: %s", error)
     _drop_project_modules()
     sys.modules.update(before)
-    return cast("Settings", before["settings"].get_settings())
+    return cast("Settings", before["environment"].get_settings())
 
 
 def prepare_worker(worker: Any) -> None:

@@ -156,6 +156,7 @@ def error_response(error: BaseException) -> tuple[int, str, bytes]:
     )
     head = (
         f"HTTP/1.1 {status} {title}\r\nDate: {http_date()}\r\nConnection: close\r\n"
-        f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\nX-Request-ID: {request_id}\r\n\r\n"
+        f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\nX-Request-ID: {request_id}\r\n"
+        "X-Content-Type-Options: nosniff\r\nContent-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n\r\n"
     )
     return status, request_id, head.encode() + body

@@ -29,24 +29,28 @@ class RequestBuffer:
     :ivar data: the bytes.
     :ivar has_head: the request line and all headers have arrived.
     :ivar is_complete: the whole request has arrived.
+    :ivar is_streamed: the application reads the body while it arrives, so only the head is collected.
     :ivar is_too_large: the body is larger than the application accepts, by its length or by what has arrived.
     :ivar head_arrived: when the head arrived, by `time.monotonic()`; None if that was just now.
     :ivar expects_continue: the client waits for "100 Continue" before it sends the body.
     :ivar timeout: seconds in the client's `X-Request-Timeout`; None without a valid one. Set if the request has a body.
     """
 
-    def __init__(self, max_body: int) -> None:
+    def __init__(self, max_body: int, streamed_paths: frozenset[bytes] = frozenset()) -> None:
         """Create an empty buffer.
 
         :param max_body: bytes. A larger body is not collected, because the application rejects the request.
+        :param streamed_paths: the application reads the body of a POST to these paths while it arrives.
         """
         self._max_body = max_body
+        self._streamed_targets = tuple(b"POST " + path + end for path in streamed_paths for end in (b" ", b"?"))
         self.data = bytearray()
         self._start_request()
 
     def _start_request(self) -> None:
         self.has_head = False
         self.is_complete = False
+        self.is_streamed = False
         self.is_too_large = False
         self.head_arrived: float | None = None
         self.expects_continue = False
@@ -68,7 +72,8 @@ class RequestBuffer:
     def is_ready(self) -> bool:
         """Whether the request can be parsed.
 
-        It is complete, or it is malformed or too large and will be rejected without the rest.
+        It is complete, or a thread reads its body, or it is malformed or too large and will be rejected without the
+        rest.
         """
         if not self.has_head:
             end = self.data.find(b"\r\n\r\n", self._searched)
@@ -78,6 +83,8 @@ class RequestBuffer:
             self.has_head = True
             if end > MAX_HEAD or not self._read_head(end + 4):
                 return True
+        if self.is_streamed:
+            return True
         if self._end is None:
             return self._has_all_chunks()
         self.is_complete = len(self.data) >= self._end
@@ -94,6 +101,10 @@ class RequestBuffer:
         is_chunked = b"\r\ntransfer-encoding:" in head
         if not is_chunked and b"\r\ncontent-length:" not in head:
             return True
+        if self._is_for_streamed_path():
+            self.is_streamed = True
+            self.expects_continue = _expects_continue(head)
+            return False
         if is_chunked:
             if not _CHUNKED.search(head):
                 return False
@@ -108,8 +119,12 @@ class RequestBuffer:
             self._end = end + int(length[1])
         timeout = _TIMEOUT.search(head)
         self.timeout = float(timeout[1]) if timeout else None
-        self.expects_continue = bool(_CONTINUE.search(head)) and b" http/1.0\r\n" not in head
+        self.expects_continue = _expects_continue(head)
         return True
+
+    def _is_for_streamed_path(self) -> bool:
+        # A path that is written in another way, for example with %69 for i, is collected as usual.
+        return self.data.startswith(self._streamed_targets)
 
     def _has_all_chunks(self) -> bool:
         """Whether the chunked body is complete, malformed or too large."""
@@ -132,3 +147,7 @@ class RequestBuffer:
             self._next_chunk = line_end + 2 + int(size[1], 16) + 2
         self.is_too_large = len(self.data) > self._max_body + MAX_HEAD + _MAX_FRAMING
         return self.is_too_large
+
+
+def _expects_continue(head: bytes) -> bool:
+    return bool(_CONTINUE.search(head)) and b" http/1.0\r\n" not in head

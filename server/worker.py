@@ -42,7 +42,9 @@ from gunicorn.workers.base import Worker as BaseWorker
 
 from server.connection import ClientDisconnected, Connection, Limits
 from server.event_loop import EventLoop
+from server.graceful_shutdown import is_draining
 from server.request import HttpRequest, error_response
+from server.streamed_body import STREAMED_BODIES
 from server.thread_pool import ThreadPool
 
 # After a response, a thread polls its connection for the next request, unless other requests wait for a thread:
@@ -92,12 +94,14 @@ class Worker(BaseWorker):
             # Not super().load_wsgi(): it hides a SyntaxError, and post_worker_init would import the module again.
             self.wsgi = self.app.wsgi()
             # Imported after the fork, so that a reloaded worker does not use the master's copies.
+            from environment import get_settings
             from observability import metrics
             from observability.logs import request_id
-            from settings import MAX_REQUEST_TIMEOUT, get_settings
+            from settings import MAX_REQUEST_TIMEOUT
 
             self._request_id = request_id
             settings = get_settings()
+            extensions = getattr(self.wsgi, "extensions", {})
             self._limits = Limits(
                 settings.max_body_bytes,
                 settings.request_timeout,
@@ -105,6 +109,7 @@ class Worker(BaseWorker):
                 settings.client_idle_timeout,
                 settings.min_transfer_rate,
                 settings.transfer_rate_window,
+                frozenset(path.encode() for path in extensions.get(STREAMED_BODIES, ())),
             )
             metrics.sampler.add(metrics.CONNECTIONS, lambda: self._loop.count)
             count_closed_early = metrics.CONNECTIONS_CLOSED_EARLY.inc
@@ -197,11 +202,12 @@ class Worker(BaseWorker):
         self.nr += 1
         if self.nr >= self.max_requests:
             self.alive = False
-        if not self.alive:
+        if not self.alive or is_draining():
+            # The client opens its next connection to an instance, or a worker, that does not stop.
             response.force_close()
         body = self.wsgi(environ, response.start_response)
-        if request.body.failed:
-            # Malformed chunks: it is unknown where the next request starts.
+        if request.body.failed or (connection.is_streamed and not connection.is_body_read):
+            # Malformed chunks, or a body that was not read: it is unknown where the next request starts.
             response.force_close()
         try:
             is_stream = response.response_length is None

@@ -28,8 +28,9 @@ from cassandra.policies import (
 )
 from cassandra.query import tuple_factory
 
+from environment import get_settings
 from observability import metrics
-from settings import Settings, get_settings
+from settings import Settings
 from storage.cql import QueryOptions
 from storage.cql.consistency import SERIAL_PROFILE
 from storage.cql.driver import RowProtocolHandler, begin_with_protocol_v4

@@ -28,7 +28,8 @@ from cassandra.cluster import Cluster, NoHostAvailable, Session
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.protocol import ErrorMessage
 
-from settings import Settings, SettingsError, require_version, settings_or_exit
+from environment import require_version, settings_or_exit
+from settings import Settings, SettingsError
 from storage import DRIVER_VERSIONS, sample_data
 from storage.cql.statement import cql_text
 from storage.db_connect import NotConnected, cluster_context, session_context

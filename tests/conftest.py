@@ -9,26 +9,30 @@ never touched.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
 
+from auth.callers import Scope
 from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import FAST_COMMIT_LOG, STATE, Node, free_port
-from settings import Settings, get_settings
+from environment import get_settings
+from settings import Settings
 from storage import db_connect, db_initialize
 from storage.cql.statement import cql_text
 from tests.sockets import MAX_BODY_BYTES
-from tests.support import PROJECT, TESTBED, Service, TcpProxy, clean_environment, service
+from tests.support import PROJECT, TESTBED, Service, TcpProxy, access_token, bearer, clean_environment, service
 from tests.testbed import database
 from tests.testbed.db_io.observers import INSERT_OBSERVER, TABLE
 
@@ -78,8 +82,12 @@ def start_node() -> None:
     _port = free_port()
     directory = STATE / f"tests-{os.getpid()}"
     node = Node(directory=directory, native_port=_port, storage_port=free_port(), settings=FAST_COMMIT_LOG)
+    STATE.mkdir(exist_ok=True)
     try:
-        node.start()
+        # Two processes of pytest-xdist must not download Cassandra at the same time.
+        with (STATE / "tests.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            node.start()
         node.wait_until_ready()
     except BaseException as error:
         # The directory stays: the error message names the log in it.
@@ -179,6 +187,29 @@ def live(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
         yield running
 
 
+@pytest.fixture(scope="session")
+def guarded(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A running service with AUTH=all and two workers, which has the resources of the testbed too.
+
+    Its clients are behind a trusted proxy, so that a test can send requests from any address.
+    """
+    variables = {"AUTH": "all", "TRUSTED_PROXIES": "1", "TRUSTED_HOSTS": "127.0.0.1"}
+    with service(environment | variables, tmp_path_factory.mktemp("guarded") / "log") as running:
+        yield running
+
+
+@pytest.fixture
+def as_account(guarded: Service, session: Session, settings: Settings) -> Iterator[Callable[..., httpx.Client]]:
+    """Return a client that is signed in to a new account: `as_account(scopes=("read",))`. The service has AUTH=all."""
+    with ExitStack() as stack:
+
+        def client(scopes: Iterable[Scope] = ("read", "write")) -> httpx.Client:
+            headers = bearer(access_token(settings, scopes, session))
+            return stack.enter_context(httpx.Client(base_url=guarded.client.base_url, timeout=30, headers=headers))
+
+        yield client
+
+
 @pytest.fixture(scope="module")
 def target(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A running service of one test module, for raw sockets: one worker, and short limits for bodies and idle clients.
@@ -231,6 +262,16 @@ def add_observers(session: Session) -> Callable[[str, int], None]:
             execute_concurrent_with_args(session, insert, rows, concurrency=200)
 
     return insert_observers
+
+
+@pytest.fixture(scope="module")
+def migrated(settings: Settings, session: Session) -> Iterator[str]:
+    """A keyspace with the schema of the product only."""
+    name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
+    own_settings = settings.model_copy(update={"cassandra_keyspace": name})
+    db_initialize.initialize(own_settings, samples=False, say=lambda line: None)
+    yield name
+    session.execute(f"DROP KEYSPACE {name}", timeout=60)
 
 
 @pytest.fixture

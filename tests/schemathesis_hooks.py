@@ -85,6 +85,9 @@ RULES = re.compile(
 @schemathesis.hook
 def filter_failure(context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
     """Whether a failure counts."""
+    if case.path.endswith("/import") and failure.title in ("Schema-valid request rejected", "Allow header mismatch"):
+        # The document can't describe the text of a file. GET on this path is documented as the list of a partition.
+        return False
     match failure:
         case AcceptedNegativeData():
             # A server ignores headers that it does not know.
@@ -92,6 +95,11 @@ def filter_failure(context: HookContext, failure: Failure, case: Case, response:
         case RejectedPositiveData() if response.status_code == 422:
             return not all(RULES.fullmatch(each["msg"]) for each in response.json()["errors"])
         case RejectedPositiveData() if response.status_code == 400:
+            document = response.json()
+            if "error" in document:
+                # No generated password or refresh token is valid, and the schema can't say which fields a grant needs.
+                # A form may have each field only once.
+                return case.path != "/auth/token" and "more than once" not in document["error_description"]
             # Schemathesis uses a page_state with another query or limit than the one that it was issued for.
-            return not response.json()["detail"].startswith("Invalid page_state: it was")
+            return not document["detail"].startswith("Invalid page_state: it was")
     return True

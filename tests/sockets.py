@@ -6,6 +6,7 @@ import re
 import resource
 import selectors
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -254,6 +255,7 @@ class _Member:
         self.socket = new_socket(receive_buffer)
         self.socket.setblocking(False)
         self.received = b""
+        self.is_open = False
         # Whether the service, or the network, has ended the connection.
         self.has_ended = False
 
@@ -265,6 +267,7 @@ class Swarm:
     :param reads: read what the service sends; otherwise leave it in the kernel's buffers.
     :param each_second: called once a second with the socket of each open connection; it must not block.
     :param reopens: replace each connection that the service ends.
+    :param tls: use TLS, with this context and the host name that follows.
     """
 
     def __init__(
@@ -277,6 +280,7 @@ class Swarm:
         each_second: Callable[[socket.socket], object] | None = None,
         reopens: bool = False,
         receive_buffer: int | None = None,
+        tls: tuple[ssl.SSLContext, str] | None = None,
     ) -> None:
         self.members: list[_Member] = []
         self.reopened = 0
@@ -287,6 +291,7 @@ class Swarm:
         self._each_second = each_second
         self._reopens = reopens
         self._receive_buffer = receive_buffer
+        self._tls = tls
         self._selector = selectors.DefaultSelector()
         self._stop = threading.Event()
         self._opened = 0
@@ -324,12 +329,12 @@ class Swarm:
             # A few at a time, so that those that are open already are served meanwhile.
             for _ in range(min(50, self._count - len(self.members))):
                 self.members.append(self._open())
-            for key, events in self._selector.select(0 if len(self.members) < self._count else 0.05):
-                self._serve(key.data, events)
+            for key, _ in self._selector.select(0 if len(self.members) < self._count else 0.05):
+                self._serve(key.data)
             if self._each_second is not None and time.monotonic() >= next_second:
                 next_second += 1
                 for member in self.members:
-                    if not member.has_ended:
+                    if member.is_open and not member.has_ended:
                         with suppress(OSError):
                             self._each_second(member.socket)
 
@@ -339,11 +344,22 @@ class Swarm:
         self._selector.register(member.socket, selectors.EVENT_WRITE, member)
         return member
 
-    def _serve(self, member: _Member, events: int) -> None:
+    def _shake_hands(self, member: _Member, context: ssl.SSLContext, host: str) -> None:
+        """Continue the TLS handshake; SSLWantReadError means that it has not ended."""
+        if not isinstance(member.socket, ssl.SSLSocket):
+            self._selector.unregister(member.socket)
+            member.socket = context.wrap_socket(member.socket, server_hostname=host, do_handshake_on_connect=False)
+            self._selector.register(member.socket, selectors.EVENT_READ, member)
+        member.socket.do_handshake()
+
+    def _serve(self, member: _Member) -> None:
         try:
-            if events & selectors.EVENT_WRITE:
-                # Connected. The data is short, so the kernel takes it at once.
+            if not member.is_open:
+                if self._tls:
+                    self._shake_hands(member, *self._tls)
+                member.is_open = True
                 self._opened += 1
+                # The data is short, so the kernel takes it at once.
                 member.socket.send(self._data)
                 if self._reads:
                     self._selector.modify(member.socket, selectors.EVENT_READ, member)
@@ -351,6 +367,8 @@ class Swarm:
                     self._selector.unregister(member.socket)
                 return
             part = member.socket.recv(65536)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
         except OSError:
             part = b""
         member.received += part

@@ -10,15 +10,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
+from auth.access_tokens import AccessTokens
+from auth.callers import Scope
 from dev.local_cassandra.node import free_port, port_is_free
 from settings import Settings
+from storage.cql import QueryOptions
+from storage.db_connect import Session
+from storage.db_io.accounts import Account, create_account
 
 PROJECT = Path(__file__).resolve().parent.parent
 OBSERVER = {"name": "Ada", "email": "ada@example.org", "age": 36}
@@ -27,8 +34,16 @@ OBSERVER = {"name": "Ada", "email": "ada@example.org", "age": 36}
 PRODUCT = "wsgi:app"
 TESTBED = "tests.testbed.wsgi:app"
 
-# Settings for the smallest number of threads: one worker with 17.
-FEW_THREADS = {"WEB_CONCURRENCY": "1", "MAX_REQUESTS_IN_FLIGHT": "1", "MAX_REQUESTS_QUEUED": "0"}
+# A value for the setting of the same name.
+OPERATOR_TOKEN = "the operator token of the tests"
+
+# Settings for the smallest number of threads: one worker with 18.
+FEW_THREADS = {
+    "WEB_CONCURRENCY": "1",
+    "MAX_REQUESTS_IN_FLIGHT": "1",
+    "MAX_REQUESTS_QUEUED": "0",
+    "MAX_IMPORTS_IN_FLIGHT": "1",
+}
 
 
 def clean_environment() -> dict[str, str]:
@@ -167,6 +182,25 @@ def service(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def access_token(
+    settings: Settings, scopes: Iterable[Scope] = ("read", "write"), session: Session | None = None
+) -> str:
+    """Return an access token of a new account with these scopes and without a password.
+
+    :param session: stores the account, for routes that read it. Without a session, only the token exists.
+    """
+    email, scopes = f"{uuid4()}@example.org", frozenset(scopes)
+    account = Account(email, uuid4(), "none", scopes, False, uuid4(), datetime.now(UTC))
+    if session is not None:
+        assert create_account(session, account, QueryOptions())
+    return AccessTokens(settings).issue(account.id, email, scopes)
+
+
+def bearer(token: str) -> dict[str, str]:
+    """Return the header for an access token or the operator token."""
+    return {"Authorization": f"Bearer {token}"}
 
 
 def get(running: Service, path: str, **headers: str) -> httpx.Response:

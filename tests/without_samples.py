@@ -21,6 +21,7 @@ from tests.support import copy_project
 FUNCTIONAL = [
     f"tests/functional/test_{name}.py"
     for name in (
+        "check_command",
         "db_commands",
         "docs",
         "initialize",
@@ -40,8 +41,8 @@ COMMANDS = (
     (sys.executable, "-m", "dev.resource", "remove", "--samples"),
     (sys.executable, "-m", "dev.schema"),
     # `-o` keeps make from installing into .venv again because of newer files in the copy.
-    ("make", "-o", ".venv/ready", "lint"),
-    (sys.executable, "-m", "pytest", "tests/unit", *FUNCTIONAL, "-m", "not slow"),
+    ("make", "-o", ".venv/ready", "-o", ".venv/test-ready", "lint"),
+    (sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "tests/unit", *FUNCTIONAL, "-m", "not slow"),
 )
 
 

@@ -4,6 +4,7 @@
 |---|---|---|---|
 | data | `data`: routes with a session | MAX_REQUESTS_IN_FLIGHT | MAX_REQUESTS_QUEUED |
 | | `stream`: a part of them | MAX_STREAMS_IN_FLIGHT | 3/4 of MAX_REQUESTS_QUEUED |
+| import | `import`: routes that read the body while it arrives | MAX_IMPORTS_IN_FLIGHT | 0 |
 | service | `service`: routes without a session, such as /metrics and /docs | 4 | 6 |
 
 `RouteOptions.kind` says to which kind the requests of a route belong. The health routes have no limit.
@@ -153,12 +154,14 @@ class ConcurrencyLimit:
     A request counts from :meth:`enter` until the last byte of its response is sent.
 
     :ivar data: the limit of requests that need Cassandra.
-    :ivar service: the limit of requests that do not.
+    :ivar imports: the limit of requests that read their body while it arrives.
+    :ivar service: the limit of requests that do not need Cassandra.
     """
 
     def __init__(self, wsgi_app: WSGIApplication, settings: Settings) -> None:
         size, queued, timeout = settings.max_requests_in_flight, settings.max_requests_queued, settings.queue_timeout
         self.data = Limit(size, queued, timeout, streams=settings.stream_limit)
+        self.imports = Limit(settings.max_imports_in_flight, 0, timeout)
         self.service = Limit(SERVICE_IN_FLIGHT, SERVICE_QUEUED, timeout)
         self._wsgi_app = wsgi_app
 
@@ -172,6 +175,7 @@ class ConcurrencyLimit:
         add(metrics.IN_FLIGHT_LIMIT, lambda: data.size)
         add(metrics.STREAMS_IN_FLIGHT, lambda: data.streams_in_flight)
         add(metrics.STREAMS_IN_FLIGHT_LIMIT, lambda: data.streams)
+        add(metrics.IMPORTS_IN_FLIGHT, lambda: limits.imports.in_flight)
         add(metrics.QUEUED.labels("data"), lambda: data.queued("data"))
         add(metrics.QUEUED.labels("stream"), lambda: data.queued("stream"))
         add(metrics.QUEUED.labels("service"), lambda: limits.service.queued("service"))
@@ -203,7 +207,12 @@ class ConcurrencyLimit:
             self._limit(kind).release(kind)
 
     def _limit(self, kind: RequestKind) -> Limit:
-        return self.service if kind == "service" else self.data
+        match kind:
+            case "service":
+                return self.service
+            case "import":
+                return self.imports
+        return self.data
 
 
 class _Body(Iterable[bytes]):

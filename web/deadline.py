@@ -15,7 +15,7 @@ _SECONDS = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
 def find(default: float, route: RouteOptions) -> float | None:
-    """The deadline, as a value of `time.monotonic()`; None for a stream without the header.
+    """The deadline, as a value of `time.monotonic()`; None for a stream or an upload without the header.
 
     :param default: seconds for a route without a timeout of its own.
     :raises InvalidInput: the header is not a number of seconds within the limits.
@@ -27,6 +27,6 @@ def find(default: float, route: RouteOptions) -> float | None:
                 "header", "X-Request-Timeout", "Input should be a number of seconds above 0 and at most 60"
             )
         return float(g.started) + float(seconds)
-    if route.stream:
+    if route.stream or route.upload:
         return None
     return float(g.started) + (route.timeout or default)

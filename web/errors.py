@@ -15,11 +15,14 @@ from werkzeug.exceptions import (
     NotFound,
     RequestedRangeNotSatisfiable,
     ServiceUnavailable,
-    Unauthorized,
+    TooManyRequests,
 )
 from werkzeug.http import HTTP_STATUS_CODES
 
+from auth.passwords import TooManyHashes
+from jobs.imports.records import FileError
 from schemas.base import InvalidInput
+from server.streamed_body import BodyAborted
 from storage.errors import (
     BatchTooLarge,
     ConsistencyRefused,
@@ -32,6 +35,7 @@ from storage.errors import (
     StorageUnavailable,
     VersionConflict,
 )
+from web.access import InsufficientScope, NotSignedIn
 from web.request_body import UnsupportedContentEncoding
 
 log = logging.getLogger(__name__)
@@ -39,6 +43,14 @@ log = logging.getLogger(__name__)
 PROBLEM_TYPE = "application/problem+json"
 # Seconds. After an outage the service reconnects within CASSANDRA_RECONNECT_MAX (10 s), and often sooner.
 RETRY_AFTER = 1
+
+_ABORTED = {
+    "stalled": "The client stopped sending the body.",
+    "too slow": "The client sent the body more slowly than MIN_TRANSFER_RATE.",
+    "disconnected": "The client disconnected before the body was complete.",
+    "too large": "The body is too large (MAX_BODY_BYTES): write the path of the import as in the documentation.",
+    "malformed": "The body could not be read: its chunks are malformed.",
+}
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **members: Any) -> Response:
@@ -64,6 +76,9 @@ def register(app: Flask) -> None:
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(InvalidInput, _invalid)
     app.register_error_handler(StorageError, _storage)
+    app.register_error_handler(TooManyHashes, _too_many_hashes)
+    app.register_error_handler(BodyAborted, _body_aborted)
+    app.register_error_handler(FileError, _invalid_file)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -73,14 +88,14 @@ def _http(error: HTTPException) -> Response:
     match error:
         case MethodNotAllowed(valid_methods=methods) if methods:
             headers["Allow"] = ", ".join(sorted(methods))
-        case ServiceUnavailable(retry_after=seconds) if seconds is not None:
+        case ServiceUnavailable(retry_after=seconds) | TooManyRequests(retry_after=seconds) if seconds is not None:
             headers["Retry-After"] = str(seconds)
         case RequestedRangeNotSatisfiable(units=units, length=int(length)):
             headers["Content-Range"] = f"{units} */{length}"
-        case UnsupportedContentEncoding():
-            headers["Accept-Encoding"] = "identity"
-        case Unauthorized(www_authenticate=challenges) if challenges:
-            headers["WWW-Authenticate"] = ", ".join(map(str, challenges))
+        case UnsupportedContentEncoding(accepted=encodings):
+            headers["Accept-Encoding"] = encodings
+        case NotSignedIn(challenge=challenge) | InsufficientScope(challenge=challenge):
+            headers["WWW-Authenticate"] = challenge
     detail = error.description or HTTPStatus(status).phrase
     if detail == NotFound.description:
         # Werkzeug's text is written for users of a browser.
@@ -94,6 +109,21 @@ def _invalid(error: InvalidInput) -> Response:
     if error.count > len(error.errors):
         detail += f". `errors` has the first {len(error.errors)} of {error.count} errors."
     return problem(422, detail, errors=error.errors)
+
+
+def _too_many_hashes(error: TooManyHashes) -> Response:
+    detail = "Too many passwords are being checked at the moment. Nothing was changed."
+    return problem(503, detail, {"Retry-After": str(RETRY_AFTER)})
+
+
+def _body_aborted(error: BodyAborted) -> Response:
+    status = {"stalled": 408, "too slow": 408, "too large": 413}.get(error.problem, 400)
+    return problem(status, f"{_ABORTED[error.problem]} Nothing was written.")
+
+
+def _invalid_file(error: FileError) -> Response:
+    found = [{"loc": ["body", error.line], "msg": error.msg, "type": "value_error"}]
+    return problem(422, f"Line {error.line}: {error.msg} Nothing was written.", errors=found)
 
 
 def _storage(error: StorageError) -> Response:

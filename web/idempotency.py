@@ -20,9 +20,6 @@ from storage.db_io.versioned import VersionedTable
 # Without a comma, because servers join two headers of the same name with a comma.
 KEY_PATTERN = r"[\x21-\x2b\x2d-\x7e]{1,255}"
 
-# Scope of idempotency keys: without sign-in all clients are one caller.
-_CALLER = "anonymous"
-
 
 def create_rows(table: VersionedTable[Any], bodies: Sequence[BaseModel]) -> Sequence[Any]:
     """Store a row for each body: all or none. With an `Idempotency-Key`, only once.
@@ -54,7 +51,7 @@ def requested_key(bodies: Sequence[BaseModel]) -> IdempotencyKey | None:
         raise InvalidInput.at(
             "header", "Idempotency-Key", "Input should be 1 to 255 visible ASCII characters without a comma"
         )
-    scope = f"{_CALLER} {request.method} {request.url_rule}"
+    scope = f"{g.caller.name} {request.method} {request.url_rule}"
     # Parsed a second time, because only the few requests with a key need the document.
     g.idempotency_key = IdempotencyKey(
         scope, key, fingerprint(request.get_json()), partial(earlier_fingerprint, bodies)

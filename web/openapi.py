@@ -20,7 +20,7 @@ from web.consistency_level import CONSISTENCY_LEVELS, WRITE_LEVELS
 from web.errors import PROBLEM_TYPE
 from web.headers import MAX_HEADER_LENGTH
 from web.idempotency import KEY_PATTERN
-from web.media_types import CSV, HTML, JSON, NDJSON
+from web.media_types import CSV, FORM, HTML, JSON, MULTIPART, NDJSON
 from web.route_options import RouteOptions, options_of
 
 _REF = "#/components/schemas/{model}"
@@ -28,16 +28,17 @@ _REF = "#/components/schemas/{model}"
 _ERRORS = {
     304: "The client already has this version",
     400: "The JSON, UUID, page_state, host name or encoding of the URL is not valid",
-    401: "No operator token, or a wrong one",
-    403: "The service has no OPERATOR_TOKEN, so no client can call this route",
+    401: "No token, or a token that has expired or is not valid",
+    403: "The token does not have the scope that the route requires",
     404: "Not found",
     406: "The client accepts none of the available media types",
     408: "The client stopped sending the body",
     409: "The response to the first request with this Idempotency-Key is not available yet",
     412: "The resource is not at a version that If-Match and If-None-Match accept, or was deleted",
     413: "The body, or the batch made of it, is too large",
-    415: "The body is not JSON, or has a Content-Encoding",
+    415: "The route does not accept the media type or the Content-Encoding of the body",
     422: "A value is not valid; `errors` names up to 100 values and their rules",
+    429: "The client has sent too many requests: see Retry-After",
     500: "An unexpected error; the service logs it with the request_id",
     501: "The service does not run under gunicorn; only gunicorn can be stopped by a request",
     503: "Cassandra can't be reached, too many requests are in flight, or writes are rejected for maintenance",
@@ -54,7 +55,16 @@ _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     "Location": {"description": "Path of the new resource.", "schema": {"type": "string", "format": "uri-reference"}},
     "Link": {"description": '`rel="next"` while there are more pages.', "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait before a retry.", "schema": {"type": "string"}},
+    "Cache-Control": {"description": "`no-store`: the response has tokens.", "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "The authentication scheme, `Bearer`.", "schema": {"type": "string"}},
+}
+
+_ERROR_HEADERS = {
+    401: ("WWW-Authenticate",),
+    403: ("WWW-Authenticate",),
+    409: ("Retry-After",),
+    429: ("Retry-After",),
+    503: ("Retry-After",),
 }
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
@@ -94,6 +104,39 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     },
 }
 
+_SECURITY_SCHEMES = {
+    "account": {
+        "type": "oauth2",
+        "description": "An account of this service. As the username, enter its e-mail address.",
+        "flows": {
+            "password": {
+                # Relative to the URL of this document.
+                "tokenUrl": "auth/token",
+                "refreshUrl": "auth/token",
+                "scopes": {
+                    "read": "Read everything that is not for operators.",
+                    "write": "Create, change and delete.",
+                    "operator": "Everything, including the operation of the service.",
+                },
+            }
+        },
+    },
+    "operator": {"type": "http", "scheme": "bearer", "description": "The token in the setting OPERATOR_TOKEN."},
+}
+
+# The body of an import.
+_FILE: dict[str, Any] = {
+    NDJSON: {"schema": {"type": "string", "description": "A line for each row: a JSON object."}},
+    CSV: {"schema": {"type": "string", "description": "A line with the names of the columns, then the rows."}},
+    MULTIPART: {
+        "schema": {
+            "type": "object",
+            "properties": {"file": {"type": "string", "format": "binary", "description": "NDJSON or CSV."}},
+            "required": ["file"],
+        }
+    },
+}
+
 _models: set[type[BaseModel]] = {Problem}
 
 
@@ -129,10 +172,23 @@ def responses(
     return {status: success, **{error: _error(error) for error in errors}}
 
 
+def error_response(status: int, description: str) -> dict[str, Any]:
+    """The response of a route for which an error status has a meaning of its own."""
+    return _error(status) | {"description": description}
+
+
+def json_error(model: type[BaseModel], description: str) -> dict[str, Any]:
+    """An error response that is not a problem document, because a standard defines another form."""
+    _models.add(model)
+    headers = {"Cache-Control": _RESPONSE_HEADERS["Cache-Control"]}
+    content = {JSON: {"schema": {"$ref": _REF.format(model=model.__name__)}}}
+    return {"description": description, "headers": headers, "content": content}
+
+
 def _error(status: int) -> dict[str, Any]:
     if status == 304:
         return {"description": _ERRORS[304], "headers": {"ETag": _RESPONSE_HEADERS["ETag"]}}
-    names = {401: ("WWW-Authenticate",), 409: ("Retry-After",), 503: ("Retry-After",)}.get(status, ())
+    names = _ERROR_HEADERS.get(status, ())
     headers = {name: _RESPONSE_HEADERS[name] for name in names}
     content = {PROBLEM_TYPE: {"schema": {"$ref": _REF.format(model=Problem.__name__)}}}
     return {"description": _ERRORS[status], "headers": headers, "content": content}
@@ -157,15 +213,22 @@ def document(app: OpenAPI, settings: Settings) -> dict[str, Any]:
 
     Call this function once, because it extends `app.api_doc`.
 
-    :param settings: decide which routes are for operators.
+    :param settings: decide which routes require a token.
     """
     spec = app.api_doc
     bodies: dict[str, Any] = {}
     for path, operations in spec["paths"].items():
         for method, operation in operations.items():
             view = _view(app, path, method)
-            _complete(operation, method, options_of(view), settings)
-            if (body := get_type_hints(view).get("body")) is not None:
+            route = options_of(view)
+            if route.form is not None:
+                # flask-openapi3 can describe one media type only.
+                schema = {"schema": {"$ref": _REF.format(model=route.form.__name__)}}
+                operation["requestBody"] = {"content": {FORM: schema, JSON: schema}, "required": True}
+            if route.upload:
+                operation["requestBody"] = {"content": _FILE, "required": True}
+            _complete(operation, method, route, settings)
+            if (body := route.form or get_type_hints(view).get("body")) is not None:
                 bodies |= _schemas_of(body)
     # Only models of registered routes, because each call of responses() adds its model.
     paths = orjson.dumps(spec["paths"]).decode()
@@ -175,9 +238,9 @@ def document(app: OpenAPI, settings: Settings) -> dict[str, Any]:
     )
     # Not flask-openapi3's schemas of request bodies: it drops the keywords that it does not know.
     spec["components"]["schemas"] = definitions["$defs"] | bodies
-    spec["components"]["securitySchemes"] = {
-        "operator": {"type": "http", "scheme": "bearer", "description": "The token in the setting OPERATOR_TOKEN."}
-    }
+    spec["components"]["securitySchemes"] = _SECURITY_SCHEMES
+    # Relative to the URL of this document, so that it has the client's URL prefix.
+    spec["servers"] = [{"url": "."}]
     spec["tags"] = [{name: text for name, text in tag.items() if text is not None} for tag in spec["tags"]]
     spec["components"]["headers"] = _RESPONSE_HEADERS
     spec["components"]["parameters"] = {
@@ -202,8 +265,10 @@ def _complete(operation: dict[str, Any], method: str, route: RouteOptions, setti
         errors += [503, 504]
     if "requestBody" in operation:
         errors += [408, 413, 415]
-    if route.operators_only(settings):
-        operation["security"] = [{"operator": []}]
+    if route.rate_limited and settings.request_limit:
+        errors.append(429)
+    if scope := route.required_scope(method.upper(), settings):
+        operation["security"] = [{"account": []}] if scope == "account" else [{"account": [scope]}, {"operator": []}]
         errors += [401, 403]
     responses = operation["responses"]
     # flask-openapi3 adds a 422 of its own shape to every route.
@@ -213,12 +278,12 @@ def _complete(operation: dict[str, Any], method: str, route: RouteOptions, setti
     for response in responses.values():
         names = ("X-Request-ID", "Server-Timing", *response.get("headers", ()))
         response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-    headers = ["X-Request-ID", "X-Request-Timeout", "X-Consistency-Level"]
-    if method != "get":
-        headers[2] = "X-Consistency-Level-of-writes"
+    headers = ["X-Request-ID", "X-Request-Timeout"]
+    if not route.upload:
+        headers.append("X-Consistency-Level" if method == "get" else "X-Consistency-Level-of-writes")
     if "412" in responses:
         headers += ["If-Match", "If-None-Match-of-writes"]
-    if "409" in responses:
+    if responses.get("409", {}).get("description") == _ERRORS[409]:
         headers.append("Idempotency-Key")
     if "304" in responses:
         headers.append("If-None-Match")

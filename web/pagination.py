@@ -59,10 +59,15 @@ def page_response(page: Page, columns: tuple[str, ...]) -> Response:
     :param columns: names of the columns of the rows.
     """
     response = whole_response(Stream((rows for rows in [page.rows] if rows), columns))
-    if page.paging_state is not None:
-        parameters = urlencode({**request.args, "page_state": sign(page.paging_state, _scope())})
-        response.headers["Link"] = f'<{quote(request.script_root + request.path)}?{parameters}>; rel="next"'
+    add_link(response, page.paging_state)
     return response
+
+
+def add_link(response: Response, paging_state: bytes | None) -> None:
+    """Add a `Link` to the next page, unless this is the last one."""
+    if paging_state is not None:
+        parameters = urlencode({**request.args, "page_state": sign(paging_state, _scope())})
+        response.headers["Link"] = f'<{quote(request.script_root + request.path)}?{parameters}>; rel="next"'
 
 
 def _scope() -> str:

@@ -21,11 +21,11 @@ def register(settings: Settings) -> None:
 def reject_write(route: RouteOptions) -> None:
     """Reject the current request if it is a write: an unsafe method on a route with a session.
 
-    Routes without a session, such as POST /shutdown, write nothing.
+    Routes without a session, such as POST /shutdown, write nothing. POST /auth/token works without a write.
 
     :raises ServiceUnavailable: the request is a write.
     """
-    if route.session and request.method not in ("GET", "HEAD"):
+    if route.session and route.writes and request.method not in ("GET", "HEAD"):
         raise ServiceUnavailable(
             "The service is in read-only mode for maintenance: it accepts no writes. Nothing was changed.",
             retry_after=_RETRY_AFTER,

@@ -1,8 +1,9 @@
-"""The request body: JSON within the limits of size, deadline and idle time."""
+"""The request body: JSON or a form, within the limits of size, deadline and idle time."""
 
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 from flask import Request
@@ -16,14 +17,26 @@ from werkzeug.exceptions import (
 )
 
 from server.connection import body_problem
+from web.media_types import FORM, JSON
 
 
 class UnsupportedContentEncoding(UnsupportedMediaType):
-    """The body is compressed. The response has an `Accept-Encoding` header (RFC 9110, 12.5.3)."""
+    """The body is compressed. The response has an `Accept-Encoding` header (RFC 9110, 12.5.3).
+
+    :ivar accepted: its value.
+    """
+
+    def __init__(self, description: str, accepted: str = "identity") -> None:
+        super().__init__(description)
+        self.accepted = accepted
+
+
+# Fields of a form. The forms of this service have fewer.
+_MAX_FIELDS = 100
 
 
 class FieldbookRequest(Request):
-    """A request whose JSON body is read within the limits of size and time."""
+    """A request whose body is read within the limits of size and time."""
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
         """Read and parse the body.
@@ -34,8 +47,35 @@ class FieldbookRequest(Request):
         :raises RequestEntityTooLarge: the body exceeds the limit (413).
         :raises BadRequest: the body is not valid JSON, which excludes NaN and lone surrogates (400).
         """
-        if self.mimetype != "application/json":
+        if self.mimetype != JSON:
             raise UnsupportedMediaType("The body must be application/json.")
+        try:
+            return orjson.loads(self._read(cache))
+        except orjson.JSONDecodeError as error:
+            raise BadRequest(f"The body is not JSON: {error}") from None
+
+    def get_form_or_json(self) -> Any:
+        """Read and parse a body that is a form or JSON.
+
+        :returns: the JSON value; for a form, its fields as a dict.
+        :raises BadRequest: the body is not valid JSON, or a field occurs more than once in the form (400).
+        :raises HTTPException: as in :meth:`get_json`.
+        """
+        if self.mimetype == JSON:
+            return self.get_json()
+        if self.mimetype != FORM:
+            raise UnsupportedMediaType(f"The body must be {FORM} or {JSON}.")
+        try:
+            text = self._read(cache=True).decode()
+            pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS)
+        except ValueError:
+            raise BadRequest(f"The body is not a form of at most {_MAX_FIELDS} fields, URL-encoded in UTF-8.") from None
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            raise BadRequest("A field must not occur more than once in the form.")
+        return fields
+
+    def _read(self, cache: bool) -> bytes:
         if self.environ.get("HTTP_CONTENT_ENCODING", "").lower() not in ("", "identity"):
             raise UnsupportedContentEncoding("The body must not have a Content-Encoding: send it uncompressed.")
         match body_problem(self.environ):
@@ -57,10 +97,7 @@ class FieldbookRequest(Request):
         # Werkzeug reads a body without Content-Length up to the limit, and ignores the rest.
         if self.max_content_length is not None and len(data) >= self.max_content_length:
             raise self._too_large()
-        try:
-            return orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise BadRequest(f"The body is not JSON: {error}") from None
+        return data
 
     def _too_large(self) -> RequestEntityTooLarge:
         limit = (self.max_content_length or 0) - 1

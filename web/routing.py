@@ -8,21 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flask import Response, request
+from flask import Flask, Response, request
 from werkzeug.exceptions import BadRequest, MethodNotAllowed, NotFound
-from werkzeug.routing import Map, RequestRedirect
+from werkzeug.routing import RequestRedirect
+
+from web.route_options import options_of
 
 # What Werkzeug puts in the place of bytes that are not UTF-8.
 _REPLACEMENT = "\ufffd"
 
 
-def static_paths(url_map: Map) -> dict[str, list[str]]:
-    """The paths of the routes without variable parts, each with its methods."""
+def static_paths(app: Flask) -> dict[str, list[str]]:
+    """The paths of the routes without variable parts, each with its methods.
+
+    Without those of routes that share their path with another route.
+    """
     methods: dict[str, set[str]] = {}
-    for rule in url_map.iter_rules():
-        if not rule.arguments:
+    for rule in app.url_map.iter_rules():
+        if not rule.arguments and not options_of(app.view_functions[rule.endpoint]).shares_path:
             methods.setdefault(rule.rule, set()).update(rule.methods or ())
     return {path: sorted(names) for path, names in methods.items()}
+
+
+def upload_paths(app: Flask) -> frozenset[str]:
+    """The paths of the routes that read the body while it arrives."""
+    return frozenset(
+        rule.rule for rule in app.url_map.iter_rules() if options_of(app.view_functions[rule.endpoint]).upload
+    )
 
 
 def check(static: Mapping[str, list[str]]) -> Response | None:

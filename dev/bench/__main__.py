@@ -1,7 +1,8 @@
 """`python -m dev.bench`: compare Fieldbook with the bare driver, FastAPI and plain Flask.
 
 Each run starts a Cassandra node of its own. `python -m dev.bench scale` measures Fieldbook at several sizes.
-`python -m dev.bench compare REF` compares the working tree with an older revision.
+`python -m dev.bench imports` measures the memory during a large import. `python -m dev.bench compare REF` compares the
+working tree with an older revision.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from dev.bench import compare, scale, side_by_side, workloads
+from dev.bench import compare, imports, scale, side_by_side, workloads
 from dev.bench.directory import run_directory
 from dev.bench.processes import BenchError, clean_environment
 from dev.bench.system import SYSTEMS
 from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import STATE
 
-COMMANDS = {None: side_by_side.run, "scale": scale.run, "compare": compare.run}
+COMMANDS = {None: side_by_side.run, "scale": scale.run, "imports": imports.run, "compare": compare.run}
 
 
 def main() -> None:
@@ -69,6 +70,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--record", action="store_true", help="append the medians to dev/bench/history.jsonl")
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("scale", parents=[common, documents], help="measure Fieldbook at several sizes")
+    commands.add_parser("imports", parents=[common], help="measure the memory during an import of 1 GB")
     comparison = commands.add_parser("compare", parents=[common], help="compare the working tree with a revision")
     comparison.add_argument("revision", metavar="REF", help="a commit, branch or tag")
     _add_only(comparison, [name for name in names if name != "import"])

@@ -77,11 +77,9 @@ def run(
 def _systems_for(systems: Sequence[System], workload: Workload) -> list[System]:
     """Return the systems for a workload.
 
-    FastAPI runs an import twice: as one request, and by batches as Fieldbook.
+    Fieldbook and FastAPI run an import twice: by `POST /observers/import`, and by batches.
     """
-    batched = [
-        each.with_batched_imports() for each in systems if isinstance(each, HttpSystem) and each.name == "fastapi"
-    ]
+    batched = [each.with_batched_imports() for each in systems if isinstance(each, HttpSystem) and each.name != "flask"]
     return [*systems, *(batched if workload.name == "import" else [])]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -48,7 +49,7 @@ class System(Protocol):
 class HttpSystem:
     """A service to which the load generator sends requests.
 
-    :param imports: whether the service has `POST /observers/import`; otherwise imports run as batches.
+    :param imports: whether imports use `POST /observers/import`; otherwise they run as batches.
     :param resources: the names of the service's resources.
     """
 
@@ -82,14 +83,15 @@ class HttpSystem:
         self._server.check()
         name = workload.name
         if name == "import" and not self._imports:
-            name, count = "batch", (workload.rows or 0) // BATCH
+            name, count = "batch", workload.units // BATCH
+            workload = replace(workload, statuses=(201,))
         rows = workload.rows if name == "stream" else None
         job = Job(self.port, requests.of(name, self._resources), workload.statuses, count, connections, rate, rows)
         outcome: Outcome = self._load.call(job)
         return outcome
 
     def with_batched_imports(self) -> HttpSystem:
-        """Return the same service, whose imports run as batches although it has `POST /observers/import`."""
+        """Return the same service, whose imports run as batches."""
         batched = copy(self)
         batched.name, batched._imports = f"{self.name} by batches", False
         return batched
@@ -178,6 +180,9 @@ def start_fieldbook(
         "PYTHONPATH": str(project),
         "APP_ENV": "production",
         "SECRET_KEY": "the secret of the benchmark",
+        # The baselines have neither sign-in nor rate limits.
+        "AUTH": "off",
+        "RATE_LIMIT": "off",
         "WEB_CONCURRENCY": "1",
         "DRAIN_SECONDS": "0",
         "PORT": str(port),
@@ -185,7 +190,7 @@ def start_fieldbook(
     }
     log = directory / f"{label.replace(' ', '-')}.log"
     server = Server([python, "-m", "gunicorn", resources.app], project, environment, log)
-    return _ready(HttpSystem(label, server, port, load, imports=False, resources=resources), server)
+    return _ready(HttpSystem(label, server, port, load, imports=True, resources=resources), server)
 
 
 def _ready(system: HttpSystem, server: Server) -> HttpSystem:

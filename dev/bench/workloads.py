@@ -45,7 +45,7 @@ class Scale:
 
     :ivar observers: observers stored before the first round.
     :ivar stream: rows of a stream.
-    :ivar imported: rows of an import.
+    :ivar imported: rows that the imports of a round write.
     :ivar factor: multiplies the numbers of requests.
     :ivar open_seconds: length of an open loop, in seconds.
     :ivar memory: rows of the streams that measure memory growth.
@@ -57,6 +57,11 @@ class Scale:
     factor: float = 1.0
     open_seconds: float = 5.0
     memory: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+
+    @property
+    def imports(self) -> int:
+        """Requests of a round that import rows. Fieldbook writes at most 10,000 rows during a request."""
+        return -(-self.imported // 10_000)
 
 
 FULL = Scale()
@@ -78,7 +83,7 @@ def all_workloads(scale: Scale) -> dict[str, Workload]:
         Workload("create", count(2500), 16, (201,), rate=200),
         Workload("patch", count(800), 16, (200,), rate=50),
         Workload("batch", count(100), 4, (201,), rate=10),
-        Workload("import", 1, 1, (201,), rows=scale.imported, unit="row"),
+        Workload("import", scale.imports, 1, (200, 201), rows=scale.imported // scale.imports, unit="row"),
     ]
     return {workload.name: workload for workload in workloads}
 
@@ -138,7 +143,14 @@ def _batch(scale: Scale, resources: Resources) -> list[bytes]:
 
 
 def _import(scale: Scale, resources: Resources) -> list[bytes]:
-    return [request("POST", f"/{resources.observers}/import", data.ndjson(scale.imported), "application/x-ndjson")]
+    return [
+        request(
+            "POST",
+            f"/{resources.observers}/import",
+            data.ndjson(scale.imported // scale.imports),
+            "application/x-ndjson",
+        )
+    ]
 
 
 _BUILDERS: dict[str, Callable[[Scale, Resources], list[bytes]]] = {

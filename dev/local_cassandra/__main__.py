@@ -10,7 +10,7 @@ import time
 from dev.local_cassandra.jars import NodeError
 from dev.local_cassandra.node import STATE, Node, ring, speaks_cql, stop_services
 from dev.local_cassandra.ring import wait_until_nodes_see_each_other
-from settings import default_to_development, settings_or_exit
+from environment import default_to_development, settings_or_exit
 
 
 def start(count: int) -> None:

@@ -230,25 +230,42 @@ def service_pid_file(port: int) -> Path:
     return STATE / f"gunicorn-{port}.pid"
 
 
+def job_worker_pid_file(port: int) -> Path:
+    """The pid file of the job worker that `make run` starts beside the gunicorn on this HTTP port."""
+    return STATE / f"job-worker-{port}.pid"
+
+
+def job_worker_name(port: int | str) -> str:
+    """The name of this job worker in its command line."""
+    return f"--hostname=fieldbook-{port}@%h"
+
+
 def stop_services(timeout: float = 60.0) -> int:
-    """Stop every gunicorn that a killed `make run` left behind, and wait until it has ended.
+    """Stop every gunicorn and job worker that a killed `make run` left behind, and wait until it has ended.
 
     :param timeout: seconds to wait for each process.
     :returns: the number of processes.
     """
-    stopped = 0
-    for file in STATE.glob("gunicorn-*.pid"):
-        with suppress(ValueError, ProcessLookupError, FileNotFoundError):
-            pid = int(file.read_text())
-            # After gunicorn ended, another program may have received its process id. Skip that program.
-            if f"--pid {file} " in _command_line(pid):
-                os.kill(pid, signal.SIGTERM)
-                print("Stopping the service: in-flight requests complete first ...", flush=True)
-                stopped += 1
-                deadline = time.monotonic() + timeout
-                while f"--pid {file} " in _command_line(pid) and time.monotonic() < deadline:
-                    time.sleep(0.1)
-        file.unlink(missing_ok=True)
+    # After a process has ended, another program may have received its process id. Skip that program: its command line
+    # has another argument.
+    files = [(file, f"--pid {file}") for file in STATE.glob("gunicorn-*.pid")]
+    files += [(file, job_worker_name(file.stem.rpartition("-")[2])) for file in STATE.glob("job-worker-*.pid")]
+    return sum(_stop_service(file, argument, timeout) for file, argument in files)
+
+
+def _stop_service(file: Path, argument: str, timeout: float) -> bool:
+    stopped = False
+    with suppress(ValueError, ProcessLookupError, FileNotFoundError):
+        pid = int(file.read_text())
+        if f"{argument} " in _command_line(pid):
+            os.kill(pid, signal.SIGTERM)
+            stopped = True
+            what = "the job worker" if "--hostname" in argument else "the service: in-flight requests complete first"
+            print(f"Stopping {what} ...", flush=True)
+            deadline = time.monotonic() + timeout
+            while f"{argument} " in _command_line(pid) and time.monotonic() < deadline:
+                time.sleep(0.1)
+    file.unlink(missing_ok=True)
     return stopped
 
 

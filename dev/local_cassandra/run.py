@@ -1,4 +1,4 @@
-"""The command of `make run`: start Cassandra and gunicorn; stop both on Ctrl-C."""
+"""The command of `make run`: start Cassandra, gunicorn and a job worker; stop them on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 from dev.local_cassandra.jars import NodeError
+from dev.local_cassandra.job_worker import JobWorker
 from dev.local_cassandra.node import STATE, Node, bind_error, ring, service_pid_file, speaks_cql
+from environment import default_to_development, settings_or_exit
 from server.loopback import check_addresses
-from settings import Settings, SettingsError, default_to_development, settings_or_exit
+from settings import Settings, SettingsError
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -48,6 +50,7 @@ def main() -> None:
             signal.signal(stop_signal, _request_stop)
     node: Node | None = None
     gunicorn: subprocess.Popen[bytes] | None = None
+    job_worker = JobWorker(settings.port)
     try:
         if reason := bind_error(settings.host, settings.port):
             sys.exit(
@@ -56,7 +59,7 @@ def main() -> None:
             )
         node = _start_cassandra(settings)
         # A production keyspace holds real rows: add no sample rows to it.
-        samples = ["--no-samples"] if settings.app_env == "production" else []
+        samples = ["--no-samples"] if settings.is_production else []
         initialized = subprocess.run(
             [sys.executable, "-m", "storage.db_initialize", *samples], cwd=PROJECT, start_new_session=True, check=False
         )
@@ -72,6 +75,9 @@ def main() -> None:
             start_new_session=True,
         )
         _wait_until_healthy(settings, gunicorn)
+        # In production without CELERY_BROKER_URL, nothing can send messages to a worker.
+        if settings.broker_url is not None:
+            job_worker.start()
         print(_banner(settings, stops_cassandra=node is not None, reloads=arguments.reload), flush=True)
         sys.exit(gunicorn.wait())
     except _StopRequested:
@@ -80,6 +86,7 @@ def main() -> None:
         sys.exit(str(error))
     finally:
         _ignore_stop_signals()
+        job_worker.stop()
         if gunicorn is not None and gunicorn.poll() is None:
             gunicorn.terminate()
             gunicorn.wait()
@@ -119,7 +126,7 @@ def _banner(settings: Settings, stops_cassandra: bool, reloads: bool) -> str:
         lines += [f"  curl {example}" for example in examples]
         lines += [""] if examples else []
     if reloads:
-        lines.append("The workers restart when a Python file changes.")
+        lines.append("The workers restart when a Python file changes, but not the job worker.")
     stopped = "the service and Cassandra" if stops_cassandra else "the service; Cassandra keeps running"
     lines.append(f"Press Ctrl-C to stop {stopped}.")
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from dev.resource import project
 from dev.resource.generate import add, spec_of
 from dev.resource.names import Refused, in_prose
 from dev.resource.remove import SAMPLES, find, find_samples, remove
-from settings import default_to_development
+from environment import default_to_development
 from storage.cql.types import SCALARS
 
 _ADD_DETAILS = f"""\

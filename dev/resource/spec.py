@@ -145,7 +145,7 @@ class Spec:
             offered = ["create", "read", "list", "stream", "batch", "replace", "change"]
         else:
             offered = ["create", "read", *(["list"] if self.clustering else [])]
-        return [*offered, "delete"] if self.deletable else offered
+        return [*offered, *(["delete"] if self.deletable else []), "import"]
 
     @property
     def table_options(self) -> str:

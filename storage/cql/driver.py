@@ -2,6 +2,7 @@
 
 | private API | used for |
 |---|---|
+| `PreparedStatement.column_metadata`, `.protocol_version`; `serialize` of the types | the values of imported rows |
 | `PreparedStatement.result_metadata` | types of the columns that a SELECT returns |
 | `typename`, `subtypes`, `fieldnames`, `vector_size` of the type classes in it | those types as a `CqlType` |
 | `PrepareMessage` in a new ResponseFuture, `PreparedStatement.from_message`, `Cluster.add_prepared` | :func:`prepare` |
@@ -21,7 +22,7 @@ add the version to `DRIVER_VERSIONS` in `storage/__init__.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from io import BytesIO
 from typing import Any
@@ -72,6 +73,17 @@ def prepare(session: Session, cql: str) -> PreparedStatement:
     # The driver finds it here to prepare it on a node that does not know it.
     cluster.add_prepared(response.query_id, prepared)
     return prepared
+
+
+def value_encoders(prepared: PreparedStatement) -> list[Callable[[Any], bytes | None]]:
+    """For each value of a statement, the function that encodes it for the native protocol."""
+    version = prepared.protocol_version
+
+    def encoder(driver_type: Any) -> Callable[[Any], bytes | None]:
+        serialize = driver_type.serialize
+        return lambda value: None if value is None else serialize(value, version)
+
+    return [encoder(column.type) for column in prepared.column_metadata]
 
 
 def result_types(prepared: PreparedStatement) -> tuple[CqlType, ...]:

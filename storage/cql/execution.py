@@ -175,6 +175,20 @@ def send(
     return future
 
 
+def send_write(session: Session, statement: driver_query.Statement, options: QueryOptions, name: str) -> ResponseFuture:
+    """Send a write without waiting for its response. The caller adds callbacks to the future.
+
+    :param name: label of the query metrics.
+    :raises StorageError: the request can't be sent.
+    """
+    timeout = options.remaining()
+    with translating("write"):
+        future = _execute_async(session, statement, "write", timeout, None)
+        answered = partial(_observe_page, name, time.monotonic())
+        future.add_callbacks(answered, answered)
+    return future
+
+
 def receive(future: ResponseFuture) -> Page:
     """Wait for the page that :func:`send` requested.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Session
 from cassandra.policies import HostDistance
+from cassandra.pool import Host
 
 from storage.cql.consistency import REPLICAS_NEEDED, default_level
 from storage.cql.driver import replica_sets, replication_factors
@@ -24,15 +25,25 @@ def has_quorum(session: Session) -> bool:
     metadata = session.cluster.metadata
     if session.keyspace not in metadata.keyspaces:
         return False
-    hosts = metadata.all_hosts()
-    policy = session.get_execution_profile(EXEC_PROFILE_DEFAULT).load_balancing_policy
     return can_be_met(
         default_level(session),
-        next((host.datacenter for host in hosts if policy.distance(host) == HostDistance.LOCAL), None),
+        local_datacenter(session),
         tuple(replication_factors(session, session.keyspace).items()),
         replica_sets(session, session.keyspace),
-        frozenset(host for host in hosts if host.is_up is False),
+        nodes_down(session),
     )
+
+
+def local_datacenter(session: Session) -> str | None:
+    """The data center whose nodes get the requests; None if none of its nodes is known."""
+    policy = session.get_execution_profile(EXEC_PROFILE_DEFAULT).load_balancing_policy
+    hosts = session.cluster.metadata.all_hosts()
+    return next((host.datacenter for host in hosts if policy.distance(host) == HostDistance.LOCAL), None)
+
+
+def nodes_down(session: Session) -> frozenset[Host]:
+    """The nodes that the driver has seen down."""
+    return frozenset(host for host in session.cluster.metadata.all_hosts() if host.is_up is False)
 
 
 # Cached, because a large cluster has 20,000 sets of replicas, and the arguments change only when a node or the
@@ -57,6 +68,23 @@ def can_be_met(
         return not down
     replicas = dict(factors)
     return all(_is_met(level, local, replicas, Counter(node.datacenter for node in nodes - down)) for nodes in sets)
+
+
+def tolerates_a_failure(
+    level: str, local: str | None, factors: tuple[tuple[str | None, int], ...], sets: frozenset[frozenset[Any]]
+) -> bool:
+    """Whether the level can still be met for every row after any one node has failed.
+
+    The arguments are those of :func:`can_be_met`.
+    """
+    replicas = dict(factors)
+    # A large cluster has many sets, but few different numbers of replicas by data center.
+    layouts = {frozenset(Counter(node.datacenter for node in nodes).items()) for nodes in sets}
+    return all(
+        _is_met(level, local, replicas, Counter(dict(layout)) - Counter([center]))
+        for layout in layouts
+        for center, _ in layout
+    )
 
 
 def _is_met(level: str, local: str | None, replicas: Mapping[str | None, int], up: Counter[str | None]) -> bool:

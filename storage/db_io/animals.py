@@ -21,8 +21,6 @@ class Animal(NamedTuple):
     taxonomy: Annotated[list[str], "frozen<list<text>>"]
 
 
-TABLE = Table("animals", Animal, partition_key=("genus",), clustering_key={"species": "asc"})
-
 INSERT_ANIMAL = Statement(
     "insert_animal",
     "INSERT INTO {keyspace}.animals ({columns}) VALUES ({values})",
@@ -45,6 +43,8 @@ DELETE_ANIMAL = Statement(
     "DELETE FROM {keyspace}.animals WHERE genus = ? AND species = ?",
     kind="write",
 )
+
+TABLE = Table("animals", Animal, insert=INSERT_ANIMAL, partition_key=("genus",), clustering_key={"species": "asc"})
 
 
 def store_animal(session: Session, animal: Animal, options: QueryOptions) -> None:

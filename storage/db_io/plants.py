@@ -18,8 +18,6 @@ class Plant(NamedTuple):
     sightings: Annotated[int, "int"]
 
 
-TABLE = Table("plants", Plant, partition_key=("genus",), clustering_key={"species": "asc"})
-
 INSERT_PLANT = Statement(
     "insert_plant",
     "INSERT INTO {keyspace}.plants ({columns}) VALUES ({values})",
@@ -42,6 +40,8 @@ DELETE_PLANT = Statement(
     "DELETE FROM {keyspace}.plants WHERE genus = ? AND species = ?",
     kind="write",
 )
+
+TABLE = Table("plants", Plant, insert=INSERT_PLANT, partition_key=("genus",), clustering_key={"species": "asc"})
 
 
 def store_plant(session: Session, plant: Plant, options: QueryOptions) -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import orjson
 from cassandra.cluster import Session
@@ -47,6 +47,8 @@ class VersionedTable(Table[Row]):
     Every write gives the row a new `version`. Clients receive it as the `ETag`, not as a field.
     """
 
+    insert: Statement
+
     def __init__(
         self,
         name: str,
@@ -70,9 +72,8 @@ class VersionedTable(Table[Row]):
         :param delete: deletes a row `IF EXISTS`; its value is the id.
         :param delete_at_version: its values are the id and the version.
         """
-        super().__init__(name, row, partition_key=("id",), private=("version",))
+        super().__init__(name, row, insert=insert, partition_key=("id",), private=("version",))
         self._noun = noun
-        self._insert = insert
         self._select = select
         self._update = update
         self._delete = delete
@@ -86,15 +87,27 @@ class VersionedTable(Table[Row]):
         now = _now()
         return self.row(id=uuid4(), created_at=now, updated_at=now, version=uuid4(), **fields)
 
+    @property
+    def import_statement(self) -> Statement:
+        """The INSERT of an imported row: at timestamp 1, as that of every new row."""
+        return self.insert._replace(name=f"import_{self.name}", idempotent=True)
+
+    def imported(self, fields: Mapping[str, Any], job_id: UUID, created_at: datetime, line: int) -> Row:
+        """The row of a line of an import: the same each time, because its id derives from job and line."""
+        # A version only has to differ from the later versions of the same row.
+        return self.row(
+            id=uuid5(job_id, str(line)), created_at=created_at, updated_at=created_at, version=job_id, **fields
+        )
+
     def create(self, session: Session, rows: Sequence[Row], options: QueryOptions) -> None:
         """Store rows with new ids: all or none.
 
         :raises BatchTooLarge: the rows exceed the server's limit; nothing is stored.
         """
         if len(rows) == 1:
-            execute(session, self._insert, rows[0], options)
+            execute(session, self.insert, rows[0], options)
         else:
-            execute_batch(session, self._insert, rows, options, name=f"insert_{self.name}")
+            execute_batch(session, self.insert, rows, options, name=f"insert_{self.name}")
 
     def create_once(
         self, session: Session, key: IdempotencyKey, rows: Sequence[Row], options: QueryOptions
@@ -109,8 +122,8 @@ class VersionedTable(Table[Row]):
         :raises KeyReused: the first request had another body.
         """
         # Binding fails if the client's consistency level can't be reached. The key must not be claimed then.
-        bound = [bind(session, self._insert, row, options).values for row in rows]
-        named = [dict(zip(self._insert.columns, values, strict=True)) for values in bound]
+        bound = [bind(session, self.insert, row, options).values for row in rows]
+        named = [dict(zip(self.insert.columns, values, strict=True)) for values in bound]
         claim = claim_key(session, key, named, options)
         # A column that the table did not have yet reads as null; one that it no longer has is dropped.
         claimed = [self.decode(values) for values in claim.rows]
@@ -197,7 +210,7 @@ class VersionedTable(Table[Row]):
         except StorageTimeout as error:
             # If a serial read finds no row, the delete has succeeded.
             with suppress(StorageError):
-                if _can_be_settled(session, error, options) and self._read_serially(session, row_id, options) is None:
+                if can_be_settled(session, error, options) and self._read_serially(session, row_id, options) is None:
                     return
             raise
 
@@ -243,7 +256,7 @@ class VersionedTable(Table[Row]):
                     if execute(session, statement, values(row), options).rows[0][0]:
                         return row
                 except StorageTimeout as error:
-                    if not _can_be_settled(session, error, options):
+                    if not can_be_settled(session, error, options):
                         raise
                     unknown_outcome = error
                 before, row = row, self._read_serially(session, row_id, options)
@@ -288,7 +301,7 @@ def _token(row: str) -> int:
     return murmur3_token(UUID(orjson.loads(row)["id"]).bytes)
 
 
-def _can_be_settled(session: Session, error: StorageTimeout, options: QueryOptions) -> bool:
+def can_be_settled(session: Session, error: StorageTimeout, options: QueryOptions) -> bool:
     """Whether a serial read can prove that the transaction succeeded at its commit level.
 
     A serial read proves that a quorum has the write: a quorum of the local data center, or of all replicas with SERIAL.

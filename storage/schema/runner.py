@@ -97,6 +97,16 @@ def check_history(migrations: Sequence[Migration], entries: dict[str, Entry]) ->
             )
 
 
+def pending(migrations: Sequence[Migration], entries: dict[str, Entry]) -> list[str]:
+    """The names of the migrations that the keyspace does not have yet, also of an interrupted one.
+
+    :raises SchemaError: as in :func:`check_history`.
+    """
+    check_history(migrations, entries)
+    complete = {name for name, entry in entries.items() if entry.is_complete}
+    return [migration.name for migration in migrations if migration.name not in complete]
+
+
 def _apply(session: Session, lock: Lock, migration: Migration, say: Callable[[str], None]) -> None:
     entry = history.read_one(session, migration.name)
     done = entry.done or []

@@ -21,6 +21,8 @@ import pytest
 
 from tests.support import FEW_THREADS, OBSERVER, Service, TcpProxy, get, in_flight, metric, raw_request, wait_for
 
+pytestmark = pytest.mark.alone
+
 
 @contextmanager
 def long_requests(running: Service, count: int) -> Iterator[list[Future[httpx.Response]]]:
@@ -46,7 +48,7 @@ def test_long_requests_do_not_delay_other_requests(start: Callable[..., Service]
 
 
 def test_busy_keep_alive_connections_share_few_threads_fairly(start: Callable[..., Service]) -> None:
-    """40 busy keep-alive clients share 17 threads evenly.
+    """40 busy keep-alive clients share 18 threads evenly.
 
     A thread serves the next request of its connection only while no other connection waits for a thread.
     """

@@ -16,7 +16,8 @@ import pytest
 from cassandra.cluster import Session
 from cassandra.query import PreparedStatement
 
-from settings import Settings, get_settings
+from environment import get_settings
+from settings import Settings
 from storage import db_connect
 from storage.cql import KeyRange, QueryOptions
 from storage.errors import StorageError, StorageTimeout, StorageUnavailable

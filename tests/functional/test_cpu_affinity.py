@@ -15,9 +15,10 @@ from server import cpu_affinity
 from server.cpu_affinity import Sample
 from tests.support import Service, clean_environment, wait_for
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two cores"
-)
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two cores"),
+]
 
 ALL_CORES = os.sched_getaffinity(0) if sys.platform == "linux" else set()
 

@@ -11,6 +11,8 @@ from cassandra.cluster import Session
 
 from tests.support import FEW_THREADS, Service, TcpProxy, get, in_flight, metric, wait_for
 
+pytestmark = pytest.mark.alone
+
 
 def test_health_responds_while_cassandra_hangs_at_the_limit(start: Callable[..., Service], proxy: TcpProxy) -> None:
     """The probes respond while all requests that the limit allows wait for a hanging Cassandra."""
@@ -39,7 +41,7 @@ def test_health_responds_while_cassandra_hangs_at_the_limit(start: Callable[...,
 
 @pytest.fixture
 def proxied(start: Callable[..., Service], proxy: TcpProxy) -> Service:
-    """A service with 17 threads and with Cassandra behind the proxy."""
+    """A service with 18 threads and with Cassandra behind the proxy."""
     return start(FEW_THREADS | {"CASSANDRA_PORT": str(proxy.port)})
 
 

@@ -24,7 +24,7 @@ from tests.sockets import RawClient, Swarm, open_file_limit, probe, probe_for
 from tests.support import OBSERVER, Service, TcpProxy, in_flight, metric, wait_for
 from tests.testbed import database
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(180)]
 
 # The smallest receive buffer that Linux allows is about 2 kB.
 SMALL_BUFFER = 4096

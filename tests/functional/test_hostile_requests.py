@@ -5,6 +5,7 @@ A failure names the seed and the number of the request, and has its bytes, which
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from random import Random
@@ -154,7 +155,11 @@ def check(request: Request, responses: list[RawResponse]) -> None:
             url = response.headers.get(name, "/").lstrip("<")
             assert url.startswith("/"), f"{name}: {url}"
             assert not url.startswith(("//", "/\\")), f"{name}: {url}"
-        if status >= 400:
+        if status == 400 and response.headers["content-type"] == "application/json":
+            # The errors of the routes for tokens have the form of RFC 6749, 5.2.
+            assert request.route.path in ("/auth/token", "/auth/revoke")
+            assert json.loads(response.body).keys() == {"error", "error_description"}
+        elif status >= 400:
             assert response.headers["content-type"] == "application/problem+json", response.headers
             if request.method != b"HEAD":
                 problem = raw_problem(response)

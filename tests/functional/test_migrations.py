@@ -252,7 +252,7 @@ def test_only_optional_statements_may_be_refused(empty: Session, write: Callable
 _RUN = """
 import sys
 from pathlib import Path
-from settings import get_settings
+from environment import get_settings
 from storage.db_connect import open_session
 from storage.schema.files import read_migrations
 from storage.schema.runner import upgrade

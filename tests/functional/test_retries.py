@@ -27,7 +27,7 @@ from tests.testbed.db_io import observers
 from tests.testbed.db_io.observers import DELETE_OBSERVER, INSERT_OBSERVER, SELECT_OBSERVER
 
 # A lightweight transaction that is safe to apply twice: an id that the service made is never used again.
-IDEMPOTENT_TRANSACTION = re.compile(r"DELETE FROM \S+ WHERE id = \? IF EXISTS")
+IDEMPOTENT_TRANSACTION = re.compile(r"DELETE FROM \S+ WHERE (id|family) = \? IF EXISTS")
 # An INSERT of a row under a new id. It is not idempotent.
 CREATING_STATEMENT = re.compile(r"INSERT .* USING TIMESTAMP 1")
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from dev.local_cassandra import node
@@ -21,6 +22,8 @@ from dev.local_cassandra.node import free_port, port_is_free, speaks_cql
 from routes import RESOURCES
 from tests.support import OBSERVER, PROJECT, clean_environment, copy_project, register_testbed, wait_for
 
+pytestmark = pytest.mark.alone
+
 
 class Run:
     """A running `python -m dev.local_cassandra.run`, the command that `make run` calls."""
@@ -28,6 +31,7 @@ class Run:
     def __init__(self, directory: Path, log: Path, arguments: tuple[str, ...], variables: dict[str, str]) -> None:
         self.port = free_port()
         self.log = log
+        self.variables = variables
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dev.local_cassandra.run", *arguments],
@@ -80,6 +84,8 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     for started in runs:
         if started.process.poll() is None:
             started.interrupt()
+        if keyspace := started.variables.get("CASSANDRA_KEYSPACE"):
+            shutil.rmtree(PROJECT / ".fieldbook" / "jobs" / keyspace, ignore_errors=True)
 
 
 def test_run_uses_the_cassandra_in_cassandra_hosts(
@@ -101,9 +107,32 @@ def test_run_uses_the_cassandra_in_cassandra_hosts(
     assert f"http://127.0.0.1:{running.port}/docs" in running.text()
     for resource in RESOURCES:
         assert resource.sample_path is None or running.get(resource.sample_path).json()
+    # The job worker is started again when it dies, and ends before Cassandra.
+    wait_for(lambda: "The job worker is ready" in running.text(), 60, "the job worker")
+    worker = job_worker(running)
+    worker.kill()
+    again = wait_for(lambda: (found := job_worker(running)) != worker and found, 60, "another job worker")
+    wait_for(lambda: running.text().count("The job worker is ready") == 2, 60, "messages for the job worker")
     running.interrupt()
+    assert not again.is_running()
+    assert not node.job_worker_pid_file(running.port).exists()
     assert port_is_free("127.0.0.1", running.port)
     assert speaks_cql(environment["CASSANDRA_HOSTS"], int(environment["CASSANDRA_PORT"]))
+
+
+def job_worker(running: Run) -> psutil.Process:
+    """Return the job worker of `make run`, when it has written its pid file."""
+    path = node.job_worker_pid_file(running.port)
+    return psutil.Process(int(wait_for(lambda: path.exists() and path.read_text(), description="the pid file")))
+
+
+def test_production_without_a_broker_has_no_job_worker(
+    run: Callable[..., Run], environment: dict[str, str], keyspace: str
+) -> None:
+    running = run(**environment | {"CASSANDRA_KEYSPACE": keyspace, "APP_ENV": "production"})
+    running.wait_until_ready()
+    running.interrupt()
+    assert "job worker" not in running.text()
 
 
 @pytest.mark.slow
@@ -167,8 +196,10 @@ def test_run_starts_and_stops_its_own_cassandra(run: Callable[..., Run], tmp_pat
     third.process.kill()
     third.process.wait()
     assert third.get("/health/live").status_code == 200
+    worker = psutil.Process(int((clone / ".fieldbook" / f"job-worker-{third.port}.pid").read_text()))
     subprocess.run([sys.executable, "-m", "dev.local_cassandra", "stop"], cwd=clone, timeout=60, check=True)
     wait_for(lambda: port_is_free("127.0.0.1", third.port), description="the end of the service")
+    assert not worker.is_running()
     assert port_is_free("127.0.0.1", int(port))
 
 
@@ -278,6 +309,7 @@ def test_stop_ignores_processes_of_other_programs(tmp_path: Path, monkeypatch: p
     try:
         (tmp_path / "gunicorn-8000.pid").write_text(str(other.pid))
         (tmp_path / "gunicorn-8001.pid").write_text("")
+        (tmp_path / "job-worker-8000.pid").write_text(str(other.pid))
         assert node.stop_services() == 0
         assert other.poll() is None
         assert list(tmp_path.iterdir()) == []

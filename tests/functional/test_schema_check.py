@@ -12,8 +12,6 @@ import pytest
 from cassandra.cluster import Session
 
 from dev.schema import STALE, VERSION, as_text, generate, release_version, stale
-from settings import Settings
-from storage import db_initialize
 from storage.cql import Statement
 from storage.db_io import idempotency
 from storage.schema import SchemaError
@@ -48,16 +46,6 @@ def run(session: Session, statements: str) -> None:
 def described(session: Session) -> Description:
     """The description of the session's keyspace, as storage/schema.json would have it."""
     return json.loads(as_text(describe(session, session.keyspace)))
-
-
-@pytest.fixture(scope="module")
-def migrated(settings: Settings, session: Session) -> Iterator[str]:
-    """A keyspace with the schema of the product only."""
-    name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"
-    own_settings = settings.model_copy(update={"cassandra_keyspace": name})
-    db_initialize.initialize(own_settings, samples=False, say=lambda line: None)
-    yield name
-    session.execute(f"DROP KEYSPACE {name}", timeout=60)
 
 
 def test_schema_file_is_not_stale(session: Session) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import environment as environment_module
 import settings as settings_module
 from dev.local_cassandra.node import free_port
 from tests.support import OBSERVER, PRODUCT, PROJECT, Service, clean_environment, wait_for
@@ -28,7 +29,7 @@ def start_with(
     variables: dict[str, str], *command: str, pass_fds: tuple[int, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *(command or ("-c", "from settings import settings_or_exit; settings_or_exit()"))],
+        [sys.executable, *(command or ("-c", "from environment import settings_or_exit; settings_or_exit()"))],
         cwd=PROJECT,
         env=clean_environment() | variables,
         capture_output=True,
@@ -77,6 +78,8 @@ def start_with(
         ({"TRUSTED_HOSTS": "example.org/field"}, "TRUSTED_HOSTS"),
         ({"TRUSTED_HOSTS": "[::1]"}, "TRUSTED_HOSTS"),
         ({"TRUSTED_HOSTS": f"{'a' * 64}.org"}, "TRUSTED_HOSTS"),
+        ({"RATE_LIMIT": "many"}, "'many' is not a rate limit"),
+        ({"SIGN_IN_LIMIT_ACCOUNT": "10 per minute; 0 per day"}, "SIGN_IN_LIMIT_ACCOUNT"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -108,7 +111,7 @@ def test_likely_mistakes_in_the_environment_are_warnings() -> None:
     assert sorted(run.stderr.splitlines()) == [
         f"Warning: CASSANDRAS_PORT is unknown. Did you mean CASSANDRA_PORT? {ignored}",
         f"Warning: CASSANDRA_HOST is unknown. Did you mean CASSANDRA_HOSTS? {ignored}",
-        f"Warning: GUNICORN_THREADS was removed. {settings_module._REMOVED['GUNICORN_THREADS']} {ignored}",
+        f"Warning: GUNICORN_THREADS was removed. {environment_module._REMOVED['GUNICORN_THREADS']} {ignored}",
     ]
 
 
@@ -153,7 +156,7 @@ def test_make_run_uses_development_unless_app_env_is_set(
 ) -> None:
     """The environment or .env can set APP_ENV; an empty value counts as not set."""
     (tmp_path / "env").write_text(line)
-    show = "from settings import *; default_to_development(); print(get_settings().app_env)"
+    show = "from environment import *; default_to_development(); print(get_settings().app_env)"
     run = start_with({"ENV_FILE": str(tmp_path / "env"), "APP_ENV": variable}, "-c", show)
     assert (run.stdout.strip(), run.stderr) == (expected, "")
 
@@ -277,7 +280,7 @@ def test_environment_overrides_the_dotenv_file(tmp_path: Path) -> None:
     """Settings come from the file that ENV_FILE names; environment variables override them."""
     (tmp_path / "env").write_text("CASSANDRA_PORT=1234\nCASSANDRA_KEYSPACE=from_file\nCASSANDRA_USERNAME=\n")
     show = (
-        "from settings import get_settings; s = get_settings(); "
+        "from environment import get_settings; s = get_settings(); "
         "print(s.cassandra_port, s.cassandra_keyspace, s.cassandra_username)"
     )
     run = start_with({"ENV_FILE": str(tmp_path / "env"), "CASSANDRA_PORT": "4321"}, "-c", show)

@@ -13,6 +13,8 @@ import pytest
 
 from tests.support import FEW_THREADS, OBSERVER, Service, get, in_flight, wait_for
 
+pytestmark = pytest.mark.alone
+
 SHORT_IDLE_TIMEOUT = FEW_THREADS | {"CLIENT_IDLE_TIMEOUT": "1"}
 
 

@@ -26,12 +26,12 @@ from tests.testbed.db_io import observers
 
 pytestmark = pytest.mark.timeout(300)
 
-ROWS = 200_000
+ROWS = 100_000
 
 
 @pytest.fixture(scope="module")
 def large_keyspace(settings: Settings, session: Session, add_observers: Callable[[str, int], None]) -> Iterator[str]:
-    """A keyspace with 200,000 observers."""
+    """A keyspace with 100,000 observers."""
     with database.new_keyspace(session, settings) as name:
         add_observers(name, ROWS)
         yield name
@@ -48,7 +48,7 @@ def peak_memory(pid: int) -> float:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_memory_does_not_grow_with_the_number_of_rows(start: Callable[..., Service], large_keyspace: str) -> None:
-    """A stream of 200,000 rows needs at most 15 MB more peak memory than a stream of 2,000 rows."""
+    """A stream of 100,000 rows needs at most 15 MB more peak memory than a stream of 2,000 rows."""
     running = start({"CASSANDRA_KEYSPACE": large_keyspace, "WEB_CONCURRENCY": "1"})
     (worker,) = running.workers()
 
@@ -145,7 +145,7 @@ def test_head_response_has_no_body(live: Service) -> None:
 
 @pytest.fixture
 def proxied_service(start: Callable[..., Service], proxy: TcpProxy, large_keyspace: str) -> Service:
-    """A service with one worker, connected through the proxy to the keyspace with 200,000 observers."""
+    """A service with one worker, connected through the proxy to the keyspace with 100,000 observers."""
     running = start({"CASSANDRA_KEYSPACE": large_keyspace, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
     assert len(running.client.get("/observers/stream?limit=10").json()) == 10
     return running

@@ -51,7 +51,7 @@ def test_application_uses_the_settings_that_create_app_received() -> None:
     ("operator_token", "header", "status"),
     [
         (None, None, 401),
-        (None, f"Bearer {TOKEN}", 403),
+        (None, f"Bearer {TOKEN}", 401),
         (TOKEN, None, 401),
         (TOKEN, "Bearer another", 401),
         (TOKEN, f"Basic {TOKEN}", 401),

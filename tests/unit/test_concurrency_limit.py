@@ -194,8 +194,10 @@ def test_every_route_but_the_health_routes_has_a_limit() -> None:
 def test_reserved_threads_exceed_the_limits_of_service_routes() -> None:
     """When all of these requests wait, a thread is left for /health/live and for rejections."""
     assert SERVICE_IN_FLIGHT + SERVICE_QUEUED + MAX_WAITING < RESERVED_THREADS
-    settings = Settings.model_validate({"max_requests_in_flight": 10, "max_requests_queued": 20})
-    assert (settings.worker_threads, settings.stream_limit) == (30 + RESERVED_THREADS, 5)
+    settings = Settings.model_validate(
+        {"max_requests_in_flight": 10, "max_requests_queued": 20, "max_imports_in_flight": 3}
+    )
+    assert (settings.worker_threads, settings.stream_limit) == (33 + RESERVED_THREADS, 5)
 
 
 def test_openapi_document_names_the_rejection_of_every_limited_route() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -311,6 +312,75 @@ def test_client_that_does_not_close_its_end_is_disconnected(
     client = running.connect(GET)
     running.answer(OK, keep=False)
     assert client.recv(100) == OK
+    running.run_until(lambda: running.loop.count == 0, "the close")
+
+
+def test_request_that_arrives_at_the_deadline_of_an_idle_connection_is_handled(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the stop has begun, the loop closes idle connections, but not one whose request has already arrived."""
+    running = bench()
+    late, unused, other = running.connect(), running.connect(), running.connect()
+    monkeypatch.setattr(event_loop, "_STOP_TIMEOUT", 0.1)
+    running.loop.stop_accepting()
+    stopped = time.monotonic()
+
+    def handle(connection: Connection) -> None:
+        # The loop has received its events, and is busy with a request until the deadline has passed.
+        if not running.requests:
+            late.sendall(GET)
+            time.sleep(max(0.0, stopped + 0.2 - time.monotonic()))
+        running.requests.append(connection)
+
+    monkeypatch.setattr(running.loop, "_handle", handle)
+    running.send(other, GET)
+    assert len(running.requests) == 2
+    running.answer(OK, keep=False)
+    running.answer(OK, keep=False)
+    assert late.recv(100) == OK
+    assert unused.recv(100) == b""
+
+
+# --- streamed bodies --------------------------------------------------------------------------------------------
+
+STREAMED = Limits(max_body=100, streamed_paths=frozenset({b"/"}))
+
+
+def test_request_with_a_streamed_body_is_handled_when_its_head_has_arrived(bench: Callable[..., Bench]) -> None:
+    """The thread receives the body, and the loop does not send "100 Continue"."""
+    running = bench(limits=STREAMED)
+    client = running.connect(POST.replace(b"Host", b"Expect: 100-continue\r\nHost") + b"a" * 300)
+    (connection,) = running.requests
+    assert connection.problem is None
+    with pytest.raises(BlockingIOError):
+        client.recv(100)
+    request = connection.parse_request()
+    client.sendall(b"a" * 700)
+    assert request.body.read() == b"a" * 1000
+    assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def test_rest_of_a_streamed_body_is_dropped_up_to_a_limit(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than after other requests, so that the client can send it all and then receive the response."""
+    monkeypatch.setattr(event_loop, "_MAX_DISCARDED_STREAMED", 1_000_000)
+    running = bench(limits=STREAMED)
+    client = running.connect(POST)
+    (connection,) = running.requests
+    connection.parse_request()
+    connection.keep = False
+    connection.sendall(OK)
+    connection.flush()
+    running.loop.take_back(connection)
+    running.loop.run_once()
+    assert client.recv(100) == OK
+    for _ in range(9):
+        running.send(client, b"a" * 100_000)
+        assert connection.size() == 0
+    assert running.loop.count == 1
+    with suppress(ConnectionError):
+        running.send(client, b"a" * 200_000)
     running.run_until(lambda: running.loop.count == 0, "the close")
 
 

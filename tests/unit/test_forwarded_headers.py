@@ -89,10 +89,10 @@ def test_client_address_must_have_the_characters_of_an_address(header: str, expe
     assert environ["REMOTE_ADDR"] == expected
 
 
-def test_documented_nginx_configuration_sets_or_clears_every_header() -> None:
-    page = (PROJECT / "docs" / "deployment.md").read_text()
+def test_nginx_configuration_sets_or_clears_every_header() -> None:
+    configuration = (PROJECT / "deploy" / "nginx" / "fieldbook.conf").read_text()
     headers = {"Host", "Forwarded", *(f"X-Forwarded-{name}" for name in ("For", "Proto", "Host", "Port", "Prefix"))}
-    assert headers <= set(re.findall(r"^ +proxy_set_header (\S+) .+;$", page, re.MULTILINE))
+    assert headers <= set(re.findall(r"^ +proxy_set_header (\S+) .+;$", configuration, re.MULTILINE))
 
 
 def test_with_two_proxies_the_last_value_but_one_counts() -> None:

@@ -10,9 +10,10 @@ from uuid import UUID
 
 import orjson
 import pytest
-from flask import Flask, request
+from flask import Flask, g, request
 from pydantic import BaseModel
 
+from auth.callers import ANONYMOUS
 from web.idempotency import earlier_fingerprint, fingerprint, requested_key
 from web.request_body import FieldbookRequest
 
@@ -85,6 +86,7 @@ def key_of(body: str, model: type[Named] = Named) -> bytes:
     app.request_class = FieldbookRequest
     headers = {"Idempotency-Key": "a", "Content-Type": "application/json"}
     with app.test_request_context("/", method="POST", data=body, headers=headers):
+        g.caller = ANONYMOUS
         key = requested_key([model.model_validate(request.get_json())])
     assert key is not None
     return key.fingerprint

@@ -11,7 +11,7 @@ import pytest
 from dev.local_cassandra import java
 from dev.local_cassandra.jars import DEFAULT_VERSION, NodeError, cassandra_version
 from dev.local_cassandra.node import ring
-from settings import _mistaken_names
+from environment import _mistaken_names
 
 
 @pytest.mark.parametrize(("variable", "version"), [("", DEFAULT_VERSION), ("4.1.10", "4.1.10"), ("5.0.1", "5.0.1")])

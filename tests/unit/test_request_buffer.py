@@ -155,3 +155,54 @@ def test_bytes_that_arrive_one_by_one_cost_little() -> None:
             buffer.data.append(byte)
         assert buffer.is_ready()
         assert time.monotonic() - began < 10
+
+
+STREAMED = frozenset({b"/users/import"})
+
+
+@given(st.sampled_from([b"/users/import", b"/users/import?strict=1&a=/"]), _requests(), st.integers(0, 300))
+def test_request_with_a_streamed_body_is_ready_when_its_head_has_arrived(
+    target: bytes, request: bytes, size: int
+) -> None:
+    """Whatever its framing and its length. Without a body, it is complete."""
+    request = b"POST " + target + request[request.index(b" HTTP/") :]
+    head_size = request.index(b"\r\n\r\n") + 4
+    size = min(size, len(request))
+    buffer = RequestBuffer(10, STREAMED)
+    buffer.data += request[:size]
+    has_body = b"\r\ncontent-length:" in request.lower() or b"\r\ntransfer-encoding:" in request.lower()
+    for _ in range(2):
+        assert buffer.is_ready() == (size >= head_size)
+    assert buffer.is_streamed == (size >= head_size and has_body)
+    assert buffer.is_complete == (size >= head_size and not has_body)
+    assert not buffer.is_too_large
+    assert buffer.take() == request[:size]
+    assert not buffer.is_streamed
+
+
+@given(_requests())
+def test_paths_that_are_not_listed_are_collected(request: bytes) -> None:
+    """Also a listed path with another method, or in another spelling."""
+    for method, target in (
+        (b"GET", b"/users/import"),
+        (b"PUT", b"/users/import"),
+        (b"post", b"/users/import"),
+        (b"POST", b"/users/import/"),
+        (b"POST", b"/users"),
+        (b"POST", b"/users/%69mport"),
+        (b"POST", b"//users/import"),
+        (b"POST", b"http://x/users/import"),
+    ):
+        buffer = RequestBuffer(MAX_BODY, STREAMED)
+        buffer.data += method + b" " + target + request[request.index(b" HTTP/") :]
+        assert buffer.is_ready()
+        assert (buffer.is_streamed, buffer.is_complete) == (False, True)
+
+
+def test_streamed_request_remembers_that_the_client_waits() -> None:
+    for version, expects_continue in ((b"1.1", True), (b"1.0", False)):
+        buffer = RequestBuffer(MAX_BODY, STREAMED)
+        buffer.data += b"POST /users/import HTTP/" + version + b"\r\nExpect: 100-Continue\r\n"
+        buffer.data += b"Content-Length: 99999999999\r\n\r\n"
+        assert buffer.is_ready()
+        assert (buffer.is_streamed, buffer.expects_continue) == (True, expects_continue)

@@ -37,6 +37,7 @@ ID = "00000000-0000-4000-8000-000000000000"
 # Each header that the service, Flask, Werkzeug or the WSGI middleware reads, with a request that makes them read it.
 HEADERS: dict[str, tuple[str, str, Any]] = {
     "Accept": ("GET", "/observers/stream", None),
+    "Access-Control-Request-Method": ("OPTIONS", "/observers", None),
     "Authorization": ("POST", "/shutdown", None),
     "Content-Type": ("POST", "/observers", OBSERVER),
     "Cookie": ("GET", "/health/live", None),
@@ -46,6 +47,7 @@ HEADERS: dict[str, tuple[str, str, Any]] = {
     "If-Modified-Since": ("GET", "/docs/swagger-ui.css", None),
     "If-None-Match": ("GET", "/docs/swagger-ui.css", None),
     "If-Range": ("GET", "/docs/swagger-ui.css", None),
+    "Origin": ("OPTIONS", "/observers", None),
     "Range": ("GET", "/docs/swagger-ui.css", None),
     "X-Consistency-Level": ("GET", "/health/live", None),
     "X-Forwarded-For": ("GET", "/health/live", None),
@@ -90,7 +92,12 @@ def assert_linear(function: Callable[[str], object], parts: tuple[str, str, str]
 
 @pytest.fixture(scope="module")
 def client() -> FlaskClient:
-    return client_with(trusted_proxies=1, trusted_hosts="localhost", operator_token="the operator token of the tests")
+    return client_with(
+        trusted_proxies=1,
+        trusted_hosts="localhost",
+        operator_token="the operator token of the tests",
+        cors_origins="https://app.example.org",
+    )
 
 
 def send(client: FlaskClient, method: str, path: str, **request: Any) -> TestResponse:

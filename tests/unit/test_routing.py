@@ -21,7 +21,7 @@ def client() -> FlaskClient:
 
 def test_every_static_path_has_only_the_methods_of_its_routes(client: FlaskClient) -> None:
     """Routes with variable parts that also match the path add no methods. No response of this test needs Cassandra."""
-    paths = static_paths(client.application.url_map)
+    paths = static_paths(client.application)
     assert {"/", "/observers/stream", "/observers/batch"} <= paths.keys()
     for path, methods in paths.items():
         options = client.options(path)

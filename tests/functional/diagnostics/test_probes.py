@@ -27,7 +27,7 @@ from storage.errors import StorageTimeout
 from tests.functional.problems import assert_problem
 from tests.support import Service, TcpProxy, rows_left, wait_for
 
-pytestmark = pytest.mark.usefixtures("no_rows_left")
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("no_rows_left")]
 
 SAFETY = "/context_manager_safety"
 QUERY_ERROR, STREAMING_ERROR = f"{SAFETY}/query_error", f"{SAFETY}/streaming_error"
@@ -369,11 +369,12 @@ def test_operator_token_is_required_in_production(start: Callable[..., Service])
     """Routes that are enabled in production require the operator token, as in the OpenAPI document."""
     running = start({"APP_ENV": "production", "DIAGNOSTICS": "1", "OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "0"})
     document = running.client.get("/openapi.json").json()
+    security = [{"account": ["operator"]}, {"operator": []}]
     for method, path in [*FAST, ("GET", STATUS), *SLOW]:
         assert_problem(running.client.request(method, path), 401)
         wrong_token = {"Authorization": f"Bearer {uuid4()}"}
         assert_problem(running.client.request(method, path, headers=wrong_token), 401)
-        assert document["paths"][path.partition("?")[0]][method.lower()]["security"] == [{"operator": []}]
+        assert document["paths"][path.partition("?")[0]][method.lower()]["security"] == security
         if (method, path) not in SLOW:
             response = running.client.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"})
             assert response.status_code == 200, response.text

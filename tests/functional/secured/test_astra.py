@@ -21,7 +21,8 @@ import pytest
 import trustme
 from cassandra.cluster import Session
 
-from settings import Settings, SettingsError, get_settings
+from environment import get_settings
+from settings import Settings, SettingsError
 from storage import db_connect
 from storage.cql import KeyRange, QueryOptions
 from storage.db_connect import NotConnected

@@ -18,8 +18,6 @@ class Find(NamedTuple):
     sightings: Annotated[int, "int"]
 
 
-TABLE = Table("finds", Find, partition_key=("genus",), clustering_key={"species": "asc"})
-
 INSERT_FIND = Statement(
     "insert_find",
     "INSERT INTO {keyspace}.finds ({columns}) VALUES ({values})",
@@ -42,6 +40,8 @@ DELETE_FIND = Statement(
     "DELETE FROM {keyspace}.finds WHERE genus = ? AND species = ?",
     kind="write",
 )
+
+TABLE = Table("finds", Find, insert=INSERT_FIND, partition_key=("genus",), clustering_key={"species": "asc"})
 
 
 def store_find(session: Session, find: Find, options: QueryOptions) -> None:

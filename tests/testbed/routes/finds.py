@@ -20,7 +20,7 @@ RESOURCE = Resource(
     finds.TABLE,
     schema=Find,
     path="/find",
-    operations=("create", "read", "list", "delete"),
+    operations=("create", "read", "list", "delete", "import"),
     sample_path="/find/Quercus",
 )
 blueprint = Blueprint("finds", __name__, resource=RESOURCE)

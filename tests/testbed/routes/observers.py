@@ -39,7 +39,8 @@ RESOURCE = Resource(
     observers.TABLE,
     schema=Observer,
     path="/observers",
-    operations=("create", "read", "list", "stream", "batch", "replace", "change", "delete"),
+    operations=("create", "read", "list", "stream", "batch", "replace", "change", "delete", "import"),
+    new=NewObserver,
     sample_path="/observers",
 )
 blueprint = Blueprint("observers", __name__, resource=RESOURCE)
@@ -79,6 +80,7 @@ def page_observers(query: ObserverPageQuery) -> ResponseValue:
 
 
 @blueprint.post("/observers/batch", responses=responses(201, ObserversCreated, 409))
+@route_options(scope="operator")
 def post_observers(body: ObserverBatch) -> ResponseValue:
     """Create 1 to 100 observers: all or none.
 

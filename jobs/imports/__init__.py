@@ -1,0 +1,1 @@
+"""Imports: from the bytes of a file to rows of a table."""

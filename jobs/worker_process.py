@@ -1,0 +1,190 @@
+"""The job worker: the tasks, and the processes of Celery's prefork pool.
+
+The parent receives messages and never connects to Cassandra. Each child works on one job at a time, with a session of
+its own. If the parent is killed, Linux kills its children (PR_SET_PDEATHSIG), and their leases expire.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import mmap
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from celery import Celery, signals
+from celery.platforms import SecurityWarning, set_pdeathsig
+
+from jobs.celery_app import application, sweep_interval
+from jobs.engine import Engine, Kind
+from jobs.messages import send_sweep, send_work
+from jobs.sweep import send_messages
+from jobs.worker_port import serve_port
+from observability import logs, metrics
+from settings import Settings
+from storage import db_connect
+from storage.cql import QueryOptions
+from storage.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+# Seconds for which a task waits for the session.
+_CONNECT_TIMEOUT = 10.0
+# Seconds after SIGTERM until a child ends that its parent has not ended.
+_LAST_SECONDS = 20
+# These loggers of Celery write several lines for each message.
+_VERBOSE_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
+
+
+class _StopFlag:
+    """A flag that the parent sets and its children read: they share the memory."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1)
+
+    def set(self) -> None:
+        self._memory[0] = 1
+
+    def is_set(self) -> bool:
+        return self._memory[0] == 1
+
+
+@dataclass(frozen=True)
+class JobWorker:
+    """The tasks, and what happens at the start and end of processes.
+
+    :ivar kinds: the kinds of jobs by name.
+    """
+
+    settings: Settings
+    kinds: Mapping[str, Kind]
+    stop: _StopFlag = field(default_factory=_StopFlag)
+    parent: int = field(default_factory=os.getpid)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, which ends a slice early when the worker stops."""
+        return Engine(self.kinds, self.settings.job_lease, self.settings.request_timeout, self.stop.is_set)
+
+    def work(self, job_id: str) -> None:
+        """Work on a job for one slice, and send the message for the next one."""
+        if self.settings.read_only:
+            # The sweep sends another message after the maintenance.
+            return
+        job = UUID(job_id)
+        # A worker that is about to end leaves the job to another one.
+        if self.stop.is_set() or self._engine_work(job) == "continue":
+            send_work(self.settings, job)
+
+    def _engine_work(self, job_id: UUID) -> str:
+        try:
+            return self.engine.work(db_connect.get_session(_CONNECT_TIMEOUT), job_id)
+        except StorageError as error:
+            log.warning("job %s: the worker gives up, and a sweep will find the job: %s", job_id, error)
+            return "later"
+
+    def sweep(self) -> None:
+        """Find the jobs that need a worker."""
+
+        def options() -> QueryOptions:
+            return QueryOptions(timeout=self.settings.request_timeout)
+
+        def send(job_id: UUID) -> None:
+            send_work(self.settings, job_id, expires=2 * sweep_interval(self.settings))
+
+        try:
+            send_messages(db_connect.get_session(_CONNECT_TIMEOUT), self.engine, options, send)
+        except StorageError as error:
+            log.warning("The sweep failed: %s", error)
+
+    # --- receivers of Celery's signals -------------------------------------------------------------------------
+
+    def configure_logs(self, **_: Any) -> None:
+        """In each process, instead of Celery's own configuration."""
+        configuration = logs.config(self.settings.log_level)
+        configuration["loggers"] |= {name: {"level": "WARNING"} for name in _VERBOSE_LOGGERS}
+        # billiard's logger, which by default does not pass its lines on.
+        configuration["loggers"]["multiprocessing"] = {"level": "WARNING", "propagate": True}
+        logging.config.dictConfig(configuration)
+
+    def start(self, **_: Any) -> None:
+        """In the parent, when it receives messages."""
+        # Jobs may have waited while there was no worker.
+        send_sweep(self.settings, expires=2 * sweep_interval(self.settings))
+        log.info("The job worker is ready, with %d processes", self.settings.job_concurrency)
+
+    def start_child(self, **_: Any) -> None:
+        """In a child, after the fork."""
+        self._end_with_parent()
+        # The parent ends its children. If all of them get SIGTERM, as from `kill -- -PGID`, a child that ended at once
+        # would be replaced, and Celery would wait for the new one forever. The signal is blocked, because billiard
+        # replaces handlers after this function. Threads inherit the mask.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_after_sigterm, name="sigterm", daemon=True).start()
+        db_connect.start_connecting()
+        metrics.sampler.start()
+
+    def end_child(self, **_: Any) -> None:
+        """In a child that ends without a signal."""
+        db_connect.shutdown()
+
+    def start_beat(self, **_: Any) -> None:
+        """In the process of a beat that is a part of a worker (`celery worker --beat`)."""
+        self._end_with_parent()
+
+    def _end_with_parent(self) -> None:
+        set_pdeathsig("SIGKILL")
+        # The parent may have ended before this call.
+        if os.getppid() != self.parent:
+            os._exit(1)
+
+    def end(self, **_: Any) -> None:
+        """In the parent, when it receives SIGTERM, SIGINT or SIGQUIT."""
+        self.stop.set()
+
+
+def _end_after_sigterm() -> None:
+    signal.sigwait({signal.SIGTERM})
+    time.sleep(_LAST_SECONDS)
+    os._exit(1)
+
+
+def job_worker(settings: Settings, kinds: Mapping[str, Kind]) -> Celery:
+    """The Celery application of job workers and of beat.
+
+    :param kinds: the kinds of jobs by name.
+    :raises SettingsError: there is no broker.
+    """
+    app = application(settings)
+    # It warns of pickled messages that root would execute. Workers accept JSON only.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    worker = JobWorker(settings, kinds)
+
+    # Celery can't check the arguments of methods.
+    def work(job_id: str) -> None:
+        worker.work(job_id)
+
+    def sweep() -> None:
+        worker.sweep()
+
+    app.task(work, name="work")
+    app.task(sweep, name="sweep")
+    for event, receiver in (
+        (signals.setup_logging, worker.configure_logs),
+        (signals.worker_ready, worker.start),
+        (signals.worker_process_init, worker.start_child),
+        (signals.worker_process_shutdown, worker.end_child),
+        (signals.beat_embedded_init, worker.start_beat),
+        (signals.worker_shutting_down, worker.end),
+    ):
+        # By default Celery keeps only a weak reference.
+        event.connect(receiver, weak=False)
+    serve_port(settings)
+    return app

@@ -1,0 +1,431 @@
+"""Imports over HTTP: rows from files, errors by line, background jobs, and clients that misbehave."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cassandra.cluster import Session
+
+from jobs.engine import Engine
+from jobs.imports.kind import Imports
+from settings import Settings
+from storage.cql import QueryOptions
+from storage.db_io.jobs import find_job
+from tests.sockets import exchange
+from tests.support import OBSERVER, Service, TcpProxy, wait_for
+from tests.testbed.app import RESOURCES
+
+NDJSON = {"Content-Type": "application/x-ndjson"}
+CSV = {"Content-Type": "text/csv"}
+
+
+@pytest.fixture
+def genus() -> str:
+    """A genus that no other test uses."""
+    return f"Genus {uuid.uuid4().hex}"
+
+
+def lines(*documents: dict[str, Any]) -> bytes:
+    return b"".join(json.dumps(each).encode() + b"\n" for each in documents)
+
+
+def finds(genus: str, count: int) -> bytes:
+    return lines(*({"genus": genus, "species": f"s{number:06}", "sightings": number} for number in range(count)))
+
+
+def chunks(session: Session) -> int:
+    """Return the number of chunks in the keyspace of the session."""
+    return int(session.execute("SELECT COUNT(*) FROM import_chunks").one()[0])
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("as_form", [False, True])
+@pytest.mark.parametrize("file_format", ["csv", "ndjson"])
+def test_valid_lines_are_written_and_others_are_reported(
+    live: Service, genus: str, file_format: str, as_form: bool, compressed: bool
+) -> None:
+    if file_format == "csv":
+        data = f"genus,species,sightings\n{genus},a,1\n{genus},b,x\n\n{genus},c,\n".encode()
+        error = {
+            "line": 3,
+            "loc": ["sightings"],
+            "msg": "Input should be JSON: a number, true, false, an array or an object",
+        }
+        headers = dict(CSV)
+    else:
+        data = lines(
+            {"genus": genus, "species": "a", "sightings": 1}, {"genus": genus}, {"genus": genus, "species": "c"}
+        )
+        error = {"line": 2, "loc": ["species"], "msg": "Field required"}
+        headers = dict(NDJSON)
+    if as_form:
+        request = httpx.Request("POST", "http://x", files={"file": (f"file.{file_format}", data)})
+        data, headers = request.read(), {"Content-Type": request.headers["Content-Type"]}
+    if compressed:
+        data, headers = gzip.compress(data), headers | {"Content-Encoding": "gzip"}
+    response = live.client.post("/find/import", content=data, headers=headers)
+    assert (response.status_code, response.json()) == (200, {"read": 3, "written": 2, "failed": 1, "errors": [error]})
+    assert live.client.get(f"/find/{genus}").json() == [
+        {"genus": genus, "species": "a", "sightings": 1},
+        {"genus": genus, "species": "c", "sightings": 0},
+    ]
+
+
+def test_imported_rows_with_generated_ids_are_like_created_ones(live: Service) -> None:
+    email = f"{uuid.uuid4().hex}@example.org"
+    response = live.client.post("/observers/import", content=lines(OBSERVER | {"email": email}) * 2, headers=NDJSON)
+    assert response.json() == {"read": 2, "written": 2, "failed": 0, "errors": []}
+    stored = [each for each in live.client.get("/observers/stream?limit=1000000").json() if each["email"] == email]
+    assert len({each["id"] for each in stored}) == 2
+    url = f"/observers/{stored[0]['id']}"
+    read = live.client.get(url)
+    assert read.json() == stored[0]
+    changed = live.client.patch(url, json={"age": 37}, headers={"If-Match": read.headers["ETag"]})
+    assert (changed.status_code, changed.json()["age"]) == (200, 37)
+    assert live.client.patch(url, json={"age": 38}, headers={"If-Match": read.headers["ETag"]}).status_code == 412
+    assert live.client.delete(url).status_code == 204
+    assert live.client.get(url).status_code == 404
+
+
+def test_repeating_a_chunk_changes_no_newer_row(
+    live: Service, session: Session, settings: Settings, genus: str
+) -> None:
+    """A late attempt of an import writes its rows again. Rows that were changed or deleted meanwhile stay so."""
+    email = f"{uuid.uuid4().hex}@example.org"
+    started = [
+        live.client.post("/find/import?background=1", content=finds(genus, 3), headers=NDJSON),
+        live.client.post(
+            "/observers/import?background=1", content=lines(OBSERVER | {"email": email}) * 2, headers=NDJSON
+        ),
+    ]
+    kind = Imports({each.name: each.table for each in RESOURCES})
+    jobs = [find_job(session, uuid.UUID(each.json()["id"]), QueryOptions()) for each in started]
+
+    def write() -> None:
+        for job in jobs:
+            assert kind.step(session, job, QueryOptions()).rows == job.rows_total
+
+    def observers() -> list[Any]:
+        stream = live.client.get("/observers/stream?limit=1000000").json()
+        return [each for each in stream if each["email"] == email]
+
+    write()
+    first, second = observers()
+    changed = live.client.patch(f"/observers/{first['id']}", json={"age": 99}).json()
+    live.client.delete(f"/observers/{second['id']}")
+    live.client.post("/find", json={"genus": genus, "species": "s000000", "sightings": 77})
+    live.client.delete(f"/find/{genus}/s000001")
+    write()
+    assert observers() == [changed]
+    assert {each["species"]: each["sightings"] for each in live.client.get(f"/find/{genus}").json()} == {
+        "s000000": 77,
+        "s000002": 2,
+    }
+
+
+def test_last_of_several_lines_with_the_same_key_wins(live: Service, genus: str) -> None:
+    """With all of its columns, wherever the lines are: in one batch, or in different chunks."""
+    first = {"genus": genus, "species": "twice", "sightings": 9}
+    last = first | {"sightings": 2}
+    data = lines(first, last) + finds(genus, 9000) + lines(first, last)
+    assert live.client.post("/find/import", content=data, headers=NDJSON).json()["written"] == 9004
+    assert live.client.get(f"/find/{genus}/twice").json() == last
+
+
+def test_strict_writes_nothing_unless_every_line_is_valid(live: Service, session: Session, genus: str) -> None:
+    before = chunks(session)
+    data = finds(genus, 300) + b"x\n" * 150
+    response = live.client.post("/find/import?strict=1", content=data, headers=NDJSON)
+    problem = response.json()
+    assert (response.status_code, len(problem["errors"])) == (422, 100)
+    assert problem["errors"][0]["loc"] == ["body", 301]
+    assert "150" in problem["detail"]
+    assert live.client.get(f"/find/{genus}").json() == []
+    assert chunks(session) == before
+    assert live.client.post("/find/import?strict=true", content=finds(genus, 2), headers=NDJSON).status_code == 200
+
+
+def test_first_hundred_errors_are_returned(live: Service) -> None:
+    response = live.client.post("/find/import", content=b"{}\n" * 1000, headers=NDJSON).json()
+    assert (response["read"], response["written"], response["failed"]) == (1000, 0, 1000)
+    assert len(response["errors"]) == 100
+
+
+def test_a_file_that_can_not_be_read_is_refused(live: Service, session: Session) -> None:
+    before = chunks(session)
+    response = live.client.post("/find/import", content=b"genus,species,size\nA,b,1\n", headers=CSV)
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["loc"] == ["body", 1]
+    assert "Column 3" in response.json()["detail"]
+    # The quotation mark is missing after chunks were stored.
+    data = b"genus,species\n" + b"".join(b"Genus x,%d\n" % number for number in range(60_000)) + b'"A,b\n'
+    response = live.client.post("/find/import", content=data, headers=CSV)
+    assert response.status_code == 422
+    assert "no closing quotation mark" in response.json()["detail"]
+    assert live.client.get("/find/Genus x").json() == []
+    assert chunks(session) == before
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "status"),
+    [
+        ("", {"Content-Type": "application/json"}, 415),
+        ("", {}, 415),
+        ("", CSV | {"Content-Encoding": "br"}, 415),
+        ("", CSV | {"Content-Encoding": "gzip"}, 400),
+        ("", {"Content-Type": "multipart/form-data"}, 400),
+        ("?background=yes", CSV, 422),
+        ("?unknown=1", CSV, 422),
+        ("", CSV | {"X-Consistency-Level": "ONE"}, 422),
+        ("", CSV | {"Accept": "text/html"}, 406),
+    ],
+)
+def test_invalid_requests_are_rejected(live: Service, query: str, headers: dict[str, str], status: int) -> None:
+    response = live.client.post(f"/find/import{query}", content=b"genus,species\nA,b\n", headers=headers)
+    assert (response.status_code, response.headers["Content-Type"]) == (status, "application/problem+json")
+
+
+def test_get_on_the_path_of_an_import_is_the_list_of_that_genus(live: Service) -> None:
+    live.client.post("/find", json={"genus": "import", "species": "a"})
+    assert live.client.get("/find/import").json() == [{"genus": "import", "species": "a", "sightings": 0}]
+    assert live.client.get("/observers/import").status_code == 405
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def work(session: Session, settings: Settings) -> Callable[[str], str]:
+    """Do the work of a job worker: `work(job_id)`."""
+    kinds = {"import": Imports({each.name: each.table for each in RESOURCES})}
+    engine = Engine(kinds, lease=30, timeout=10)
+    return lambda job_id: engine.work(session, uuid.UUID(job_id))
+
+
+def test_many_rows_become_a_job(live: Service, session: Session, genus: str, work: Callable[[str], str]) -> None:
+    before = chunks(session)
+    response = live.client.post("/find/import", content=finds(genus, 10_001) + b"x\n", headers=NDJSON)
+    assert response.status_code == 202
+    url = response.headers["Location"]
+    queued = live.client.get(url).json()
+    assert queued == response.json()
+    assert (queued["state"], queued["rows_failed"], queued["percent"], queued["result"]) == ("queued", 1, 0.0, None)
+    assert live.client.get(f"/find/{genus}").json() == []
+    assert chunks(session) > before
+    assert work(queued["id"]) == "ended"
+    done = live.client.get(url).json()
+    assert (done["state"], done["percent"], done["attempts"]) == ("succeeded", 100.0, 1)
+    assert done["bytes_done"] == done["bytes_total"]
+    assert done["result"] == {"read": 10_002, "written": 10_001, "failed": 1}
+    assert [each["line"] for each in done["errors"]] == [10_002]
+    assert len(live.client.get(f"/find/{genus}").json()) == 10_001
+    assert chunks(session) == before
+
+
+def test_ten_thousand_rows_are_written_during_the_request(live: Service, genus: str) -> None:
+    response = live.client.post("/find/import", content=finds(genus, 10_000), headers=NDJSON)
+    assert (response.status_code, response.json()["written"]) == (200, 10_000)
+    assert len(live.client.get(f"/find/{genus}").json()) == 10_000
+
+
+def test_jobs_are_listed_newest_first_and_by_state(live: Service, genus: str, work: Callable[[str], str]) -> None:
+    def start() -> str:
+        return str(live.client.post("/find/import?background=1", content=finds(genus, 1), headers=NDJSON).json()["id"])
+
+    first, second = start(), start()
+    work(first)
+    listed = [each["id"] for each in live.client.get("/jobs?limit=100").json()]
+    assert listed.index(second) < listed.index(first)
+    queued = live.client.get("/jobs?state=queued&limit=100").json()
+    assert second in [each["id"] for each in queued]
+    assert {each["state"] for each in queued} == {"queued"}
+    page = live.client.get("/jobs?limit=1")
+    assert [each["id"] for each in page.json()] == [second]
+    assert [each["id"] for each in live.client.get(page.links["next"]["url"]).json()] == [first]
+
+
+def test_a_cancelled_job_writes_nothing(
+    live: Service, session: Session, genus: str, work: Callable[[str], str]
+) -> None:
+    before = chunks(session)
+    url = live.client.post("/find/import?background=1", content=finds(genus, 5), headers=NDJSON).headers["Location"]
+    cancelled = live.client.delete(url)
+    assert (cancelled.status_code, cancelled.json()["state"]) == (202, "cancelled")
+    assert work(cancelled.json()["id"]) == "ended"
+    assert live.client.get(f"/find/{genus}").json() == []
+    assert chunks(session) == before
+    assert live.client.delete(url).status_code == 409
+    assert live.client.post(f"{url}/retry").status_code == 409
+
+
+def test_a_failed_job_can_be_retried(live: Service, session: Session, genus: str, work: Callable[[str], str]) -> None:
+    started = live.client.post("/find/import?background=1", content=finds(genus, 5), headers=NDJSON)
+    url, job_id = started.headers["Location"], started.json()["id"]
+    Engine({}, lease=30, timeout=10)
+    # A version of the service without this resource.
+    assert Engine({"import": Imports({})}, 30, 10).work(session, uuid.UUID(job_id)) == "ended"
+    failed = live.client.get(url).json()
+    assert (failed["state"], failed["failure"]) == ("failed", "This version of the service has no resource finds.")
+    retried = live.client.post(f"{url}/retry")
+    assert (retried.status_code, retried.json()["state"], retried.headers["Location"]) == (202, "queued", url)
+    assert work(job_id) == "ended"
+    assert live.client.get(url).json()["state"] == "succeeded"
+    assert len(live.client.get(f"/find/{genus}").json()) == 5
+
+
+@pytest.mark.parametrize("job_id", ["6a7f5a1e-ccf1-11f0-8d3e-325096b39f47", "0b6a2a34-6a0e-4b0c-9a55-3f5a2d8f3f1c"])
+@pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("DELETE", ""), ("POST", "/retry")])
+def test_unknown_jobs_are_not_found(live: Service, method: str, suffix: str, job_id: str) -> None:
+    assert live.client.request(method, f"/jobs/{job_id}{suffix}").status_code == 404
+
+
+def test_accounts_see_their_own_jobs_and_operators_all(as_account: Callable[..., httpx.Client], genus: str) -> None:
+    owner, other = as_account(scopes=("operator",)), as_account(scopes=("operator",))
+    reader = as_account(scopes=("read", "write"))
+    assert reader.post("/find/import", content=finds(genus, 1), headers=NDJSON).status_code == 403
+    url = owner.post("/find/import?background=1", content=finds(genus, 1), headers=NDJSON).headers["Location"]
+    assert len(owner.get("/jobs").json()) == 1
+    assert other.get("/jobs").json() == reader.get("/jobs").json() == []
+    assert (owner.get(url).status_code, other.get(url).status_code, reader.get(url).status_code) == (200, 200, 404)
+    assert reader.delete(url).status_code == 404
+    assert other.delete(url).status_code == 202
+
+
+# --- faults ----------------------------------------------------------------------------------------------------
+
+
+def test_import_continues_in_the_background_if_cassandra_fails_while_it_writes(
+    start: Callable[..., Service], session: Session, proxy: TcpProxy, genus: str, work: Callable[[str], str]
+) -> None:
+    running = start(
+        {"CASSANDRA_PORT": str(proxy.port), "REQUEST_TIMEOUT": "1", "JOB_LEASE": "2", "WEB_CONCURRENCY": "1"}
+    )
+    data = finds(genus, 9000)
+    responses: list[httpx.Response] = []
+    thread = threading.Thread(
+        target=lambda: responses.append(running.client.post("/find/import", content=data, headers=NDJSON))
+    )
+    thread.start()
+    wait_for(lambda: session.execute("SELECT id FROM jobs WHERE state = 'running' LIMIT 1 ALLOW FILTERING").one())
+    proxy.pause(4)
+    thread.join(60)
+    (response,) = responses
+    assert response.status_code in (200, 202), response.text
+    if response.status_code == 202:
+        job_id = response.json()["id"]
+        wait_for(lambda: work(job_id) == "ended", timeout=60, description="the end of the job")
+    wait_for(running.healthy, description="the connection to Cassandra")
+    assert len(running.client.get(f"/find/{genus}").json()) == 9000
+
+
+@pytest.fixture(scope="module")
+def slow(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with one worker that receives one import at a time, with short limits."""
+    from tests.support import service
+
+    variables = {
+        "WEB_CONCURRENCY": "1",
+        "MAX_IMPORTS_IN_FLIGHT": "1",
+        "MAX_IMPORT_BYTES": "300000",
+        "CLIENT_IDLE_TIMEOUT": "1",
+        "MIN_TRANSFER_RATE": "1000",
+        "TRANSFER_RATE_WINDOW": "2",
+    }
+    with service(environment | variables, tmp_path_factory.mktemp("slow") / "log") as running:
+        yield running
+
+
+def head(*headers: str) -> bytes:
+    return "\r\n".join(
+        ["POST /find/import HTTP/1.1", "Host: x", "Content-Type: text/csv", "Connection: close", *headers, "", ""]
+    ).encode()
+
+
+GOOD = b"genus,species\nA,b\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (head("Content-Length: 18") + GOOD, 200),
+        (head("Content-Length: 19") + GOOD, 408),
+        (head("Transfer-Encoding: chunked") + b"12\r\n" + GOOD + b"\r\n0\r\n\r\n", 200),
+        (head("Transfer-Encoding: chunked") + b"".join(b"1\r\n%c\r\n" % byte for byte in GOOD) + b"0\r\n\r\n", 200),
+        (head("Transfer-Encoding: chunked") + b"12\r\n" + GOOD + b"\r\n", 408),
+        (head("Transfer-Encoding: chunked") + b"zz\r\n" + GOOD, 400),
+        (head("Transfer-Encoding: chunked") + b"4\r\n" + GOOD, 400),
+        (head("Content-Length: 400000") + b"x" * 400_000, 413),
+        (head("Content-Length: 0"), 200),
+        (head(), 200),
+        (head("Content-Length: 18", "X-Request-Timeout: 0.000001") + GOOD, 504),
+    ],
+)
+def test_bodies_are_read_while_they_arrive(slow: Service, request_bytes: bytes, status: int) -> None:
+    (response,) = exchange(slow.port, request_bytes)
+    assert response.status == status, response.body
+
+
+def test_client_that_waits_for_100_continue_gets_the_error_first(slow: Service) -> None:
+    with socket.create_connection(("127.0.0.1", slow.port), timeout=10) as client:
+        client.sendall(head("Content-Length: 18", "Expect: 100-continue").replace(b"text/csv", b"text/html"))
+        assert b" 415 " in client.recv(65536).split(b"\r\n")[0]
+    with socket.create_connection(("127.0.0.1", slow.port), timeout=10) as client:
+        client.sendall(head("Content-Length: 18", "Expect: 100-continue"))
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(GOOD)
+        assert b" 200 " in client.recv(65536).split(b"\r\n")[0]
+
+
+def test_client_that_sends_too_slowly_is_rejected(slow: Service) -> None:
+    with socket.create_connection(("127.0.0.1", slow.port), timeout=20) as client:
+        client.sendall(head("Content-Length: 100000"))
+        client.settimeout(0.2)
+        for _ in range(60):
+            try:
+                response = client.recv(65536)
+                break
+            except TimeoutError:
+                client.sendall(b"x")
+        assert b" 408 " in response.split(b"\r\n")[0]
+        assert b"MIN_TRANSFER_RATE" in response
+
+
+def test_more_imports_than_the_limit_are_rejected(slow: Service) -> None:
+    with socket.create_connection(("127.0.0.1", slow.port), timeout=20) as client:
+        client.sendall(head("Content-Length: 18") + GOOD[:5])
+        wait_for(
+            lambda: slow.client.post("/find/import", content=GOOD, headers=CSV).status_code == 503,
+            timeout=5,
+            description="a rejection",
+        )
+        rejected = slow.client.post("/find/import", content=GOOD, headers=CSV)
+        assert rejected.status_code in (200, 503)
+        assert slow.client.get("/find/A").status_code == 200
+    wait_for(
+        lambda: slow.client.post("/find/import", content=GOOD, headers=CSV).status_code == 200,
+        description="the end of the first import",
+    )
+
+
+def test_disconnected_client_leaves_no_chunks(slow: Service, session: Session) -> None:
+    before = chunks(session)
+    with socket.create_connection(("127.0.0.1", slow.port), timeout=20) as client:
+        client.sendall(head("Content-Length: 290000") + b"genus,species\n" + b"A,bcdefgh\n" * 27_000)
+        wait_for(lambda: chunks(session) > before, description="a stored chunk")
+    slow.wait_for_log("400")
+    wait_for(lambda: chunks(session) == before, description="the deletion of the chunks")
+
+
+def test_client_receives_an_early_rejection_of_a_large_body(slow: Service, tmp_path: Path) -> None:
+    response = slow.client.post("/find/import", content=bytes(20_000_000), headers=CSV)
+    assert response.status_code == 413
+    assert response.headers["Connection"] == "close"

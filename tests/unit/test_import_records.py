@@ -1,0 +1,215 @@
+"""The rows of an imported file: formats, errors by line, and files that can't be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.imports.records import FileError, FileFormat, LineError, Row, read_rows
+from schemas.base import Body
+from tests.testbed.schemas.finds import Find as NewFind
+from tests.testbed.schemas.observers import NewObserver
+from web.streaming import _csv_lines, _csv_rows
+
+MAX_LINE = 1000
+
+
+def chunked(data: bytes, size: int = 64 * 1024) -> Iterator[bytes]:
+    return (data[start : start + size] for start in range(0, len(data), size))
+
+
+def rows(data: bytes, file_format: FileFormat, model: type[Body] = NewObserver, size: int = 64 * 1024) -> list[Any]:
+    """Return the line and the fields of each valid row, and the errors of each other row."""
+    found = read_rows(chunked(data, size), file_format, model, MAX_LINE)
+    return [(each.line, each.body.model_dump()) if isinstance(each, Row) else each for each in found]
+
+
+ADA = {"name": "Ada", "email": "ada@example.org", "age": 36}
+LINE = json.dumps(ADA).encode()
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\n\n", b"\n \t\r\n"])
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("last", [b"", b"\n"])
+def test_ndjson_lines_may_have_each_line_end_and_a_byte_order_mark(start: bytes, end: bytes, last: bytes) -> None:
+    second = 1 + end.count(b"\n")
+    assert rows(start + LINE + end + LINE + last, "ndjson") == [(1, ADA), (1 + second - 1, ADA)]
+
+
+@pytest.mark.parametrize(
+    ("line", "loc", "message"),
+    [
+        (b"{", [], "not JSON"),
+        (b"[]", [], "an object"),
+        (b"1", [], "an object"),
+        (b"null", [], "an object"),
+        (b'{"name": "\xff"}', [], "not JSON"),
+        (b"\x00", [], "not JSON"),
+        (b"{}", ["name"], "required"),
+        (LINE.replace(b"36", b'"36"'), ["age"], "integer"),
+        (LINE.replace(b"36", b"36, 'x': 1"), [], "not JSON"),
+        (LINE.replace(b"36", b'36, "x": 1'), ["x"], "no such field"),
+        (b"x" * (MAX_LINE + 1), [], "at most 1000 bytes"),
+        (b"x" * 10_000_000, [], "at most 1000 bytes"),
+        (b"[" * 900, [], "not JSON"),
+    ],
+)
+def test_an_invalid_ndjson_line_is_an_error_of_that_line(line: bytes, loc: list[str], message: str) -> None:
+    first, errors, last = rows(LINE + b"\n" + line + b"\n" + LINE, "ndjson")
+    assert (first, last) == ((1, ADA), (3, ADA))
+    assert (errors[0].line, errors[0].loc) == (2, loc)
+    assert message in errors[0].msg
+
+
+HEADER = b"name,email,age\n"
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", b"\n\n", b"\r\r\n"])
+def test_csv_records_may_have_each_line_end(end: bytes) -> None:
+    data = b"\xef\xbb\xbf" + HEADER + b"Ada,ada@example.org,36" + end + b'"Ada","ada@example.org","36"'
+    assert [fields for _, fields in rows(data, "csv")] == [ADA, ADA]
+
+
+def test_csv_columns_may_be_in_any_order_and_records_may_have_several_lines() -> None:
+    data = b'age,email,name\n36,ada@example.org,"Ada\nLovelace"\n36,ada@example.org,"A ""da"", L"\n'
+    errors, (line, fields) = rows(data, "csv")
+    assert errors == [LineError(2, ["name"], "Text must not contain control characters")]
+    assert (line, fields["name"]) == (4, 'A "da", L')
+
+
+@pytest.mark.parametrize(
+    ("record", "loc", "message"),
+    [
+        (b"Ada,ada@example.org", [], "3 fields"),
+        (b"Ada,ada@example.org,36,", [], "3 fields"),
+        (b"Ada,ada@example.org,x", ["age"], "JSON"),
+        (b"Ada,ada@example.org,", ["age"], "required"),
+        (b"Ada,ada@example.org,007", ["age"], "JSON"),
+        (b"Ada,ada@example.org,[1]", ["age"], "integer"),
+        (b'"A"da,ada@example.org,36', [], "quotation mark"),
+        (b"\xff,ada@example.org,36", [], "UTF-8"),
+        (b"A\x00,ada@example.org,36", ["name"], "control characters"),
+        (b"x" * (MAX_LINE + 1), [], "at most 1000 bytes"),
+    ],
+)
+def test_an_invalid_csv_record_is_an_error_of_its_line(record: bytes, loc: list[str], message: str) -> None:
+    good = b"Ada,ada@example.org,36\n"
+    first, errors, last = rows(HEADER + good + record + b"\n" + good, "csv")
+    assert (first, last) == ((2, ADA), (4, ADA))
+    assert (errors[0].line, errors[0].loc) == (3, loc)
+    assert message in errors[0].msg
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"name,email,age,size\n", "Column 4"),
+        (b"name,email,age,age\n", "twice"),
+        (b"name,,age\n", "Column 2"),
+        (b"name,email\n", "lacks age"),
+        (b",".join([b"name"] * 1200) + b"\n", "at most 1000 bytes"),
+        (HEADER + b'"Ada,ada@example.org,36\n', "closing quotation mark"),
+        (HEADER + b'"Ada\n' + b"x\n" * MAX_LINE, "quotation mark may be missing"),
+        (b'"name\n', "closing quotation mark"),
+        (b"\xff\n", "header can't be read"),
+    ],
+)
+def test_a_csv_file_that_can_not_be_read_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(FileError, match=message):
+        rows(data, "csv")
+
+
+def test_a_header_of_100_000_columns_is_refused() -> None:
+    found = read_rows(chunked(b",".join([b"name"] * 100_000) + b"\n"), "csv", NewObserver, 2**20)
+    with pytest.raises(FileError, match="at most 1000 are possible"):
+        list(found)
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\r\n\n", b"\xef\xbb\xbf", HEADER])
+def test_a_file_without_rows_has_no_errors(data: bytes) -> None:
+    assert rows(data, "csv") == []
+
+
+def exported(document: dict[str, Any]) -> bytes:
+    """Return the CSV that the service writes for a row."""
+    return _csv_lines([list(document)]) + _csv_rows(list(document), [json.dumps(document)])
+
+
+@pytest.mark.parametrize(
+    ("model", "document"),
+    [
+        (NewObserver, ADA | {"name": 'A "da", Lovelace'}),
+        (NewFind, {"genus": "Vulpes", "species": "zerda", "sightings": 0}),
+    ],
+)
+def test_exported_csv_reads_back(model: type[Body], document: dict[str, Any]) -> None:
+    assert rows(exported(document), "csv", model) == [(2, document)]
+
+
+class Mixed(Body):
+    """Fields of each JSON type."""
+
+    text: str | None
+    number: float | None
+    flag: bool
+    names: list[str]
+    counts: dict[str, int]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"text": "", "number": 1.5, "flag": True, "names": ["a,", '"', ""], "counts": {"a": 1}},
+        {"text": None, "number": None, "flag": False, "names": [], "counts": {}},
+        {"text": "null", "number": 1e300, "flag": False, "names": ["\u20ac"], "counts": {"": -1}},
+    ],
+)
+def test_values_of_each_json_type_read_back(document: dict[str, Any]) -> None:
+    assert rows(exported(document), "csv", Mixed) == [(2, document)]
+
+
+class Texts(Body):
+    """Fields for which null and empty text differ."""
+
+    one: str | None
+    two: str | None
+    three: str | None = "default"
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ('"",,', ["", None, None]),
+        (',"",""', [None, "", ""]),
+        ('"""","",', ['"', "", None]),
+        ('"a,""",,""', ['a,"', None, ""]),
+        ('a"",,', None),
+    ],
+)
+def test_null_and_empty_text_are_told_apart(record: str, expected: list[Any] | None) -> None:
+    (found,) = rows(f"one,two,three\n{record}\n".encode(), "csv", Texts)
+    if expected is None:
+        assert isinstance(found, list) or found[1]["one"] == 'a""'
+    else:
+        assert list(found[1].values()) == expected
+
+
+@given(st.binary(max_size=300), st.sampled_from(["ndjson", "csv"]), st.integers(1, 20), st.booleans())
+def test_any_bytes_give_rows_or_errors_however_they_are_split(
+    data: bytes, file_format: FileFormat, size: int, has_header: bool
+) -> None:
+    if has_header:
+        data = HEADER + data
+
+    def outcome(size: int) -> Any:
+        try:
+            return rows(data, file_format, size=size)
+        except FileError as error:
+            return (error.line, error.msg)
+
+    assert outcome(size) == outcome(1000)

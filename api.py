@@ -61,7 +61,7 @@ def create_app(
     dependencies.register(app, settings, session)
     errors.register(app)
     resources = [each.resource for each in blueprints if each.resource is not None]
-    background_jobs.register(app, settings, {each.name: each.table for each in resources})
+    background_jobs.register(app, settings, resources)
     for blueprint in blueprints:
         if blueprint.is_enabled(settings):
             app.register_api(blueprint)

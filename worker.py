@@ -9,12 +9,12 @@ from settings import SettingsError
 # Before the import of prometheus-client.
 metrics_directory.create()
 
-from jobs.imports.kind import Imports  # noqa: E402
+from jobs.imports.kind import kinds_of_jobs  # noqa: E402
 from jobs.worker_process import job_worker  # noqa: E402
 from routes import RESOURCES  # noqa: E402
 
 try:
-    app = job_worker(get_settings(), {"import": Imports({resource.name: resource.table for resource in RESOURCES})})
+    app = job_worker(get_settings(), kinds_of_jobs(RESOURCES))
 except SettingsError as error:
     sys.stderr.write(f"{error}\n")
     raise SystemExit(2) from None

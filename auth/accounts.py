@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +14,7 @@ from storage.cql.json_values import rfc3339
 from storage.db_connect import Session
 from storage.db_io import accounts
 from storage.db_io.accounts import Account
+from storage.db_io.versioned import now
 from storage.errors import StorageError
 
 
@@ -45,7 +45,6 @@ def create(
     # Avoid an expensive hash. If another request creates the account after this read, the transaction fails.
     if accounts.find_account(session, email, options) is not None:
         raise EmailTaken
-    now = datetime.now(UTC)
     account = Account(
         email=email,
         id=uuid4(),
@@ -53,7 +52,7 @@ def create(
         scopes=frozenset(scopes),
         disabled=False,
         credentials=uuid4(),
-        created_at=now.replace(microsecond=now.microsecond // 1000 * 1000),
+        created_at=now(),
     )
     if not accounts.create_account(session, account, options):
         raise EmailTaken

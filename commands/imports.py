@@ -15,9 +15,10 @@ import click
 
 from commands.database import CommandError, database
 from commands.driver import require_supported_driver
+from commands.jobs import find
 from jobs.documents import document
 from jobs.engine import Engine
-from jobs.imports.kind import Imports
+from jobs.imports.kind import kinds_of_jobs
 from jobs.imports.records import FileError, FileFormat
 from jobs.imports.upload import Upload, discard, store_upload
 from jobs.messages import send_work
@@ -25,8 +26,7 @@ from routes import RESOURCES
 from settings import Settings
 from storage.cql import QueryOptions
 from storage.db_connect import Session
-from storage.db_io.jobs import Job, create_job, find_job
-from storage.errors import RowNotFound
+from storage.db_io.jobs import Job, create_job
 
 # Bytes that are read at a time.
 _CHUNK = 64 * 1024
@@ -80,7 +80,7 @@ def command(
         raise click.UsageError("Give either FILE or --resume JOB.")
     with database() as (session, settings, options):
         if job_id is not None:
-            job = _find(session, job_id, options)
+            job = find(session, job_id, options)
         else:
             upload = _store(session, settings, resource, cast(BinaryIO, file), file_format, options)
             job = upload.job
@@ -133,7 +133,7 @@ def _run(session: Session, settings: Settings, job: Job, options: QueryOptions) 
     """Work on the job until it has ended."""
     stop = _Stop()
     engine = Engine(
-        {"import": Imports({each.name: each.table for each in RESOURCES})},
+        kinds_of_jobs(RESOURCES),
         settings.job_lease,
         settings.request_timeout,
         lambda: stop.requested,
@@ -142,7 +142,7 @@ def _run(session: Session, settings: Settings, job: Job, options: QueryOptions) 
     with _progress("Writing", job.rows_total) as update:
         while not job.has_ended:
             outcome = engine.work(session, job.id, _PROGRESS)
-            job = _find(session, job.id, options)
+            job = find(session, job.id, options)
             update(job.rows_done)
             if stop.requested or outcome in ("lost", "later"):
                 break
@@ -157,13 +157,6 @@ def _run(session: Session, settings: Settings, job: Job, options: QueryOptions) 
             f"or: flask --app api import {job.resource} --resume {job.id}"
         )
     return job
-
-
-def _find(session: Session, job_id: UUID, options: QueryOptions) -> Job:
-    try:
-        return find_job(session, job_id, options, serial=True)
-    except RowNotFound:
-        raise CommandError(f"There is no job {job_id}.") from None
 
 
 def _size(file: BinaryIO) -> int:

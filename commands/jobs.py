@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
 from uuid import UUID
 
 import click
@@ -16,10 +16,9 @@ from jobs.documents import document
 from jobs.messages import send_work
 from storage.cql import QueryOptions
 from storage.db_connect import Session
-from storage.db_io.jobs import OPEN, Job, find_job, list_jobs
+from storage.db_io.jobs import OPEN, Job, State, find_job, list_jobs
 from storage.errors import RowNotFound
 
-_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 _PAGE = 100
 
 _job_argument = click.argument("job_id", metavar="JOB", type=click.UUID)
@@ -38,7 +37,7 @@ def group() -> None:
 
 @group.command("list")
 @click.option("--owner", help="Jobs of this caller, such as anonymous. By default all jobs that have not ended.")
-@click.option("--state", type=click.Choice(_STATES), help="Only jobs in this state.")
+@click.option("--state", type=click.Choice(get_args(State)), help="Only jobs in this state.")
 @_json_option
 def list_command(owner: str | None, state: str | None, as_json: bool) -> None:
     """Print jobs, newest first. Without --owner, those that have not ended."""
@@ -57,20 +56,14 @@ def list_command(owner: str | None, state: str | None, as_json: bool) -> None:
 def show(job_id: UUID, as_json: bool) -> None:
     """Print one job with its errors."""
     with database() as (session, _, options):
-        _print(_find(session, job_id, options), as_json)
+        _print(find(session, job_id, options), as_json)
 
 
 @group.command("cancel")
 @_job_argument
 def cancel(job_id: UUID) -> None:
     """Cancel a job. Rows that it has written stay."""
-    with database() as (session, settings, options):
-        _find(session, job_id, options)
-        try:
-            engine.cancel(session, job_id, options)
-        except engine.JobEnded as error:
-            raise CommandError(str(error)) from None
-        send_work(settings, job_id)
+    _change(job_id, engine.cancel)
     click.echo(f"cancelled {job_id}")
 
 
@@ -78,14 +71,18 @@ def cancel(job_id: UUID) -> None:
 @_job_argument
 def retry(job_id: UUID) -> None:
     """Queue a failed job again. It continues after its last checkpoint."""
+    _change(job_id, engine.retry)
+    click.echo(f"queued {job_id}")
+
+
+def _change(job_id: UUID, change: Callable[[Session, UUID, QueryOptions], Job]) -> None:
     with database() as (session, settings, options):
-        _find(session, job_id, options)
+        find(session, job_id, options)
         try:
-            engine.retry(session, job_id, options)
+            change(session, job_id, options)
         except engine.JobEnded as error:
             raise CommandError(str(error)) from None
         send_work(settings, job_id)
-    click.echo(f"queued {job_id}")
 
 
 def _jobs(session: Session, name: str, options: QueryOptions) -> Iterator[Job]:
@@ -98,9 +95,13 @@ def _jobs(session: Session, name: str, options: QueryOptions) -> Iterator[Job]:
             return
 
 
-def _find(session: Session, job_id: UUID, options: QueryOptions) -> Job:
+def find(session: Session, job_id: UUID, options: QueryOptions) -> Job:
+    """Read a job after all changes so far.
+
+    :raises CommandError: there is no such job.
+    """
     try:
-        return find_job(session, job_id, options)
+        return find_job(session, job_id, options, serial=True)
     except RowNotFound:
         raise CommandError(f"There is no job {job_id}.") from None
 

@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 
 from storage.cql.json_values import rfc3339
-from storage.db_io.jobs import Job, now
+from storage.db_io.jobs import Job
+from storage.db_io.versioned import now
 
 
 def document(job: Job) -> dict[str, Any]:

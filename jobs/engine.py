@@ -22,7 +22,8 @@ from uuid import UUID, uuid4
 from observability import metrics
 from storage.cql import QueryOptions
 from storage.db_connect import Session
-from storage.db_io.jobs import Job, change_job, close_job, find_job, now, reopen_job
+from storage.db_io.jobs import Job, change_job, close_job, find_job, reopen_job
+from storage.db_io.versioned import now
 from storage.errors import RowNotFound, StorageTimeout, StorageUnavailable
 
 log = logging.getLogger(__name__)
@@ -105,10 +106,7 @@ class Engine:
         except RowNotFound:
             close_job(session, job_id, options)
             return "ended"
-        if found.has_ended:
-            self._clean_up(session, found)
-            return "ended"
-        job = self._claim(session, found)
+        job = found if found.has_ended else self._claim(session, found)
         if job is None:
             return "lost"
         if job.has_ended:

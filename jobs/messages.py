@@ -24,41 +24,34 @@ log = logging.getLogger(__name__)
 _applications: list[Celery] = []
 
 
-def can_run_jobs(settings: Settings) -> bool:
-    """Whether there is a broker, so that job workers can receive messages."""
-    return settings.broker_url is not None
-
-
-def send_work(settings: Settings, job_id: UUID, countdown: float = 0, expires: float | None = None) -> bool:
+def send_work(settings: Settings, job_id: UUID, expires: float | None = None) -> bool:
     """Tell the job workers that a job needs one of them. Any thread may call this function, before or after a fork.
 
     It never raises, and waits for the broker for about two seconds at most. The sweep finds a job whose message is
     lost.
 
-    :param countdown: seconds until a worker may begin.
     :param expires: seconds until the message has no effect, if no worker has received it.
-    :returns: whether the message was sent.
+    :returns: whether the message was sent; false in production without a broker.
     """
-    return _send(settings, "work", (str(job_id),), countdown=countdown or None, expires=expires)
+    return _send(settings, "work", (str(job_id),), expires)
 
 
 def send_sweep(settings: Settings, expires: float) -> bool:
     """Tell the job workers that one of them should look for jobs that need a worker; like :func:`send_work`."""
-    return _send(settings, "sweep", (), expires=expires)
+    return _send(settings, "sweep", (), expires)
 
 
 def _send(
     settings: Settings,
     task: Literal["work", "sweep"],
     arguments: tuple[str, ...],
-    countdown: float | None = None,
-    expires: float | None = None,
+    expires: float | None,
 ) -> bool:
-    if not can_run_jobs(settings):
+    if settings.broker_url is None:
         return False
     try:
         app = _application(settings)
-        app.send_task(task, arguments, countdown=countdown, expires=expires, retry=False)
+        app.send_task(task, arguments, expires=expires, retry=False)
     except Exception as error:
         log.warning("A message to the job workers could not be sent, but a sweep will find the job: %s", error)
         metrics.JOB_MESSAGES_FAILED.inc()

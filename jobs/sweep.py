@@ -10,13 +10,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from uuid import UUID
 
 from jobs.engine import Engine
 from observability import metrics
 from storage.cql import QueryOptions
 from storage.db_connect import Session
-from storage.db_io.jobs import Job, find_job, now, open_job_ids
+from storage.db_io.jobs import Job, find_job, open_job_ids
+from storage.db_io.versioned import now
 from storage.errors import RowNotFound
 
 log = logging.getLogger(__name__)
@@ -30,12 +32,13 @@ _UUID_EPOCH = 0x01B21DD213814000
 
 
 def send_messages(
-    session: Session, engine: Engine, options: Callable[[], QueryOptions], send: Callable[[UUID], object]
+    session: Session, engine: Engine, options: Callable[[], QueryOptions], send: Callable[[UUID], bool]
 ) -> None:
     """Send a message for each job that a worker may claim, clean up jobs that have ended, and update the gauges.
 
     :param options: the options of each query.
-    :param send: sends the message that a job needs a worker.
+    :param send: sends the message that a job needs a worker, and returns whether it was sent. The first failure ends
+        the messages of this sweep.
     :raises StorageError: the jobs can't be read. The next sweep tries again.
     """
     jobs = []
@@ -51,10 +54,10 @@ def send_messages(
         else:
             jobs.append(job)
     waiting = sorted((job for job in jobs if _needs_worker(job, engine.lease)), key=lambda job: job.created_at)
-    for job in waiting[:_MAX_MESSAGES]:
-        send(job.id)
+    # Without a broker, each message would take two seconds.
+    sent = sum(1 for _ in takewhile(lambda job: send(job.id), waiting[:_MAX_MESSAGES]))
     if waiting:
-        log.info("Sweep: %d jobs need a worker, %d messages sent", len(waiting), min(len(waiting), _MAX_MESSAGES))
+        log.info("Sweep: %d jobs need a worker, %d messages sent", len(waiting), sent)
     _update_gauges(jobs, engine)
 
 

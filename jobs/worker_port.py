@@ -110,8 +110,11 @@ def _why_not_ready(worker: Any) -> str | None:
 
     :param worker: Celery's `Worker`, whose parts exist some time after its start.
     """
-    connection = getattr(getattr(worker, "consumer", None), "connection", None)
-    if connection is None or not connection.connected:
+    consumer: Any = getattr(worker, "consumer", None)
+    connection = getattr(consumer, "connection", None)
+    # After a failure, the steps of the consumer connect again one after the other. While one of them waits for the
+    # broker, the connection of an earlier one may look as if it were in use.
+    if connection is None or not connection.connected or consumer.blueprint.started < len(consumer.steps):
         return "The worker is not connected to the broker."
     pool = getattr(worker, "pool", None)
     if pool is None or not any(_is_running(process) for process in pool.info["processes"] if process):

@@ -21,6 +21,7 @@ from uuid import UUID
 
 from celery import Celery, signals
 from celery.platforms import SecurityWarning, set_pdeathsig
+from celery.worker.consumer import Consumer
 
 from jobs.celery_app import application, sweep_interval
 from jobs.engine import Engine, Kind
@@ -39,8 +40,6 @@ log = logging.getLogger(__name__)
 _CONNECT_TIMEOUT = 10.0
 # Seconds after SIGTERM until a child ends that its parent has not ended.
 _LAST_SECONDS = 20
-# These loggers of Celery write several lines for each message.
-_VERBOSE_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
 
 
 class _StopFlag:
@@ -96,8 +95,8 @@ class JobWorker:
         def options() -> QueryOptions:
             return QueryOptions(timeout=self.settings.request_timeout)
 
-        def send(job_id: UUID) -> None:
-            send_work(self.settings, job_id, expires=2 * sweep_interval(self.settings))
+        def send(job_id: UUID) -> bool:
+            return send_work(self.settings, job_id, expires=2 * sweep_interval(self.settings))
 
         try:
             send_messages(db_connect.get_session(_CONNECT_TIMEOUT), self.engine, options, send)
@@ -109,7 +108,6 @@ class JobWorker:
     def configure_logs(self, **_: Any) -> None:
         """In each process, instead of Celery's own configuration."""
         configuration = logs.config(self.settings.log_level)
-        configuration["loggers"] |= {name: {"level": "WARNING"} for name in _VERBOSE_LOGGERS}
         # billiard's logger, which by default does not pass its lines on.
         configuration["loggers"]["multiprocessing"] = {"level": "WARNING", "propagate": True}
         logging.config.dictConfig(configuration)
@@ -150,6 +148,18 @@ class JobWorker:
         self.stop.set()
 
 
+class JobConsumer(Consumer):
+    """The part of the parent that receives messages.
+
+    It has none of Celery's messages between workers. Celery sends the heartbeats from the loop that also handles
+    SIGTERM, and without a broker it tries that forever.
+    """
+
+    def __init__(self, *args: Any, worker_options: Mapping[str, Any], **kwargs: Any) -> None:
+        off = {"without_heartbeat": True, "without_gossip": True, "without_mingle": True}
+        super().__init__(*args, worker_options={**worker_options, **off}, **kwargs)
+
+
 def _end_after_sigterm() -> None:
     signal.sigwait({signal.SIGTERM})
     time.sleep(_LAST_SECONDS)
@@ -163,6 +173,7 @@ def job_worker(settings: Settings, kinds: Mapping[str, Kind]) -> Celery:
     :raises SettingsError: there is no broker.
     """
     app = application(settings)
+    app.conf.worker_consumer = JobConsumer
     # It warns of pickled messages that root would execute. Workers accept JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     worker = JobWorker(settings, kinds)

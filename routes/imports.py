@@ -15,11 +15,11 @@ from jobs.imports.upload import TooManyRows, discard, store_upload
 from routes.resource import Resource
 from schemas.base import InvalidInput
 from schemas.jobs import Imported, ImportQuery, JobDocument
-from server.streamed_body import streamed_body
+from server.streamed_body import StreamedBody
 from storage.db_io.jobs import create_job, find_job
 from storage.db_io.versioned import VersionedTable
 from storage.errors import StorageError
-from web.background_jobs import current_engine, require_workers, send
+from web.background_jobs import current_engine, no_workers, send
 from web.dependencies import current_settings
 from web.import_body import open_import
 from web.openapi import responses
@@ -52,11 +52,12 @@ def import_view(resource: Resource) -> Callable[..., ResponseValue]:
         No row is written before all lines are checked.
         """
         settings = current_settings()
-        if query.background:
-            require_workers()
+        has_workers = settings.broker_url is not None
+        if query.background and not has_workers:
+            raise no_workers()
         if g.options.consistency_level is not None:
             raise InvalidInput.at("header", "X-Consistency-Level", "An import uses the default consistency level")
-        body = streamed_body(request.environ)
+        body = StreamedBody(request.environ)
 
         def read(size: int) -> bytes:
             # The client may have sent a deadline.
@@ -64,7 +65,6 @@ def import_view(resource: Resource) -> Callable[..., ResponseValue]:
             return body.read(size)
 
         file = open_import(request, read, settings.max_import_bytes)
-        has_workers = settings.broker_url is not None
         try:
             upload = store_upload(
                 g.session,
@@ -77,8 +77,7 @@ def import_view(resource: Resource) -> Callable[..., ResponseValue]:
                 max_rows=None if has_workers else MAX_ROWS,
             )
         except TooManyRows:
-            require_workers()
-            raise
+            raise no_workers() from None
         if query.strict and upload.failed:
             discard(g.session, upload.job, g.options)
             raise _invalid_lines(upload.failed, upload.errors)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from uuid import UUID
 
 import orjson
 from flask import Response, g
@@ -13,6 +15,7 @@ from jobs.documents import document
 from routes.blueprint import Blueprint
 from schemas.jobs import JobDocument, JobListQuery, JobPath
 from storage.cql import QueryOptions
+from storage.db_connect import Session
 from storage.db_io.jobs import Job, find_job, list_jobs
 from storage.errors import RowNotFound
 from web import pagination
@@ -50,13 +53,7 @@ def get_job(path: JobPath) -> ResponseValue:
 )
 def delete_job(path: JobPath) -> ResponseValue:
     """Cancel a job. Rows that it has written stay."""
-    job = _visible_job(path)
-    try:
-        job = engine.cancel(g.session, job.id, _options())
-    except engine.JobEnded as error:
-        raise Conflict(str(error)) from None
-    send(job)
-    return document(job), 202
+    return document(_change(path, engine.cancel)), 202
 
 
 @blueprint.post(
@@ -68,13 +65,21 @@ def delete_job(path: JobPath) -> ResponseValue:
 )
 def retry_job(path: JobPath) -> ResponseValue:
     """Queue a failed job again. It continues where it stopped."""
-    job = _visible_job(path)
+    job = _change(path, engine.retry)
+    return document(job), 202, location("jobs.get_job", id=job.id)
+
+
+def _change(path: JobPath, change: Callable[[Session, UUID, QueryOptions], Job]) -> Job:
+    """Change a job of the caller, and send a message for it.
+
+    :raises Conflict: the job is in another state.
+    """
     try:
-        job = engine.retry(g.session, job.id, _options())
+        job = change(g.session, _visible_job(path).id, _options())
     except engine.JobEnded as error:
         raise Conflict(str(error)) from None
     send(job)
-    return document(job), 202, location("jobs.get_job", id=job.id)
+    return job
 
 
 def _options() -> QueryOptions:

@@ -34,7 +34,7 @@ class BodyAborted(Exception):
 
 
 class StreamedBody:
-    """The body of a request."""
+    """The body of a request to one of the streamed paths. Under another server, that of any request."""
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self._environ = environ
@@ -71,8 +71,3 @@ class StreamedBody:
         if self._left == 0 or not data:
             note_end_of_body(self._environ)
         return data
-
-
-def streamed_body(environ: dict[str, Any]) -> StreamedBody:
-    """The body of a request to one of the streamed paths. Under another server, that of any request."""
-    return StreamedBody(environ)

@@ -132,7 +132,11 @@ class JobTests:
         """End all workers."""
         for worker in self._workers:
             if worker.process.poll() is None:
-                worker.terminate()
+                try:
+                    worker.terminate()
+                except subprocess.TimeoutExpired:
+                    worker.kill()
+                    raise
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +16,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 # Seconds until a worker that has died is started again. The backoff doubles unless it has run for the maximum.
 _BACKOFF = (1.0, 60.0)
+# Seconds that a worker has to end.
+_STOP_TIMEOUT = 30.0
 
 
 class JobWorker:
@@ -37,7 +41,12 @@ class JobWorker:
             self._stopped.set()
             if self._process is not None:
                 self._process.terminate()
-        if self._thread.ident is not None:
+        if self._thread.ident is None:
+            return
+        self._thread.join(_STOP_TIMEOUT)
+        if self._thread.is_alive() and self._process is not None:
+            # Celery waits forever for a beat that was killed.
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._thread.join()
 
     def _run(self) -> None:

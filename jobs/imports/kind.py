@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jobs.engine import Progress, StepFailed
+from jobs.engine import Kind, Progress, StepFailed
+from jobs.imports.upload import Importable
 from storage.cql import QueryOptions, Table
 from storage.cql.bulk_write import unpack_rows, write_rows
 from storage.db_connect import Session
@@ -43,3 +44,8 @@ class Imports:
     def clean_up(self, session: Session, job: Job, options: QueryOptions) -> None:
         """Delete the chunks."""
         delete_chunks(session, job.id, job.chunks, options)
+
+
+def kinds_of_jobs(resources: Iterable[Importable]) -> dict[str, Kind]:
+    """The kinds of jobs of a service by name, for the engine."""
+    return {"import": Imports({resource.name: resource.table for resource in resources})}

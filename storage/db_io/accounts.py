@@ -11,7 +11,7 @@ from uuid import UUID
 
 from cassandra.cluster import Session
 
-from storage.cql import QueryOptions, Statement, execute
+from storage.cql import QueryOptions, Statement, execute, stream
 from storage.cql.consistency import serial_level
 from storage.db_io.versioned import can_be_settled
 from storage.errors import StorageError, StorageTimeout
@@ -82,13 +82,9 @@ def find_account(session: Session, email: str, options: QueryOptions) -> Account
 
 def list_accounts(session: Session, options: QueryOptions) -> Iterator[Account]:
     """Read all accounts, page by page, in no order."""
-    paging_state = None
-    while True:
-        page = execute(session, SELECT_ACCOUNTS, (), options, paging_state=paging_state)
-        yield from map(_account, page.rows)
-        paging_state = page.paging_state
-        if paging_state is None:
-            return
+    with stream(session, SELECT_ACCOUNTS, (), options) as pages:
+        for page in pages:
+            yield from map(_account, page)
 
 
 def update_account(session: Session, before: Account, after: Account, options: QueryOptions) -> bool:

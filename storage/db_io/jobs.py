@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Literal, NamedTuple
 from uuid import UUID, uuid1
 
 from cassandra.cluster import Session
 
-from storage.cql import Page, QueryOptions, Statement, execute, execute_concurrently
+from storage.cql import Page, QueryOptions, Statement, execute, execute_concurrently, stream
 from storage.cql.consistency import serial_level
-from storage.db_io.versioned import can_be_settled
+from storage.db_io.versioned import can_be_settled, now
 from storage.errors import RowNotFound, StorageError, StorageTimeout
 
 # Seconds from the creation of a job until its row expires.
@@ -163,13 +163,8 @@ def list_jobs(session: Session, name: str, limit: int, paging_state: bytes | Non
 
 def open_job_ids(session: Session, options: QueryOptions) -> list[UUID]:
     """Read the ids in the list of jobs that have not ended."""
-    ids, paging_state = [], None
-    while True:
-        page = execute(session, SELECT_LIST, (OPEN,), options, paging_state=paging_state)
-        ids += [job_id for (job_id,) in page.rows]
-        paging_state = page.paging_state
-        if paging_state is None:
-            return ids
+    with stream(session, SELECT_LIST, (OPEN,), options) as pages:
+        return [job_id for page in pages for (job_id,) in page]
 
 
 def close_job(session: Session, job_id: UUID, options: QueryOptions) -> None:
@@ -180,12 +175,6 @@ def close_job(session: Session, job_id: UUID, options: QueryOptions) -> None:
 def reopen_job(session: Session, job_id: UUID, options: QueryOptions) -> None:
     """Add a job to the list of jobs that have not ended."""
     execute(session, INSERT_INTO_LIST, (OPEN, job_id, LIFETIME), options)
-
-
-def now() -> datetime:
-    """The present time in milliseconds, which is what Cassandra stores."""
-    moment = datetime.now(UTC)
-    return moment - timedelta(microseconds=moment.microsecond % 1000)
 
 
 def _is_stored(session: Session, job: Job, error: StorageTimeout, options: QueryOptions) -> bool:

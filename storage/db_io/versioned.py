@@ -84,8 +84,8 @@ class VersionedTable(Table[Row]):
 
         :param fields: all fields except `id`, `created_at`, `updated_at` and `version`.
         """
-        now = _now()
-        return self.row(id=uuid4(), created_at=now, updated_at=now, version=uuid4(), **fields)
+        timestamp = now()
+        return self.row(id=uuid4(), created_at=timestamp, updated_at=timestamp, version=uuid4(), **fields)
 
     @property
     def import_statement(self) -> Statement:
@@ -170,10 +170,10 @@ class VersionedTable(Table[Row]):
         :raises VersionConflict: the row is at none of `versions`.
         """
         version = uuid4()
-        now = _now()
+        timestamp = now()
 
         def updated(row: Row) -> Row:
-            return row._replace(**changes, updated_at=now, version=version)
+            return row._replace(**changes, updated_at=timestamp, version=version)
 
         def values(row: Row) -> Sequence[Any]:
             after = updated(row)
@@ -313,7 +313,7 @@ def can_be_settled(session: Session, error: StorageTimeout, options: QueryOption
     return error.may_have_applied and (options.consistency_level or default_level(session)) in proven
 
 
-def _now() -> datetime:
-    # Cassandra stores milliseconds.
-    now = datetime.now(UTC)
-    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+def now() -> datetime:
+    """The present time in milliseconds, which is what Cassandra stores."""
+    moment = datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)

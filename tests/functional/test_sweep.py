@@ -16,7 +16,8 @@ from observability import metrics
 from settings import Settings
 from storage import db_connect
 from storage.cql import QueryOptions
-from storage.db_io.jobs import Job, change_job, create_job, new_job, now, open_job_ids, reopen_job
+from storage.db_io.jobs import Job, change_job, create_job, new_job, open_job_ids, reopen_job
+from storage.db_io.versioned import now
 from tests.testbed import database
 
 HOUR = 3600.0
@@ -28,12 +29,21 @@ class Sweep:
     def __init__(self, session: Session) -> None:
         self.session = session
 
-    def run(self, lease: float) -> set[UUID]:
-        sent: list[UUID] = []
-        engine = Engine({}, lease, timeout=10)
-        send_messages(self.session, engine, QueryOptions, sent.append)
-        assert len(sent) == len(set(sent))
-        return set(sent)
+    def run(self, lease: float, *, broker: bool = True) -> set[UUID]:
+        """Sweep once.
+
+        :param broker: whether messages can be sent.
+        :returns: the jobs that it has tried to send a message for.
+        """
+        tried: list[UUID] = []
+
+        def send(job_id: UUID) -> bool:
+            tried.append(job_id)
+            return broker
+
+        send_messages(self.session, Engine({}, lease, timeout=10), QueryOptions, send)
+        assert len(tried) == len(set(tried))
+        return set(tried)
 
     def job(self, **columns: object) -> Job:
         """Store a job of the kind "test" with these columns."""
@@ -71,6 +81,13 @@ def test_sweep_sends_messages_for_jobs_that_a_worker_may_claim(sweep: Sweep) -> 
     # The message of the creation may be on its way for as long as a lease.
     assert sweep.run(lease=HOUR) == {interrupted.id, expired.id}
     assert sweep.run(lease=0) == {fresh.id, interrupted.id, expired.id}
+
+
+def test_sweep_without_a_broker_tries_one_message(sweep: Sweep) -> None:
+    """Each of them would take two seconds."""
+    first, second = sweep.job(), sweep.job()
+    assert sweep.run(lease=0, broker=False) == {first.id}
+    assert sweep.run(lease=0) == {first.id, second.id}
 
 
 def test_sweep_removes_jobs_that_have_ended_from_its_list(sweep: Sweep) -> None:

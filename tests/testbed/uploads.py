@@ -11,7 +11,7 @@ from flask_openapi3 import OpenAPI
 import api
 from routes import BLUEPRINTS
 from routes.blueprint import Blueprint
-from server.streamed_body import STREAMED_BODIES, BodyAborted, streamed_body
+from server.streamed_body import STREAMED_BODIES, BodyAborted, StreamedBody
 from web.route_options import route_options
 
 # deploy/nginx forwards paths of this form without buffering.
@@ -28,7 +28,7 @@ def post_upload() -> tuple[dict[str, Any], int]:
     """Count the bytes of the body. With the header `Refuse`, return that status without reading the body."""
     if status := request.headers.get("Refuse"):
         return {}, int(status)
-    body = streamed_body(request.environ)
+    body = StreamedBody(request.environ)
     count, digest, problem = 0, sha256(), None
     try:
         while data := body.read(65536):

@@ -12,7 +12,7 @@ from server import metrics_directory
 metrics_directory.create()
 
 from jobs.engine import Progress  # noqa: E402
-from jobs.imports.kind import Imports  # noqa: E402
+from jobs.imports.kind import kinds_of_jobs  # noqa: E402
 from jobs.worker_process import job_worker  # noqa: E402
 from storage.cql import QueryOptions  # noqa: E402
 from storage.db_connect import Session  # noqa: E402
@@ -41,8 +41,5 @@ class Lines:
 
 app = job_worker(
     get_settings(),
-    {
-        "import": Imports({resource.name: resource.table for resource in RESOURCES}),
-        "lines": Lines(Path(os.environ.get("TEST_DIRECTORY", os.devnull))),
-    },
+    kinds_of_jobs(RESOURCES) | {"lines": Lines(Path(os.environ.get("TEST_DIRECTORY", os.devnull)))},
 )

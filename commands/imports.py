@@ -30,8 +30,6 @@ from storage.db_io.jobs import Job, create_job
 
 # Bytes that are read at a time.
 _CHUNK = 64 * 1024
-# Seconds between two updates of the progress.
-_PROGRESS = 1.0
 # The owner of the jobs in the list of jobs.
 _OWNER = "command line"
 _SUFFIXES: dict[str, FileFormat] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
@@ -132,18 +130,18 @@ def _store(
 def _run(session: Session, settings: Settings, job: Job, options: QueryOptions) -> Job:
     """Work on the job until it has ended."""
     stop = _Stop()
-    engine = Engine(
-        kinds_of_jobs(RESOURCES),
-        settings.job_lease,
-        settings.request_timeout,
-        lambda: stop.requested,
-    )
     outcome = None
     with _progress("Writing", job.rows_total) as update:
+        engine = Engine(
+            kinds_of_jobs(RESOURCES),
+            settings.job_lease,
+            settings.request_timeout,
+            should_stop=lambda: stop.requested,
+            on_step=lambda job: update(job.rows_done),
+        )
         while not job.has_ended:
-            outcome = engine.work(session, job.id, _PROGRESS)
+            outcome = engine.work(session, job.id)
             job = find(session, job.id, options)
-            update(job.rows_done)
             if stop.requested or outcome in ("lost", "later"):
                 break
     if outcome == "lost" and not job.has_ended:

@@ -88,12 +88,14 @@ class Engine:
     :ivar lease: seconds after a worker's last checkpoint until another worker may claim its job.
     :ivar timeout: seconds for one query.
     :ivar should_stop: whether the process is about to end, so that a slice should end early.
+    :ivar on_step: called with the job after each step.
     """
 
     kinds: Mapping[str, Kind]
     lease: float
     timeout: float
     should_stop: Callable[[], bool] = field(default=lambda: False)
+    on_step: Callable[[Job], None] = field(default=lambda job: None)
 
     def work(self, session: Session, job_id: UUID, seconds: float = SLICE) -> Outcome:
         """Claim a job and work on it for at most `seconds`.
@@ -185,6 +187,7 @@ class Engine:
                 bytes_done=progress.position,
                 stalled=0,
             )
+            self.on_step(job)
             if time.monotonic() >= next_checkpoint:
                 saved = job = self._save(session, saved, job._replace(lease_until=self._lease_end()))
                 next_checkpoint = time.monotonic() + interval

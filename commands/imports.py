@@ -18,7 +18,7 @@ from commands.driver import require_supported_driver
 from jobs.documents import document
 from jobs.engine import Engine
 from jobs.imports.kind import Imports
-from jobs.imports.records import FileError, FileFormat
+from jobs.imports.records import FileError, FileFormat, format_of_name
 from jobs.imports.upload import Upload, discard, store_upload
 from jobs.messages import send_work
 from routes import RESOURCES
@@ -34,7 +34,6 @@ _CHUNK = 64 * 1024
 _PROGRESS = 1.0
 # The owner of the jobs in the list of jobs.
 _OWNER = "command line"
-_SUFFIXES: dict[str, FileFormat] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 
 
 class _Stop:
@@ -108,7 +107,7 @@ def _store(
     resource = next(each for each in RESOURCES if each.name == name)
     path = getattr(file, "name", "").lower()
     is_compressed = path.endswith(".gz")
-    file_format = file_format or _SUFFIXES.get("." + path.removesuffix(".gz").rpartition(".")[2])
+    file_format = file_format or format_of_name(path.removesuffix(".gz"))
     if file_format is None:
         raise click.UsageError("The format does not follow from the name of the file: give --format csv or ndjson.")
     source = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if is_compressed else file

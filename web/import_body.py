@@ -12,7 +12,7 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMe
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from jobs.imports.records import FileFormat
+from jobs.imports.records import FileFormat, format_of_name
 from schemas.base import InvalidInput
 from web.media_types import CSV, MULTIPART, NDJSON
 from web.request_body import UnsupportedContentEncoding
@@ -23,7 +23,6 @@ _FORMATS: dict[str, FileFormat] = {
     "application/jsonl": "ndjson",
     CSV: "csv",
 }
-_SUFFIXES: dict[str, FileFormat] = {".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv"}
 # Bytes that are read or decompressed at a time.
 _CHUNK = 64 * 1024
 # Bytes of the headers of a part of a multipart form.
@@ -55,7 +54,8 @@ def open_import(request: Request, read: Read, max_bytes: int) -> ImportFile:
     if encoding not in ("", "identity", "gzip"):
         raise UnsupportedContentEncoding("The Content-Encoding must be gzip, or absent.", accepted="gzip, identity")
     raw = iter(lambda: read(_CHUNK), b"")
-    body = _decompressed(raw) if encoding == "gzip" else raw
+    # The compressed bytes are limited too: gzip members and blocks may be empty, however many there are.
+    body = _decompressed(_limited(raw, max_bytes)) if encoding == "gzip" else raw
     # The framing of a form is counted too.
     limited = _limited(body, max_bytes)
     if request.mimetype != MULTIPART:
@@ -69,9 +69,8 @@ def open_import(request: Request, read: Read, max_bytes: int) -> ImportFile:
 def _format(media_type: str, charset: str | None, filename: str) -> FileFormat:
     if (charset or "utf-8").lower() not in ("utf-8", "utf8", "us-ascii"):
         raise UnsupportedMediaType("The file must be in UTF-8.")
-    found = _FORMATS.get(media_type)
-    if found is None and filename:
-        found = next((each for suffix, each in _SUFFIXES.items() if filename.lower().endswith(suffix)), None)
+    # Media types are case-insensitive.
+    found = _FORMATS.get(media_type.lower()) or format_of_name(filename)
     if found is None:
         raise UnsupportedMediaType(
             f"The file must be {NDJSON} or {CSV}: as the body, or as a part of {MULTIPART} with this Content-Type or "
@@ -159,9 +158,7 @@ def _data(parts: Iterator[File | Field | Data]) -> Iterator[bytes]:
     try:
         for part in parts:
             if not isinstance(part, Data):
-                raise InvalidInput.at(
-                    "body", part.name or "", "There is no such field: the form must have one file only"
-                )
+                raise _other_part(part)
             if data := held + part.data:
                 held = b"\r" if data.endswith(b"\r") else b""
                 yield data.removesuffix(b"\r")

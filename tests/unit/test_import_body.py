@@ -55,6 +55,8 @@ FIELD = 'Content-Disposition: form-data; name="note"'
         ("application/x-ndjson", "ndjson"),
         ("application/ndjson", "ndjson"),
         ("application/jsonl; charset=us-ascii", "ndjson"),
+        ("Text/CSV; Charset=UTF-8", "csv"),
+        ("APPLICATION/X-NDJSON", "ndjson"),
     ],
 )
 def test_format_follows_from_the_content_type(content_type: str, expected: str) -> None:
@@ -96,6 +98,22 @@ def test_gzip_bomb_is_rejected() -> None:
         read(bomb, "text/csv", "gzip")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        # Empty members.
+        gzip.compress(b"") * 10_000,
+        # A member of empty deflate blocks.
+        gzip.compress(b"")[:10] + b"\x00\x00\x00\xff\xff" * 40_000,
+        # A header with a long file name.
+        b"\x1f\x8b\x08\x08" + bytes(6) + b"x" * 200_000,
+    ],
+)
+def test_size_of_gzip_without_content_is_limited(body: bytes) -> None:
+    with pytest.raises(RequestEntityTooLarge, match="MAX_IMPORT_BYTES"):
+        read(body, "text/csv", "gzip")
+
+
 def test_decompressed_chunks_are_small() -> None:
     source = io.BytesIO(gzip.compress(bytes(20_000_000)))
     sizes = [len(chunk) for chunk in open_import(request("text/csv", "gzip"), source.read, 10**9).chunks]
@@ -127,6 +145,8 @@ def test_size_of_the_file_is_limited(size: int, expected: bool) -> None:
         (FILE.replace(".csv", ".JSONL"), "ndjson"),
         (FILE.replace(".csv", "") + "\r\nContent-Type: text/csv", "csv"),
         (FILE + "\r\nContent-Type: application/x-ndjson", "ndjson"),
+        (FILE.replace(".csv", "") + "\r\nContent-Type: Text/CSV; Charset=UTF-8", "csv"),
+        (FILE + "\r\ncontent-type: Application/X-NDJSON", "ndjson"),
         (FILE + "\r\nContent-Type: application/octet-stream", "csv"),
     ],
 )

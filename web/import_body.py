@@ -124,7 +124,7 @@ def _file_of_form(chunks: Iterator[bytes], boundary: str) -> ImportFile:
             if isinstance(part, File):
                 kind, options = parse_options_header(part.headers.get("Content-Type", ""))
                 file_format = _format(kind, options.get("charset"), part.filename or "")
-                return ImportFile(file_format, _data(parts))
+                return ImportFile(file_format, _data(decoder, parts))
             if isinstance(part, Field):
                 raise _other_part(part)
     except ValueError:
@@ -149,19 +149,20 @@ def _parts(decoder: MultipartDecoder, chunks: Iterator[bytes]) -> Iterator[File 
             raise BadRequest("The headers of a part of the form are too long.")
 
 
-def _data(parts: Iterator[File | Field | Data]) -> Iterator[bytes]:
-    """The bytes of the file, without a CR at its end.
-
-    Werkzeug's decoder leaves the CR before a boundary in the data if the boundary arrives in two parts.
-    """
+def _data(decoder: MultipartDecoder, parts: Iterator[File | Field | Data]) -> Iterator[bytes]:
+    """The bytes of the file."""
     held = b""
     try:
         for part in parts:
             if not isinstance(part, Data):
                 raise _other_part(part)
-            if data := held + part.data:
-                held = b"\r" if data.endswith(b"\r") else b""
-                yield data.removesuffix(b"\r")
+            if part.data:
+                data = held + part.data
+                # Werkzeug's decoder returns the CR of the CRLF before the last boundary as data if "--" at the end of
+                # that boundary arrives in two pieces. The CR belongs to the file only if more data follows.
+                is_split = data.endswith(b"\r") and decoder.buffer.startswith(b"\n")
+                held = b"\r" if is_split and part.more_data else b""
+                yield data.removesuffix(held)
     except ValueError:
         raise _malformed() from None
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.test import EnvironBuilder
@@ -183,6 +183,19 @@ def test_exceptions_of_the_client_pass_through() -> None:
 
     with pytest.raises(ConnectionError):
         list(open_import(request("text/csv"), disconnect, MAX).chunks)
+
+
+PIECES = [b"\r", b"\n", b"\r\n", b"-", b"--", b"--xy", b"\r\n--x", b"\n--xy-", b"z", b"a,b"]
+
+
+@example([b"a", b"\r"], 1)
+@example([b"a"], 1)
+@given(st.lists(st.sampled_from(PIECES), max_size=20), st.integers(1, 12))
+def test_file_of_a_form_keeps_each_byte_however_it_is_split(pieces: list[bytes], size: int) -> None:
+    data = b"".join(pieces)
+    assume(b"--xyz" not in data)
+    body = form((FILE, data))
+    assert read(body, FORM, size=size) == read(body, FORM) == ("csv", data)
 
 
 def mutated(draw: Callable[..., Any]) -> bytes:

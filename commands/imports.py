@@ -6,6 +6,7 @@ import gzip
 import json
 import signal
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
@@ -124,7 +125,7 @@ def _store(
             )
         except FileError as error:
             raise CommandError(f"Line {error.line}: {error.msg} Nothing was written.") from None
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise CommandError(f"The file can't be read: {error}. Nothing was written.") from None
 
 

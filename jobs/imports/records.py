@@ -70,7 +70,7 @@ def _json_documents(chunks: Iterable[bytes], max_line: int) -> Iterator[tuple[in
         try:
             document = orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            yield number, [LineError(number, [], f"The line is not JSON: {error}")]
+            yield number, [LineError(number, [], f"The line is not JSON: {error.msg} (column {error.colno})")]
         else:
             if isinstance(document, dict):
                 yield number, document

@@ -6,6 +6,7 @@ import gzip
 import json
 import signal
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
@@ -19,7 +20,7 @@ from commands.jobs import find
 from jobs.documents import document
 from jobs.engine import Engine
 from jobs.imports.kind import kinds_of_jobs
-from jobs.imports.records import FileError, FileFormat
+from jobs.imports.records import FileError, FileFormat, format_of_name
 from jobs.imports.upload import Upload, discard, store_upload
 from jobs.messages import send_work
 from routes import RESOURCES
@@ -32,7 +33,6 @@ from storage.db_io.jobs import Job, create_job
 _CHUNK = 64 * 1024
 # The owner of the jobs in the list of jobs.
 _OWNER = "command line"
-_SUFFIXES: dict[str, FileFormat] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 
 
 class _Stop:
@@ -106,7 +106,7 @@ def _store(
     resource = next(each for each in RESOURCES if each.name == name)
     path = getattr(file, "name", "").lower()
     is_compressed = path.endswith(".gz")
-    file_format = file_format or _SUFFIXES.get("." + path.removesuffix(".gz").rpartition(".")[2])
+    file_format = file_format or format_of_name(path.removesuffix(".gz"))
     if file_format is None:
         raise click.UsageError("The format does not follow from the name of the file: give --format csv or ndjson.")
     source = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if is_compressed else file
@@ -123,7 +123,7 @@ def _store(
             )
         except FileError as error:
             raise CommandError(f"Line {error.line}: {error.msg} Nothing was written.") from None
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise CommandError(f"The file can't be read: {error}. Nothing was written.") from None
 
 

@@ -12,7 +12,7 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMe
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from jobs.imports.records import FileFormat
+from jobs.imports.records import FileFormat, format_of_name
 from schemas.base import InvalidInput
 from web.media_types import CSV, MULTIPART, NDJSON
 from web.request_body import UnsupportedContentEncoding
@@ -23,7 +23,6 @@ _FORMATS: dict[str, FileFormat] = {
     "application/jsonl": "ndjson",
     CSV: "csv",
 }
-_SUFFIXES: dict[str, FileFormat] = {".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv"}
 # Bytes that are read or decompressed at a time.
 _CHUNK = 64 * 1024
 # Bytes of the headers of a part of a multipart form.
@@ -55,7 +54,8 @@ def open_import(request: Request, read: Read, max_bytes: int) -> ImportFile:
     if encoding not in ("", "identity", "gzip"):
         raise UnsupportedContentEncoding("The Content-Encoding must be gzip, or absent.", accepted="gzip, identity")
     raw = iter(lambda: read(_CHUNK), b"")
-    body = _decompressed(raw) if encoding == "gzip" else raw
+    # The compressed bytes are limited too: gzip members and blocks may be empty, however many there are.
+    body = _decompressed(_limited(raw, max_bytes)) if encoding == "gzip" else raw
     # The framing of a form is counted too.
     limited = _limited(body, max_bytes)
     if request.mimetype != MULTIPART:
@@ -69,9 +69,8 @@ def open_import(request: Request, read: Read, max_bytes: int) -> ImportFile:
 def _format(media_type: str, charset: str | None, filename: str) -> FileFormat:
     if (charset or "utf-8").lower() not in ("utf-8", "utf8", "us-ascii"):
         raise UnsupportedMediaType("The file must be in UTF-8.")
-    found = _FORMATS.get(media_type)
-    if found is None and filename:
-        found = next((each for suffix, each in _SUFFIXES.items() if filename.lower().endswith(suffix)), None)
+    # Media types are case-insensitive.
+    found = _FORMATS.get(media_type.lower()) or format_of_name(filename)
     if found is None:
         raise UnsupportedMediaType(
             f"The file must be {NDJSON} or {CSV}: as the body, or as a part of {MULTIPART} with this Content-Type or "
@@ -125,7 +124,7 @@ def _file_of_form(chunks: Iterator[bytes], boundary: str) -> ImportFile:
             if isinstance(part, File):
                 kind, options = parse_options_header(part.headers.get("Content-Type", ""))
                 file_format = _format(kind, options.get("charset"), part.filename or "")
-                return ImportFile(file_format, _data(parts))
+                return ImportFile(file_format, _data(decoder, parts))
             if isinstance(part, Field):
                 raise _other_part(part)
     except ValueError:
@@ -150,21 +149,20 @@ def _parts(decoder: MultipartDecoder, chunks: Iterator[bytes]) -> Iterator[File 
             raise BadRequest("The headers of a part of the form are too long.")
 
 
-def _data(parts: Iterator[File | Field | Data]) -> Iterator[bytes]:
-    """The bytes of the file, without a CR at its end.
-
-    Werkzeug's decoder leaves the CR before a boundary in the data if the boundary arrives in two parts.
-    """
+def _data(decoder: MultipartDecoder, parts: Iterator[File | Field | Data]) -> Iterator[bytes]:
+    """The bytes of the file."""
     held = b""
     try:
         for part in parts:
             if not isinstance(part, Data):
-                raise InvalidInput.at(
-                    "body", part.name or "", "There is no such field: the form must have one file only"
-                )
-            if data := held + part.data:
-                held = b"\r" if data.endswith(b"\r") else b""
-                yield data.removesuffix(b"\r")
+                raise _other_part(part)
+            if part.data:
+                data = held + part.data
+                # Werkzeug's decoder returns the CR of the CRLF before the last boundary as data if "--" at the end of
+                # that boundary arrives in two pieces. The CR belongs to the file only if more data follows.
+                is_split = data.endswith(b"\r") and decoder.buffer.startswith(b"\n")
+                held = b"\r" if is_split and part.more_data else b""
+                yield data.removesuffix(held)
     except ValueError:
         raise _malformed() from None
 

@@ -1,7 +1,7 @@
 """The records of a CSV file with a header, as the JSON documents that they stand for.
 
 The format is that of the service's own CSV: null is an empty field, empty text is `""`, collections and booleans are
-JSON. Python's csv module does not tell an empty field from `""`, so a record that has both is split a second time.
+JSON. Python's csv module does not tell an empty field from `""`, so a record that has both is looked at a second time.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from jobs.imports.lines import BOM, FileError, LineError, lines
 from schemas.base import Body
 
 _MAX_COLUMNS = 1000
-# A field and the comma behind it. The record is known to be well-formed.
-_FIELD = re.compile(r'("(?:[^"]|"")*"|[^,]*)(?:,|$)')
+_QUOTES = re.compile(rb'"+')
 
 # The length of a record is limited instead.
 csv.field_size_limit(sys.maxsize)
@@ -42,9 +41,9 @@ def csv_documents(chunks: Iterable[bytes], model: type[Body], max_line: int) -> 
 
     :param chunks: the bytes of the file.
     :returns: for each record the number of its first line, and its document or a list of errors.
-    :raises FileError: the header is not valid, or a quotation mark is missing.
+    :raises FileError: the header is not valid, or the end of a record is not known.
     """
-    source = _Source(lines(chunks, max_line, b"\r\n"), max_line)
+    source = _Source(chunks, max_line)
     columns: list[_Column] | None = None
     for cells in _records(source):
         if isinstance(cells, LineError):
@@ -63,54 +62,95 @@ def csv_documents(chunks: Iterable[bytes], model: type[Body], max_line: int) -> 
             yield source.first, _document(columns, cells, source)
 
 
+class _Quotes:
+    """Whether the text of a record ends inside quotation marks. The text may be malformed, and arrive in pieces.
+
+    A quotation mark at the beginning of a cell opens a quoted cell. In other places of an unquoted cell it is text.
+    """
+
+    def __init__(self) -> None:
+        self.are_open = False
+        # A quotation mark that comes next opens a quoted cell, or opens it again as the second one of a pair.
+        self._can_open = True
+
+    def feed(self, piece: bytes) -> None:
+        """Add a piece of the text."""
+        for run in _QUOTES.finditer(piece):
+            start, end = run.span()
+            can_open = piece[start - 1 : start] == b"," if start else self._can_open
+            counts = self.are_open or can_open
+            if counts and (end - start) % 2:
+                self.are_open = not self.are_open
+            if end == len(piece):
+                self._can_open = counts
+        if piece and not piece.endswith(b'"'):
+            self._can_open = piece.endswith(b",")
+
+
 class _Source(Iterator[str]):
     """Feeds lines to the csv module, and remembers those of the present record.
 
     :ivar first: number of the first line of the record.
-    :ivar skipped: errors of lines before the record that were too long.
+    :ivar skipped: the line was too long. The csv module gets an empty one instead.
+    :ivar is_valid_utf8: the record is valid UTF-8.
     """
 
-    def __init__(self, numbered: Iterator[tuple[int, bytes | None]], max_line: int) -> None:
+    def __init__(self, chunks: Iterable[bytes], max_line: int) -> None:
         self.first = 1
-        self.skipped: list[LineError] = []
-        self._numbered, self._max_line = numbered, max_line
+        self.skipped: LineError | None = None
+        self.is_valid_utf8 = True
+        self._max_line = max_line
         self._parts: list[str] = []
         self._size = 0
-        self.is_valid_utf8 = True
+        self._dropped = _Quotes()
+        # The quotation marks of a line are still known if it is too long.
+        self._numbered = lines(chunks, max_line, b"\r\n", lambda piece: self._dropped.feed(piece))
 
     def begin(self) -> None:
         """Begin a record."""
-        self._parts, self._size, self.is_valid_utf8 = [], 0, True
+        self._parts, self._size, self.is_valid_utf8, self.skipped = [], 0, True, None
 
     @property
     def text(self) -> str:
         """The text of the record."""
         return "".join(self._parts)
 
+    @property
+    def has_open_quotes(self) -> bool:
+        """The text of the record ends inside quotation marks, so the record continues."""
+        quotes = _Quotes()
+        quotes.feed(self.text.encode())
+        return quotes.are_open
+
     def __next__(self) -> str:
-        for number, line in self._numbered:
-            if line is None and not self._parts:
-                self.skipped.append(LineError.too_long(number, self._max_line))
-                continue
-            if not self._parts:
-                self.first = number
-            self._size += self._max_line + 1 if line is None else len(line)
-            if line is None or self._size > self._max_line:
-                raise FileError(
-                    self.first,
-                    f"The record that begins here has more than {self._max_line} bytes (MAX_BODY_BYTES). A quotation "
-                    "mark may be missing.",
-                )
-            if number == 1:
-                line = line.removeprefix(BOM)
-            try:
-                text = line.decode()
-            except UnicodeDecodeError:
-                self.is_valid_utf8 = False
-                text = line.decode(errors="replace")
-            self._parts.append(text)
-            return text
-        raise StopIteration
+        number, line = next(self._numbered)
+        if not self._parts:
+            self.first = number
+        if line is None:
+            if self._parts or self._dropped.are_open:
+                raise self._too_long()
+            self._dropped = _Quotes()
+            self.skipped = LineError.too_long(number, self._max_line)
+            return ""
+        self._size += len(line)
+        if self._size > self._max_line:
+            raise self._too_long()
+        if number == 1:
+            line = line.removeprefix(BOM)
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            self.is_valid_utf8 = False
+            text = line.decode(errors="replace")
+        self._parts.append(text)
+        return text
+
+    def _too_long(self) -> FileError:
+        return FileError(
+            self.first,
+            f"The record that begins here has more than {self._max_line} bytes (MAX_BODY_BYTES), and its end is not "
+            "known. A quotation mark may be missing.",
+        )
 
 
 def _records(source: _Source) -> Iterator[list[str] | LineError]:
@@ -124,12 +164,17 @@ def _records(source: _Source) -> Iterator[list[str] | LineError]:
         except csv.Error as error:
             if "unexpected end of data" in str(error):
                 raise FileError(source.first, "The record that begins here has no closing quotation mark.") from None
+            if source.has_open_quotes:
+                raise FileError(
+                    source.first,
+                    "The record that begins here has a quotation mark in the wrong place, and its end is not known.",
+                ) from None
             cells = LineError(source.first, [], "The record is not CSV: a quotation mark is in the wrong place")
-        yield from source.skipped
-        source.skipped.clear()
         if cells is None:
             return
-        if not source.is_valid_utf8:
+        if source.skipped is not None:
+            yield source.skipped
+        elif not source.is_valid_utf8:
             yield LineError(source.first, [], "The line is not valid UTF-8")
         else:
             yield cells
@@ -173,7 +218,7 @@ def _types(field: dict[str, Any], definitions: dict[str, Any]) -> set[str]:
 
 
 def _document(columns: list[_Column], cells: list[str], source: _Source) -> dict[str, Any] | list[LineError]:
-    quoted = _quoted_cells(source.text) if "" in cells and '""' in source.text else None
+    quoted = _quoted_cells(source.text, cells) if "" in cells and '""' in source.text else None
     document: dict[str, Any] = {}
     for index, (column, cell) in enumerate(zip(columns, cells, strict=True)):
         if cell == "" and not (quoted and quoted[index]):
@@ -190,14 +235,15 @@ def _document(columns: list[_Column], cells: list[str], source: _Source) -> dict
     return document
 
 
-def _quoted_cells(record: str) -> list[bool]:
-    """For each cell of a record, whether it is in quotation marks."""
-    text = record.rstrip("\r\n")
+def _quoted_cells(record: str, cells: list[str]) -> list[bool]:
+    """For each cell of a record, whether it is in quotation marks.
+
+    :param record: its text. The csv module has accepted it.
+    """
     position, found = 0, []
-    while position <= len(text):
-        match = _FIELD.match(text, position)
-        if match is None:
-            break
-        found.append(match[1].startswith('"'))
-        position = match.end() + (match.end() == len(text) and not match[0].endswith(","))
+    for cell in cells:
+        is_quoted = record.startswith('"', position)
+        found.append(is_quoted)
+        # Quotation marks in a quoted cell are doubled. The cell ends with a comma, or the record ends.
+        position += len(cell) + 1 + (2 + cell.count('"') if is_quoted else 0)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 BOM = b"\xef\xbb\xbf"
@@ -38,35 +38,47 @@ class FileError(Exception):
         self.line, self.msg = line, msg
 
 
-def lines(chunks: Iterable[bytes], max_line: int, ends: Literal[b"\n", b"\r\n"]) -> Iterator[tuple[int, bytes | None]]:
+def lines(
+    chunks: Iterable[bytes],
+    max_line: int,
+    ends: Literal[b"\n", b"\r\n"],
+    dropped: Callable[[bytes], None] = lambda piece: None,
+) -> Iterator[tuple[int, bytes | None]]:
     """The lines of a file with their numbers, from 1. They keep their line ends.
 
     :param chunks: the bytes of the file.
     :param max_line: bytes of a line.
-    :param ends: the bytes that end a line, alone or as CRLF.
+    :param ends: LF: only LF ends a line. CRLF: LF, CR and CRLF do.
+    :param dropped: gets the bytes of lines that are too long, in pieces, before the line is returned.
     :returns: for each line its bytes, or None if it is too long.
     """
-    number, is_skipping = 0, False
-    # The beginning of a line that has not ended. It is joined only at its end: a client may send one byte at a time.
-    begun: list[bytes] = []
-    size = 0
+    number, is_skipping, after_cr = 0, False, False
+    # The beginning of a line that has not ended. It is split only at its end: a client may send one byte at a time.
+    begun = bytearray()
     for chunk in chunks:
-        begun.append(chunk)
-        size += len(chunk)
-        if b"\n" in chunk or b"\r" in chunk or (len(begun) > 1 and begun[-2].endswith(b"\r")):
-            parts = _split(b"".join(begun), ends)
+        begun += chunk
+        if after_cr or b"\n" in chunk or (ends == b"\r\n" and b"\r" in chunk):
+            parts = _split(bytes(begun), ends)
             # CR may be the first half of CRLF, so it ends no line yet if it is the last byte.
-            rest = b"" if parts[-1].endswith(b"\n") else parts.pop()
+            begun = bytearray() if parts[-1].endswith(b"\n") else bytearray(parts.pop())
             for part in parts:
                 number += 1
-                yield number, None if is_skipping or len(part) > max_line else part
+                is_too_long = is_skipping or len(part) > max_line
+                if is_too_long:
+                    dropped(part)
+                yield number, None if is_too_long else part
                 is_skipping = False
-            begun, size = [rest], len(rest)
-        if size > max_line:
-            # Dropped, except for its last byte, which may be CR.
-            begun, size, is_skipping = [begun[-1][-1:]], 1, True
-    if size or is_skipping:
-        yield number + 1, None if is_skipping else b"".join(begun)
+            after_cr = ends == b"\r\n" and begun.endswith(b"\r")
+        if len(begun) > max_line:
+            is_skipping = True
+            kept = 1 if after_cr else 0
+            dropped(bytes(begun[: len(begun) - kept]))
+            del begun[: len(begun) - kept]
+    if is_skipping:
+        dropped(bytes(begun))
+        yield number + 1, None
+    elif begun:
+        yield number + 1, bytes(begun)
 
 
 def _split(data: bytes, ends: Literal[b"\n", b"\r\n"]) -> list[bytes]:

@@ -14,9 +14,10 @@ from jobs.imports.csv_records import csv_documents
 from jobs.imports.lines import BOM, FileError, LineError, lines
 from schemas.base import Body, InvalidInput
 
-__all__ = ["FileError", "FileFormat", "LineError", "Row", "read_rows"]
+__all__ = ["FileError", "FileFormat", "LineError", "Row", "format_of_name", "read_rows"]
 
 FileFormat = Literal["ndjson", "csv"]
+_SUFFIXES: dict[str, FileFormat] = {".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv"}
 
 
 class Row(NamedTuple):
@@ -27,6 +28,11 @@ class Row(NamedTuple):
 
     line: int
     body: Body
+
+
+def format_of_name(name: str) -> FileFormat | None:
+    """The format that follows from the name of a file; None if it has another suffix."""
+    return next((each for suffix, each in _SUFFIXES.items() if name.lower().endswith(suffix)), None)
 
 
 def read_rows(
@@ -64,7 +70,7 @@ def _json_documents(chunks: Iterable[bytes], max_line: int) -> Iterator[tuple[in
         try:
             document = orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            yield number, [LineError(number, [], f"The line is not JSON: {error}")]
+            yield number, [LineError(number, [], f"The line is not JSON: {error.msg} (column {error.colno})")]
         else:
             if isinstance(document, dict):
                 yield number, document

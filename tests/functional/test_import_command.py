@@ -121,6 +121,21 @@ def test_a_file_that_can_not_be_read_is_refused(run: Callable[..., tuple[int, st
     assert (status, "Line 1: Column 3" in errors) == (1, True)
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [b"x", gzip.compress(b"genus")[:-1], gzip.compress(b"")[:10] + b"\xff" * 20],
+    ids=["not gzip", "truncated", "invalid block"],
+)
+def test_a_damaged_gzip_file_is_refused(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, damaged: bytes
+) -> None:
+    path = tmp_path / "finds.csv.gz"
+    path.write_bytes(damaged)
+    status, _, errors = run("import", "finds", str(path))
+    assert (status, "Traceback" in errors) == (1, False)
+    assert "The file can't be read: " in errors
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_import_is_resumed(

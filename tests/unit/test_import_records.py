@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -66,7 +69,73 @@ def test_an_invalid_ndjson_line_is_an_error_of_that_line(line: bytes, loc: list[
     assert message in errors[0].msg
 
 
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_a_lone_cr_ends_no_ndjson_line(size: int) -> None:
+    separated = LINE.replace(b" ", b"\r")
+    found = rows(LINE + b"\r" + LINE + b"\n" + separated + b"\r\r\n\r\n\r" + LINE, "ndjson", size=size)
+    assert [each.line for each in found[0]] == [1]
+    assert found[1:] == [(2, ADA), (4, ADA)]
+
+
+@pytest.mark.parametrize(("piece", "file_format"), [(b"\r", "ndjson"), (b"x", "ndjson"), (b"x", "csv"), (b'"', "csv")])
+def test_the_time_for_one_byte_chunks_is_linear(piece: bytes, file_format: FileFormat) -> None:
+    start = time.process_time()
+    with suppress(FileError):
+        list(read_rows((piece for _ in range(400_000)), file_format, NewObserver, 2**20))
+    # It is about 0.2 s. Joining all chunks after each one takes more than 20 s.
+    assert time.process_time() - start < 4
+
+
 HEADER = b"name,email,age\n"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 10_000])
+@pytest.mark.parametrize(
+    "line",
+    [
+        # Each of these ends inside quotation marks.
+        b'"%s' % (b"x" * MAX_LINE),
+        b'%s,"' % (b"x" * MAX_LINE),
+        b'"a","",5" pipe,"%s' % (b"x" * MAX_LINE),
+        b'5" pipe,"%s' % (b"x" * MAX_LINE),
+        b'"%s' % (b'""' * MAX_LINE),
+        b'"A",%s,"x""' % (b"x" * MAX_LINE),
+    ],
+)
+def test_the_file_is_refused_if_the_end_of_a_too_long_record_is_not_known(line: bytes, size: int) -> None:
+    text = b'Ada,ada@example.org,36\n"'
+    with pytest.raises(FileError, match=r"more than 1000 bytes.*its end is not known") as caught:
+        rows(HEADER + b"\n" + line + b"\n" + text, "csv", size=size)
+    assert caught.value.line == 3
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 10_000])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'"%s"' % (b"x" * MAX_LINE),
+        b'%s,"",""""' % (b"x" * MAX_LINE),
+        b'5" pipe,"%s"' % (b"x" * MAX_LINE),
+        b'%s,5" pipe' % (b"x" * MAX_LINE),
+        b'5"" pipe,x"",x""",%s' % (b"x" * MAX_LINE),
+        b'"%s"' % (b'""' * MAX_LINE),
+    ],
+)
+def test_a_too_long_record_with_closed_quotation_marks_is_an_error_of_its_line(line: bytes, size: int) -> None:
+    good = b"Ada,ada@example.org,36\n"
+    found = rows(HEADER + line + b"\n" + good + line + b"\r" + good + line, "csv", size=size)
+    assert found == [
+        [LineError.too_long(2, MAX_LINE)],
+        (3, ADA),
+        [LineError.too_long(4, MAX_LINE)],
+        (5, ADA),
+        [LineError.too_long(6, MAX_LINE)],
+    ]
+
+
+def test_the_file_is_refused_if_the_end_of_a_malformed_record_is_not_known() -> None:
+    with pytest.raises(FileError, match=r"line 2: .* wrong place"):
+        rows(HEADER + b'"A"da,x,"\nAda,ada@example.org,36\n"', "csv")
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", b"\n\n", b"\r\r\n"])
@@ -188,15 +257,39 @@ class Texts(Body):
         (',"",""', [None, "", ""]),
         ('"""","",', ['"', "", None]),
         ('"a,""",,""', ['a,"', None, ""]),
-        ('a"",,', None),
+        ('"a\nb""",,""', ['a\nb"', None, ""]),
+        ('a"",,""', ['a""', None, ""]),
+        (',"€",""', [None, "€", ""]),
     ],
 )
-def test_null_and_empty_text_are_told_apart(record: str, expected: list[Any] | None) -> None:
+def test_null_and_empty_text_are_told_apart(record: str, expected: list[Any]) -> None:
     (found,) = rows(f"one,two,three\n{record}\n".encode(), "csv", Texts)
-    if expected is None:
-        assert isinstance(found, list) or found[1]["one"] == 'a""'
-    else:
-        assert list(found[1].values()) == expected
+    assert list(found[1].values()) == expected
+
+
+def test_a_cell_of_quotation_marks_takes_little_memory() -> None:
+    record = b'"%s",,""\n' % (b'""' * 400_000)
+    tracemalloc.start()
+    try:
+        (row,) = read_rows([b"one,two,three\n", record], "csv", Texts, 2**20)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert isinstance(row, Row)
+    assert list(row.body.model_dump().values()) == ['"' * 400_000, None, ""]
+    assert peak < 10 * len(record)
+
+
+def outcome(
+    data: bytes, file_format: FileFormat, model: type[Body] = NewObserver, *, size: int = 1000, max_line: int = MAX_LINE
+) -> tuple[list[Any], tuple[int, str] | None]:
+    """Return the rows and errors of a file until its end, and the error of the whole file."""
+    found: list[Any] = []
+    try:
+        found.extend(read_rows(chunked(data, size), file_format, model, max_line))
+    except FileError as error:
+        return found, (error.line, error.msg)
+    return found, None
 
 
 @given(st.binary(max_size=300), st.sampled_from(["ndjson", "csv"]), st.integers(1, 20), st.booleans())
@@ -205,11 +298,33 @@ def test_any_bytes_give_rows_or_errors_however_they_are_split(
 ) -> None:
     if has_header:
         data = HEADER + data
+    assert outcome(data, file_format, size=size) == outcome(data, file_format)
 
-    def outcome(size: int) -> Any:
-        try:
-            return rows(data, file_format, size=size)
-        except FileError as error:
-            return (error.line, error.msg)
 
-    assert outcome(size) == outcome(1000)
+PIECES = [
+    b'"',
+    b'"',
+    b'""',
+    b",",
+    b",",
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b"a",
+    b"\x00",
+    b"\xff",
+    "€".encode(),
+    b"x" * 8,
+    b'a,b,""\n',
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=50), st.integers(1, 5), st.sampled_from([14, 20]))
+def test_the_limit_of_a_row_never_makes_rows_of_the_text_of_others(pieces: list[bytes], size: int, limit: int) -> None:
+    data = b"one,two,three\n" + b"".join(pieces)
+    found, failure = outcome(data, "csv", Texts, size=size, max_line=limit)
+    assert (found, failure) == outcome(data, "csv", Texts, max_line=limit)
+    unlimited, unlimited_failure = outcome(data, "csv", Texts)
+    assert all(row in unlimited for row in found if isinstance(row, Row))
+    if failure is None and unlimited_failure is None:
+        assert len(found) == len(unlimited)

@@ -80,7 +80,7 @@ def _all_findings(settings: Settings) -> Iterator[Finding]:
 
 def _put_findings(settings: Settings, results: queue.SimpleQueue[Finding | BaseException | None]) -> None:
     try:
-        for finding in chain(redis_findings(settings), cluster_findings(settings)):
+        for finding in chain(redis_findings(settings), broker_findings(settings), cluster_findings(settings)):
             results.put(finding)
         results.put(None)
     except BaseException as error:
@@ -141,6 +141,8 @@ def _warnings(settings: Settings) -> Iterator[str]:
         yield "REGISTRATION=open: every client can create an account that may read and write"
     if settings.has_diagnostics:
         yield "DIAGNOSTICS=true: operators can call the diagnostics routes. Set it to false when you do not need them"
+    if settings.broker_url is None:
+        yield "CELERY_BROKER_URL is not set, so imports of more than 10,000 rows get 503. Set it to a Redis or RabbitMQ"
     if settings.drain_time == 0:
         yield (
             "DRAIN_SECONDS=0: at a shutdown, the load balancer still sends requests to this instance. Set it to more "
@@ -170,3 +172,24 @@ def redis_findings(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding("redis", "ok", "Redis counts requests for rate limits")
+
+
+def broker_findings(settings: Settings) -> Iterator[Finding]:
+    """Connect to the broker of background jobs, as a process that sends messages does."""
+    if settings.celery_broker_url is None:
+        return
+    # The web process, which has this command too, imports Celery with its first message.
+    from jobs.celery_app import application
+
+    try:
+        with application(settings, sends_only=True).connection_for_write() as connection:
+            connection.connect()
+    except Exception as error:
+        yield Finding(
+            "broker",
+            "warning",
+            f"The broker of CELERY_BROKER_URL fails ({type(error).__name__}: {error}), so background jobs would wait. "
+            "Start it, or correct CELERY_BROKER_URL",
+        )
+    else:
+        yield Finding("broker", "ok", "the broker of background jobs accepts the connection")

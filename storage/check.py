@@ -32,7 +32,7 @@ Status = Literal["ok", "warning", "failure", "skipped"]
 class Finding(NamedTuple):
     """One line of the command.
 
-    :ivar check: `settings`, `redis`, `connection`, `consistency`, `schema`, `accounts` or `clocks`.
+    :ivar check: `settings`, `redis`, `broker`, `connection`, `consistency`, `schema`, `accounts` or `clocks`.
     :ivar message: says what was found; for a warning or a failure, also what to do.
     """
 

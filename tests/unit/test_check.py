@@ -15,7 +15,7 @@ from commands import check
 from environment import UnsupportedVersion
 from server.event_loop import _OTHER_DESCRIPTORS
 from settings import Settings
-from storage.check import _accounts, _versions, clock_finding, replication_findings
+from storage.check import Finding, _accounts, _versions, clock_finding, replication_findings
 from storage.cql.quorum import tolerates_a_failure
 from tests.redis_server import redis_server
 from tests.support import PROJECT
@@ -27,6 +27,7 @@ RELEASE: dict[str, Any] = {
     "operator_token": "a token of operators",
     "trusted_proxies": 1,
     "trusted_hosts": ("field.example.org",),
+    "celery_broker_url": "redis://redis.example.org/1",
 }
 
 
@@ -50,6 +51,7 @@ def test_settings_of_a_release_are_ok() -> None:
         ({"secret_key": None}, "failure", "SECRET_KEY is required"),
         ({"token_keys": PROJECT / "pyproject.toml"}, "failure", "TOKEN_KEYS: "),
         ({"operator_token": None}, "warning", "OPERATOR_TOKEN is not set"),
+        ({"celery_broker_url": None}, "warning", "CELERY_BROKER_URL is not set"),
         ({"auth": "off"}, "warning", "AUTH=off"),
         ({"registration": "open"}, "warning", "REGISTRATION=open"),
         ({"trusted_proxies": 0}, "warning", "TRUSTED_PROXIES=0, but only a proxy on this machine can reach HOST="),
@@ -66,20 +68,34 @@ def test_each_doubtful_setting_is_one_finding(changes: dict[str, Any], status: s
     assert (found, text.startswith(message)) == (status, True), text
 
 
+def connections(url: str | None) -> list[Finding]:
+    """What the checks of the rate limits and the broker say about a Redis."""
+    settings = Settings(**RELEASE | {"redis_url": url, "celery_broker_url": url})
+    return [*check.redis_findings(settings), *check.broker_findings(settings)]
+
+
 @pytest.mark.parametrize(
     ("url", "found"),
-    [(None, []), ("redis://:a%20password@127.0.0.1:1/0", ["warning"])],
+    [(None, []), ("redis://:a%20password@127.0.0.1:1/0", [("redis", "warning"), ("broker", "warning")])],
 )
-def test_a_redis_that_fails_is_a_warning(url: str | None, found: list[str]) -> None:
-    findings = list(check.redis_findings(Settings(**RELEASE | {"redis_url": url})))
-    assert [each.status for each in findings] == found
-    assert not any("a password" in each.message for each in findings)
+def test_a_redis_that_fails_is_a_warning(url: str | None, found: list[tuple[str, str]]) -> None:
+    findings = connections(url)
+    assert [(each.check, each.status) for each in findings] == found
+    assert not any("a password" in each.message or "a%20password" in each.message for each in findings)
 
 
-def test_a_redis_that_counts_is_ok(tmp_path: Path) -> None:
+def test_a_redis_that_answers_is_ok(tmp_path: Path) -> None:
     with redis_server(tmp_path) as server:
-        findings = list(check.redis_findings(Settings(**RELEASE | {"redis_url": server.url})))
-    assert [each.status for each in findings] == ["ok"]
+        findings = connections(server.url)
+        wrong = connections(server.url.replace("password", "word"))
+    assert [each.status for each in findings] == ["ok", "ok"]
+    assert [each.status for each in wrong] == ["warning", "warning"]
+
+
+def test_a_rabbitmq_that_does_not_answer_is_a_warning() -> None:
+    url = "amqp://guest:guest@127.0.0.1:1//"
+    (finding,) = check.broker_findings(Settings(**RELEASE | {"celery_broker_url": url}))
+    assert finding.status == "warning"
 
 
 @pytest.mark.parametrize(

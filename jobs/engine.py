@@ -171,7 +171,8 @@ class Engine:
                     return self._give_back(session, saved, job, str(error))
                 log.warning("job %s: step %d failed, next try in %.1f s: %s", job.id, job.checkpoint, backoff, error)
                 time.sleep(backoff * random.uniform(0.5, 1))
-                backoff = min(2 * backoff, _STEP_BACKOFF[1])
+                # Since the last checkpoint, 3/4 of the lease may have passed: a checkpoint interval and the step.
+                backoff = min(2 * backoff, _STEP_BACKOFF[1], self.lease / 8)
                 saved = job = self._save(session, saved, job._replace(lease_until=self._lease_end()))
                 continue
             except StepFailed as error:

@@ -146,7 +146,8 @@ class Engine:
             log.warning("job %s: worker %s is gone, attempt %d", found.id, found.worker, claimed.attempts)
         if claimed.stalled >= MAX_STALLED:
             reason = f"Workers ended {MAX_STALLED} times without progress."
-            claimed = _ended(claimed, "failed", found.failure or reason)
+            # The attempts that were made, without this one, which ends before its first step.
+            claimed = _ended(claimed._replace(attempts=found.attempts), "failed", found.failure or reason)
         if not change_job(session, found, claimed, self._options()):
             return None
         if claimed.has_ended:
@@ -187,6 +188,7 @@ class Engine:
                 rows_done=job.rows_done + progress.rows,
                 bytes_done=progress.position,
                 stalled=0,
+                failure=None,
             )
             if time.monotonic() >= next_checkpoint:
                 saved = job = self._save(session, saved, job._replace(lease_until=self._lease_end()))

@@ -1,4 +1,4 @@
-"""Migrations on a cluster of three nodes: several runners at once, and one node down."""
+"""A cluster of three nodes: several runners of migrations at once, batches of imports, and one node down."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cassandra.cluster import ResponseFuture
+from cassandra.query import BatchStatement
 
 from dev.local_cassandra.node import FAST_COMMIT_LOG, STATE
 from dev.local_cassandra.ring import ADDRESSES, Ring
+from settings import Settings
+from storage import db_connect
+from storage.cql import QueryOptions
+from storage.cql.bulk_write import PackedRows, row_binder, write_rows
 from storage.schema import history, lock
 from storage.schema.files import read_migrations
 from storage.schema.transactions import table_id
 from tests.support import clean_environment, copy_project
+from tests.testbed import database
+from tests.testbed.db_io.finds import INSERT_FIND
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -87,6 +95,53 @@ def test_five_runners_at_once_apply_each_migration_once(ring: Ring, project: Pat
             )
         for table in (lock.TABLE, history.TABLE):
             assert ids[table] == table_id("five", table)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_rows_of_an_import_share_a_batch_if_they_have_the_same_replicas(ring: Ring, replicas: int) -> None:
+    """In this module, because a second cluster would take two minutes to start. One of the replicas coordinates."""
+    settings = Settings(
+        app_env="development",
+        cassandra_hosts=",".join(ADDRESSES),
+        cassandra_port=ring.port,
+        # Otherwise a node without the rows may get a batch too.
+        cassandra_speculative_delay=0,
+    )
+    keyspace = f"bulk_{replicas}"
+    admin = db_connect.open_session(settings, None)
+    try:
+        admin.execute(
+            f"CREATE KEYSPACE {keyspace} WITH replication = "
+            f"{{'class': 'NetworkTopologyStrategy', 'datacenter1': {replicas}}}",
+            timeout=60,
+        )
+        database.create_tables(admin, keyspace)
+    finally:
+        admin.cluster.shutdown()
+    session = db_connect.open_session(settings, keyspace)
+    try:
+        metadata = session.cluster.metadata
+        sent: list[ResponseFuture] = []
+        session.add_request_init_listener(
+            lambda future: isinstance(future.query, BatchStatement) and sent.append(future)
+        )
+        bind = row_binder(session, INSERT_FIND, QueryOptions())
+        rows = [bind((f"Genus {number}", "species", number)) for number in range(3000)]
+        write_rows(session, INSERT_FIND, PackedRows(INSERT_FIND.columns, rows), QueryOptions(timeout=30))
+        batches = []
+        for future in sent:
+            genera = [values[0] for _, _, values in future.query._statements_and_parameters]
+            (nodes,) = {frozenset(metadata.get_replicas(keyspace, genus)) for genus in genera}
+            assert len(nodes) == replicas
+            assert future.coordinator_host.address in {node.address for node in nodes}
+            batches.append((nodes, len(genera)))
+        assert sum(count for _, count in batches) == 3000
+        assert len({nodes for nodes, _ in batches}) == (1 if replicas == 3 else 3)
+        # All batches but the last one of each group are full.
+        assert len(batches) <= 3000 * 120 // 40_000 + 1 + 3
+        assert session.execute("SELECT COUNT(*) FROM finds", timeout=60).one()[0] == 3000
+    finally:
+        session.cluster.shutdown()
 
 
 def test_upgrade_with_one_node_down(ring: Ring, project: Path) -> None:

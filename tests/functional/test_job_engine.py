@@ -234,9 +234,9 @@ def test_job_can_not_be_claimed_before_the_backoff_of_a_failed_attempt_has_passe
 
 
 def test_worker_keeps_its_claim_while_it_repeats_a_failing_step(jobs: EngineJobs) -> None:
-    """The pauses between the tries are shorter than the lease, also with the shortest lease of two seconds."""
+    """It extends the lease, and pauses between the tries for less. Two seconds are the shortest lease."""
     job = jobs.create(steps=1)
-    jobs.steps.before = failing(*[StorageUnavailable("Some replicas are down.")] * 6)
+    jobs.steps.before = failing(*[StorageUnavailable("Some replicas are down.")] * 20)
     with ThreadPoolExecutor(1) as pool:
         work = pool.submit(jobs.work, job, lease=2)
         outcomes: set[Outcome] = set()

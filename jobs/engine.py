@@ -146,7 +146,8 @@ class Engine:
             log.warning("job %s: worker %s is gone, attempt %d", found.id, found.worker, claimed.attempts)
         if claimed.stalled >= MAX_STALLED:
             reason = f"Workers ended {MAX_STALLED} times without progress."
-            claimed = _ended(claimed, "failed", found.failure or reason)
+            # The attempts that were made, without this one, which ends before its first step.
+            claimed = _ended(claimed._replace(attempts=found.attempts), "failed", found.failure or reason)
         if not change_job(session, found, claimed, self._options()):
             return None
         if claimed.has_ended:
@@ -162,23 +163,25 @@ class Engine:
         backoff = _STEP_BACKOFF[0]
         while job.checkpoint < job.chunks:
             if self.should_stop() or time.monotonic() >= latest:
-                self._save(session, saved, job._replace(lease_until=None))
+                self._save(session, saved, job._replace(lease_until=None), latest)
                 return "continue"
             try:
                 progress = kind.step(session, job, self._options(self.lease / 2))
             except (StorageUnavailable, StorageTimeout) as error:
                 if time.monotonic() + backoff >= latest:
-                    return self._give_back(session, saved, job, str(error))
+                    return self._give_back(session, saved, job, str(error), latest)
                 log.warning("job %s: step %d failed, next try in %.1f s: %s", job.id, job.checkpoint, backoff, error)
                 time.sleep(backoff * random.uniform(0.5, 1))
-                backoff = min(2 * backoff, _STEP_BACKOFF[1])
-                saved = job = self._save(session, saved, job._replace(lease_until=self._lease_end()))
+                # Since the last checkpoint, 3/4 of the lease may have passed: a checkpoint interval and the step.
+                backoff = min(2 * backoff, _STEP_BACKOFF[1], self.lease / 8)
+                saved = job = self._save(session, saved, job._replace(lease_until=self._lease_end()), latest)
                 continue
             except StepFailed as error:
-                return self._end(session, saved, _ended(job, "failed", str(error)))
+                return self._end(session, saved, _ended(job, "failed", str(error)), latest)
             except Exception as error:
                 log.exception("job %s: step %d failed", job.id, job.checkpoint)
-                return self._give_back(session, saved, job, f"An unexpected error occurred ({type(error).__name__}).")
+                reason = f"An unexpected error occurred ({type(error).__name__})."
+                return self._give_back(session, saved, job, reason, latest)
             backoff = _STEP_BACKOFF[0]
             metrics.JOB_ROWS.labels(job.kind).inc(progress.rows)
             job = job._replace(
@@ -186,53 +189,60 @@ class Engine:
                 rows_done=job.rows_done + progress.rows,
                 bytes_done=progress.position,
                 stalled=0,
+                failure=None,
             )
             self.on_step(job)
             if time.monotonic() >= next_checkpoint:
-                saved = job = self._save(session, saved, job._replace(lease_until=self._lease_end()))
+                saved = job = self._save(session, saved, job._replace(lease_until=self._lease_end()), latest)
                 next_checkpoint = time.monotonic() + interval
-        return self._end(session, saved, _ended(job, "succeeded", None))
+        return self._end(session, saved, _ended(job, "succeeded", None), latest)
 
-    def _give_back(self, session: Session, saved: Job, job: Job, reason: str) -> Outcome:
+    def _give_back(self, session: Session, saved: Job, job: Job, reason: str, latest: float) -> Outcome:
         """End an attempt that has failed: another worker may claim the job after a backoff."""
         metrics.JOB_RETRIES.labels(job.kind).inc()
         job = job._replace(stalled=job.stalled + 1, failure=reason)
         if job.stalled >= MAX_STALLED:
-            return self._end(session, saved, _ended(job, "failed", reason))
+            return self._end(session, saved, _ended(job, "failed", reason), latest)
         seconds = min(_ATTEMPT_BACKOFF[0] * 2**job.stalled, _ATTEMPT_BACKOFF[1]) * random.uniform(0.5, 1)
-        self._save(session, saved, job._replace(state="queued", lease_until=now() + timedelta(seconds=seconds)))
+        queued = job._replace(state="queued", lease_until=now() + timedelta(seconds=seconds))
+        self._save(session, saved, queued, latest)
         return "later"
 
-    def _end(self, session: Session, saved: Job, job: Job) -> Outcome:
-        self._save(session, saved, job)
+    def _end(self, session: Session, saved: Job, job: Job, latest: float) -> Outcome:
+        self._save(session, saved, job, latest)
         metrics.JOBS_ENDED.labels(job.kind, job.state).inc()
         log.info("job %s: %s %s, %d rows", job.id, job.kind, job.state, job.rows_done)
         self._clean_up(session, job)
         return "ended"
 
-    def _save(self, session: Session, saved: Job, job: Job) -> Job:
-        """Store the progress under the number of the claim.
+    def _save(self, session: Session, saved: Job, job: Job, latest: float) -> Job:
+        """Store the progress under the number of the claim. Until `latest`, or the end of the lease, try again.
 
         :raises _Lost: another process has claimed or ended the job.
+        :raises StorageError: Cassandra can't be reached.
         """
         options = self._options()
-        backoff = _STEP_BACKOFF[0]
+        backoff, tries = _STEP_BACKOFF[0], 0
         while True:
             try:
+                # An earlier try with an unknown outcome may have stored it.
+                if tries and find_job(session, job.id, options, serial=True) == job:
+                    return job
                 if not change_job(session, saved, job, options):
                     raise _Lost
                 return job
+            except RowNotFound:
+                raise _Lost from None
             except (StorageUnavailable, StorageTimeout) as error:
+                tries += 1
                 # A job whose lease has expired is claimed by another worker, so an endless attempt would be useless.
-                if saved.lease_until is None or saved.lease_until < now():
+                has_expired = saved.lease_until is None or saved.lease_until < now()
+                # The second try is made in any case: after a slice, it saves the next worker the wait for the lease.
+                if has_expired or (tries > 1 and (self.should_stop() or time.monotonic() >= latest)):
                     raise
                 log.warning("job %s: the progress could not be stored: %s", job.id, error)
-                time.sleep(backoff)
-                found = find_job(session, job.id, self._options(), serial=True)
-                if found == job:
-                    return job
-                if found.claim != job.claim:
-                    raise _Lost from None
+                time.sleep(backoff * random.uniform(0.5, 1))
+                backoff = min(2 * backoff, _STEP_BACKOFF[1])
 
     def _clean_up(self, session: Session, job: Job) -> None:
         """Delete what an ended job needs no more. If this fails, the sweep tries again."""

@@ -137,9 +137,14 @@ def _send_batches(
     session: Session, prepared: PreparedStatement, rows: Sequence[Values], options: QueryOptions, name: str, size: int
 ) -> None:
     window = _Window(options)
-    for batch in _batches(session, prepared, rows, size):
-        window.send(session, batch, name)
-    window.finish()
+    try:
+        for batch in _batches(session, prepared, rows, size):
+            window.send(session, batch, name)
+        window.finish()
+    except StorageTimeout as error:
+        # Also if the deadline passed between two batches.
+        error.may_have_applied = True
+        raise
 
 
 def _in_order(packed: PackedRows, columns: Sequence[str]) -> list[Values]:

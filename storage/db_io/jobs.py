@@ -103,9 +103,9 @@ def create_job(session: Session, job: Job, options: QueryOptions) -> None:
     """
     # The lists come first: an entry without a job is harmless, but a job without an entry would never be found.
     for name in (job.owner, OPEN):
-        execute(session, INSERT_INTO_LIST, (name, job.id, LIFETIME), options)
+        execute(session, INSERT_INTO_LIST, (name, job.id, _seconds_left(job)), options)
     try:
-        execute(session, INSERT_JOB, (*job, LIFETIME), options)
+        execute(session, INSERT_JOB, (*job, _seconds_left(job)), options)
     except StorageTimeout as error:
         if not _is_stored(session, job, error, options):
             raise
@@ -135,8 +135,7 @@ def change_job(session: Session, before: Job, after: Job, options: QueryOptions)
     :returns: false if another process has claimed or changed the job since, so that nothing was changed.
     :raises StorageTimeout: with `may_have_applied` if the outcome is not known.
     """
-    left = LIFETIME - int((now() - before.created_at).total_seconds())
-    values = (max(1, left), *after[1:], before.id, before.claim, before.checkpoint)
+    values = (_seconds_left(before), *after[1:], before.id, before.claim, before.checkpoint)
     try:
         return bool(execute(session, UPDATE_JOB, values, options).rows[0][0])
     except StorageTimeout as error:
@@ -175,6 +174,11 @@ def close_job(session: Session, job_id: UUID, options: QueryOptions) -> None:
 def reopen_job(session: Session, job_id: UUID, options: QueryOptions) -> None:
     """Add a job to the list of jobs that have not ended."""
     execute(session, INSERT_INTO_LIST, (OPEN, job_id, LIFETIME), options)
+
+
+def _seconds_left(job: Job) -> int:
+    """The TTL of the rows of a job. Cassandra would never delete a row with a TTL of 0."""
+    return max(1, LIFETIME - int((now() - job.created_at).total_seconds()))
 
 
 def _is_stored(session: Session, job: Job, error: StorageTimeout, options: QueryOptions) -> bool:

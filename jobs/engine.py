@@ -102,7 +102,7 @@ class Engine:
 
         :raises StorageError: the state of the job can't be read or written. Its lease expires.
         """
-        options = self._options()
+        options = self.options()
         try:
             found = find_job(session, job_id, options, serial=True)
         except RowNotFound:
@@ -112,16 +112,13 @@ class Engine:
         if job is None:
             return "lost"
         if job.has_ended:
-            self._clean_up(session, job)
+            self.clean_up(session, job)
             return "ended"
         try:
-            outcome = self._run(session, job, time.monotonic() + seconds)
+            return _Slice(self, session, job, time.monotonic() + seconds).run()
         except _Lost:
             log.info("job %s: claimed or ended by another process", job_id)
             return "lost"
-        return outcome
-
-    # --- states ------------------------------------------------------------------------------------------------
 
     def _claim(self, session: Session, found: Job) -> Job | None:
         """Claim a job that no worker has.
@@ -135,7 +132,7 @@ class Engine:
             worker=_worker_name(),
             state="running",
             started_at=found.started_at or now(),
-            lease_until=self._lease_end(),
+            lease_until=self.lease_end(),
         )
         if found.state == "queued" or found.lease_until is not None:
             claimed = claimed._replace(attempts=found.attempts + 1)
@@ -148,40 +145,75 @@ class Engine:
             reason = f"Workers ended {MAX_STALLED} times without progress."
             # The attempts that were made, without this one, which ends before its first step.
             claimed = _ended(claimed._replace(attempts=found.attempts), "failed", found.failure or reason)
-        if not change_job(session, found, claimed, self._options()):
+        if not change_job(session, found, claimed, self.options()):
             return None
         if claimed.has_ended:
             metrics.JOBS_ENDED.labels(claimed.kind, claimed.state).inc()
         return claimed
 
-    def _run(self, session: Session, job: Job, latest: float) -> Outcome:
-        kind = self.kinds.get(job.kind)
+    def clean_up(self, session: Session, job: Job) -> None:
+        """Delete what an ended job needs no more. If this fails, the sweep tries again."""
+        options = self.options()
+        # A failed job keeps its chunks for a retry, until they expire.
+        if job.state != "failed" and (kind := self.kinds.get(job.kind)) is not None:
+            kind.clean_up(session, job, options)
+        close_job(session, job.id, options)
+
+    def lease_end(self) -> datetime:
+        """The time until which a worker that stores its progress now has the job."""
+        return now() + timedelta(seconds=self.lease)
+
+    def options(self, seconds: float | None = None) -> QueryOptions:
+        """The options of a query, or of all queries within `seconds`."""
+        return QueryOptions(deadline=time.monotonic() + seconds if seconds else None, timeout=self.timeout)
+
+
+@dataclass
+class _Slice:
+    """The work on a job after a claim.
+
+    :ivar saved: the job as it was last stored.
+    :ivar latest: the monotonic time at which the slice ends.
+    """
+
+    engine: Engine
+    session: Session
+    saved: Job
+    latest: float
+
+    def run(self) -> Outcome:
+        """Do steps until the job or the slice ends.
+
+        :raises _Lost: another process has claimed or ended the job.
+        :raises StorageError: the progress can't be stored.
+        """
+        engine, job = self.engine, self.saved
+        kind = engine.kinds.get(job.kind)
         if kind is None:
-            raise RuntimeError(f"this version knows no jobs of the kind {job.kind}")
-        interval = min(_CHECKPOINT, self.lease / 4)
-        saved, next_checkpoint = job, time.monotonic() + interval
+            return self._give_back(job, f"This version of the service has no jobs of the kind {job.kind}.")
+        interval = min(_CHECKPOINT, engine.lease / 4)
+        next_checkpoint = time.monotonic() + interval
         backoff = _STEP_BACKOFF[0]
         while job.checkpoint < job.chunks:
-            if self.should_stop() or time.monotonic() >= latest:
-                self._save(session, saved, job._replace(lease_until=None), latest)
+            if engine.should_stop() or time.monotonic() >= self.latest:
+                self._save(job._replace(lease_until=None))
                 return "continue"
             try:
-                progress = kind.step(session, job, self._options(self.lease / 2))
+                progress = kind.step(self.session, job, engine.options(engine.lease / 2))
             except (StorageUnavailable, StorageTimeout) as error:
-                if time.monotonic() + backoff >= latest:
-                    return self._give_back(session, saved, job, str(error), latest)
+                if time.monotonic() + backoff >= self.latest:
+                    return self._give_back(job, str(error))
                 log.warning("job %s: step %d failed, next try in %.1f s: %s", job.id, job.checkpoint, backoff, error)
                 time.sleep(backoff * random.uniform(0.5, 1))
                 # Since the last checkpoint, 3/4 of the lease may have passed: a checkpoint interval and the step.
-                backoff = min(2 * backoff, _STEP_BACKOFF[1], self.lease / 8)
-                saved = job = self._save(session, saved, job._replace(lease_until=self._lease_end()), latest)
+                backoff = min(2 * backoff, _STEP_BACKOFF[1], engine.lease / 8)
+                job = self._save(job._replace(lease_until=engine.lease_end()))
                 continue
             except StepFailed as error:
-                return self._end(session, saved, _ended(job, "failed", str(error)), latest)
+                return self._end(_ended(job, "failed", str(error)))
             except Exception as error:
                 log.exception("job %s: step %d failed", job.id, job.checkpoint)
-                reason = f"An unexpected error occurred ({type(error).__name__})."
-                return self._give_back(session, saved, job, reason, latest)
+                return self._give_back(job, f"An unexpected error occurred ({type(error).__name__}).")
             backoff = _STEP_BACKOFF[0]
             metrics.JOB_ROWS.labels(job.kind).inc(progress.rows)
             job = job._replace(
@@ -191,72 +223,54 @@ class Engine:
                 stalled=0,
                 failure=None,
             )
-            self.on_step(job)
+            engine.on_step(job)
             if time.monotonic() >= next_checkpoint:
-                saved = job = self._save(session, saved, job._replace(lease_until=self._lease_end()), latest)
+                job = self._save(job._replace(lease_until=engine.lease_end()))
                 next_checkpoint = time.monotonic() + interval
-        return self._end(session, saved, _ended(job, "succeeded", None), latest)
+        return self._end(_ended(job, "succeeded", None))
 
-    def _give_back(self, session: Session, saved: Job, job: Job, reason: str, latest: float) -> Outcome:
+    def _give_back(self, job: Job, reason: str) -> Outcome:
         """End an attempt that has failed: another worker may claim the job after a backoff."""
         metrics.JOB_RETRIES.labels(job.kind).inc()
         job = job._replace(stalled=job.stalled + 1, failure=reason)
         if job.stalled >= MAX_STALLED:
-            return self._end(session, saved, _ended(job, "failed", reason), latest)
+            return self._end(_ended(job, "failed", reason))
         seconds = min(_ATTEMPT_BACKOFF[0] * 2**job.stalled, _ATTEMPT_BACKOFF[1]) * random.uniform(0.5, 1)
-        queued = job._replace(state="queued", lease_until=now() + timedelta(seconds=seconds))
-        self._save(session, saved, queued, latest)
+        self._save(job._replace(state="queued", lease_until=now() + timedelta(seconds=seconds)))
         return "later"
 
-    def _end(self, session: Session, saved: Job, job: Job, latest: float) -> Outcome:
-        self._save(session, saved, job, latest)
+    def _end(self, job: Job) -> Outcome:
+        self._save(job)
         metrics.JOBS_ENDED.labels(job.kind, job.state).inc()
         log.info("job %s: %s %s, %d rows", job.id, job.kind, job.state, job.rows_done)
-        self._clean_up(session, job)
+        self.engine.clean_up(self.session, job)
         return "ended"
 
-    def _save(self, session: Session, saved: Job, job: Job, latest: float) -> Job:
-        """Store the progress under the number of the claim. Until `latest`, or the end of the lease, try again.
-
-        :raises _Lost: another process has claimed or ended the job.
-        :raises StorageError: Cassandra can't be reached.
-        """
-        options = self._options()
+    def _save(self, job: Job) -> Job:
+        """Store the progress under the number of the claim. Until the slice or the lease ends, try again."""
+        options = self.engine.options()
         backoff, tries = _STEP_BACKOFF[0], 0
         while True:
             try:
                 # An earlier try with an unknown outcome may have stored it.
-                if tries and find_job(session, job.id, options, serial=True) == job:
-                    return job
-                if not change_job(session, saved, job, options):
+                is_stored = tries > 0 and find_job(self.session, job.id, options, serial=True) == job
+                if not is_stored and not change_job(self.session, self.saved, job, options):
                     raise _Lost
-                return job
             except RowNotFound:
                 raise _Lost from None
             except (StorageUnavailable, StorageTimeout) as error:
                 tries += 1
                 # A job whose lease has expired is claimed by another worker, so an endless attempt would be useless.
-                has_expired = saved.lease_until is None or saved.lease_until < now()
+                has_expired = self.saved.lease_until is None or self.saved.lease_until < now()
                 # The second try is made in any case: after a slice, it saves the next worker the wait for the lease.
-                if has_expired or (tries > 1 and (self.should_stop() or time.monotonic() >= latest)):
+                if has_expired or (tries > 1 and (self.engine.should_stop() or time.monotonic() >= self.latest)):
                     raise
                 log.warning("job %s: the progress could not be stored: %s", job.id, error)
                 time.sleep(backoff * random.uniform(0.5, 1))
                 backoff = min(2 * backoff, _STEP_BACKOFF[1])
-
-    def _clean_up(self, session: Session, job: Job) -> None:
-        """Delete what an ended job needs no more. If this fails, the sweep tries again."""
-        options = self._options()
-        # A failed job keeps its chunks for a retry, until they expire.
-        if job.state != "failed" and (kind := self.kinds.get(job.kind)) is not None:
-            kind.clean_up(session, job, options)
-        close_job(session, job.id, options)
-
-    def _lease_end(self) -> datetime:
-        return now() + timedelta(seconds=self.lease)
-
-    def _options(self, seconds: float | None = None) -> QueryOptions:
-        return QueryOptions(deadline=time.monotonic() + seconds if seconds else None, timeout=self.timeout)
+            else:
+                self.saved = job
+                return job
 
 
 class _Lost(Exception):

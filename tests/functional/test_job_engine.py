@@ -333,3 +333,15 @@ def test_one_of_several_retries_at_the_same_time_succeeds(jobs: EngineJobs) -> N
         assert sorted(result.result() for result in results) == [False, False, False, True]
     assert jobs.find(job).claim == failed.claim + 1
     assert jobs.is_open(job)
+
+
+def test_job_of_an_unknown_kind_is_left_to_another_worker(jobs: EngineJobs) -> None:
+    """During a release, the new version has it."""
+    job = jobs.create()
+    engine = Engine({}, lease=30, timeout=10)
+    assert engine.work(jobs.session, job.id) == "later"
+    given_back = jobs.find(job)
+    assert (given_back.state, given_back.stalled) == ("queued", 1)
+    assert given_back.failure == "This version of the service has no jobs of the kind steps."
+    assert jobs.work_after_lease(job) == "ended"
+    assert jobs.find(job).state == "succeeded"

@@ -6,7 +6,7 @@ from environment import get_settings
 from server import metrics_directory
 from settings import SettingsError
 
-# Before the import of prometheus-client.
+# prometheus-client uses this directory from its import on.
 metrics_directory.create()
 
 from jobs.imports.kind import kinds_of_jobs  # noqa: E402

@@ -178,7 +178,7 @@ def broker_findings(settings: Settings) -> Iterator[Finding]:
     """Connect to the broker of background jobs, as a process that sends messages does."""
     if settings.celery_broker_url is None:
         return
-    # The web process, which has this command too, imports Celery with its first message.
+    # Imported only here: web processes load this module too, and import Celery with their first message.
     from jobs.celery_app import application
 
     try:

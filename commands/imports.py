@@ -168,7 +168,7 @@ def _size(file: BinaryIO) -> int:
 
 @contextmanager
 def _progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on the terminal; nothing without one. The function gets what is done of `length`."""
+    """Show a progress bar on a terminal. Yield a function that takes how much of `length` is done."""
     if not sys.stderr.isatty() or not length:
         yield lambda done: None
         return

@@ -36,7 +36,7 @@ def files_of_messages(settings: Settings) -> Path:
 def application(settings: Settings, *, sends_only: bool = False) -> Celery:
     """A Celery application without tasks.
 
-    :param sends_only: it fails soon when the broker does not answer, instead of trying again.
+    :param sends_only: the process only sends messages. Sending fails soon if the broker does not answer.
     :raises SettingsError: there is no broker.
     """
     url = settings.broker_url
@@ -58,7 +58,7 @@ def application(settings: Settings, *, sends_only: bool = False) -> Celery:
         task_serializer="json",
         task_ignore_result=True,
         task_default_queue="fieldbook",
-        # The other kind of message, between workers and for Flower, would fill the directory.
+        # Messages between workers and for Flower would fill the directory.
         worker_enable_remote_control=not url.startswith("filesystem:"),
         timezone="UTC",
         worker_pool="prefork",
@@ -66,7 +66,7 @@ def application(settings: Settings, *, sends_only: bool = False) -> Celery:
         worker_prefetch_multiplier=1,
         # A busy machine may need longer than the default of 4 s to start a process.
         worker_proc_alive_timeout=60.0,
-        # Ends a process that hangs. Every query has a deadline, so a slice ends long before.
+        # Ends a process that hangs. Every query has a deadline, so a slice normally ends long before this limit.
         task_time_limit=SLICE + 2 * settings.job_lease + 60,
         worker_redirect_stdouts=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 # Attempts without progress after which a job fails.
 MAX_STALLED = 5
-# Seconds that a message to a worker stands for: then the rest of the job needs the next message.
+# Seconds for which a worker works on a job after one message. The rest of the job needs the next message.
 SLICE = 60.0
 # Seconds between two checkpoints; a quarter of the lease if that is less.
 _CHECKPOINT = 2.0
@@ -38,7 +38,8 @@ _CHECKPOINT = 2.0
 _STEP_BACKOFF = (0.2, 5.0)
 _ATTEMPT_BACKOFF = (2.0, 300.0)
 
-# What is left of a job after a slice: nothing; another slice, at once or after some time; or another worker has it.
+# The result of a slice. ended: the job has ended. continue: the job needs another slice at once. later: it needs one
+# after a backoff. lost: another process has claimed or ended the job.
 Outcome = Literal["ended", "continue", "later", "lost"]
 
 
@@ -47,7 +48,7 @@ class StepFailed(Exception):
 
 
 class JobEnded(Exception):
-    """The job has ended, or is in another state that does not allow the change. The message says so."""
+    """The state of the job does not allow the change. The message says why, for the client."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Kind(Protocol):
         """
 
     def clean_up(self, session: Session, job: Job, options: QueryOptions) -> None:
-        """Delete what the job needs no more. Called after its end, perhaps more than once."""
+        """Delete what the job no longer needs. Called after its end, perhaps more than once."""
 
 
 def _worker_name() -> str:
@@ -84,7 +85,7 @@ def _worker_name() -> str:
 class Engine:
     """Works on jobs.
 
-    :ivar kinds: by name.
+    :ivar kinds: the kinds of jobs by name.
     :ivar lease: seconds after a worker's last checkpoint until another worker may claim its job.
     :ivar timeout: seconds for one query.
     :ivar should_stop: whether the process is about to end, so that a slice should end early.
@@ -137,7 +138,7 @@ class Engine:
         if found.state == "queued" or found.lease_until is not None:
             claimed = claimed._replace(attempts=found.attempts + 1)
         if found.state == "running" and found.lease_until is not None:
-            # The worker has ended without a trace.
+            # The lease has expired: the worker was killed, or paused for longer than the lease.
             claimed = claimed._replace(stalled=found.stalled + 1)
             metrics.JOB_RETRIES.labels(found.kind).inc()
             log.warning("job %s: worker %s is gone, attempt %d", found.id, found.worker, claimed.attempts)

@@ -1,6 +1,6 @@
 """Messages as files, for development: kombu's filesystem transport with atomic operations.
 
-kombu's transport creates the file of a message first and writes its content then; a worker that reads the file in
+kombu's transport first creates the file of a message and then writes its content. A worker that reads the file in
 between receives invalid JSON, and ends. It also moves a received message to the temporary directory, where it stays if
 the worker is killed at that moment.
 
@@ -39,7 +39,7 @@ class Channel(filesystem.Channel):
                 path = Path(self.data_folder_in, name)
                 try:
                     text = path.read_text()
-                    # Of several workers, one deletes the file. The message is its own.
+                    # Only one of several workers can delete the file. That worker receives the message.
                     path.unlink()
                 except FileNotFoundError:
                     continue

@@ -53,7 +53,7 @@ def _send(
         app = _application(settings)
         app.send_task(task, arguments, expires=expires, retry=False)
     except Exception as error:
-        log.warning("A message to the job workers could not be sent, but a sweep will find the job: %s", error)
+        log.warning("A message to the job workers could not be sent. The next sweep finds jobs that wait: %s", error)
         metrics.JOB_MESSAGES_FAILED.inc()
         return False
     return True

@@ -1,6 +1,6 @@
 """The sweep: finds jobs that need a worker, and sends messages for them.
 
-It makes the delivery of messages unimportant: a job whose message is lost, or whose worker is gone, is found here.
+No job depends on the delivery of a message: the sweep finds each job whose message is lost, or whose worker is gone.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from storage.errors import RowNotFound
 
 log = logging.getLogger(__name__)
 
-# Messages that a sweep sends at most. Workers receive them in order, so more would not make them faster.
+# Messages that a sweep sends at most. Workers receive them in order, so more would not start a job earlier.
 _MAX_MESSAGES = 100
-# An entry in the list of open jobs is written before its job. Only an entry this old can be without a job for good.
+# An entry in the list of open jobs is written before its job, so a newer entry without a job is kept.
 _MIN_AGE = timedelta(hours=1)
-# Between the Gregorian calendar, which is the beginning of the time of a UUID, and 1970, in units of 100 ns.
+# From 1582-10-15, at which the time of a UUID begins (RFC 9562), to 1970-01-01, in units of 100 ns.
 _UUID_EPOCH = 0x01B21DD213814000
 
 

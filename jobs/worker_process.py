@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 # Seconds for which a task waits for the session.
 _CONNECT_TIMEOUT = 10.0
-# Seconds after SIGTERM until a child ends that its parent has not ended.
+# Seconds after SIGTERM until a child ends by itself, if its parent has not ended it.
 _LAST_SECONDS = 20
 
 
@@ -106,20 +106,20 @@ class JobWorker:
     # --- receivers of Celery's signals -------------------------------------------------------------------------
 
     def configure_logs(self, **_: Any) -> None:
-        """In each process, instead of Celery's own configuration."""
+        """Configure the logs of each process, instead of Celery."""
         configuration = logs.config(self.settings.log_level)
         # billiard's logger, which by default does not pass its lines on.
         configuration["loggers"]["multiprocessing"] = {"level": "WARNING", "propagate": True}
         logging.config.dictConfig(configuration)
 
     def start(self, **_: Any) -> None:
-        """In the parent, when it receives messages."""
+        """Sweep once, when the parent begins to receive messages."""
         # Jobs may have waited while there was no worker.
         send_sweep(self.settings, expires=2 * sweep_interval(self.settings))
         log.info("The job worker is ready, with %d processes", self.settings.job_concurrency)
 
     def start_child(self, **_: Any) -> None:
-        """In a child, after the fork."""
+        """Prepare a child after the fork."""
         self._end_with_parent()
         # The parent ends its children. If all of them get SIGTERM, as from `kill -- -PGID`, a child that ended at once
         # would be replaced, and Celery would wait for the new one forever. The signal is blocked, because billiard
@@ -130,11 +130,11 @@ class JobWorker:
         metrics.sampler.start()
 
     def end_child(self, **_: Any) -> None:
-        """In a child that ends without a signal."""
+        """Close the session of a child that ends without a signal."""
         db_connect.shutdown()
 
     def start_beat(self, **_: Any) -> None:
-        """In the process of a beat that is a part of a worker (`celery worker --beat`)."""
+        """Let a beat that is a part of a worker (`celery worker --beat`) end with its parent."""
         self._end_with_parent()
 
     def _end_with_parent(self) -> None:
@@ -144,15 +144,15 @@ class JobWorker:
             os._exit(1)
 
     def end(self, **_: Any) -> None:
-        """In the parent, when it receives SIGTERM, SIGINT or SIGQUIT."""
+        """Tell the children to end their slices, when the parent receives SIGTERM, SIGINT or SIGQUIT."""
         self.stop.set()
 
 
 class JobConsumer(Consumer):
     """The part of the parent that receives messages.
 
-    It has none of Celery's messages between workers. Celery sends the heartbeats from the loop that also handles
-    SIGTERM, and without a broker it tries that forever.
+    It turns off Celery's messages between workers. Celery sends heartbeats from the loop that also handles SIGTERM:
+    without a broker, it would try to send one forever, and SIGTERM would have no effect.
     """
 
     def __init__(self, *args: Any, worker_options: Mapping[str, Any], **kwargs: Any) -> None:
@@ -174,7 +174,7 @@ def job_worker(settings: Settings, kinds: Mapping[str, Kind]) -> Celery:
     """
     app = application(settings)
     app.conf.worker_consumer = JobConsumer
-    # It warns of pickled messages that root would execute. Workers accept JSON only.
+    # Celery warns that root would execute pickled messages. Workers accept JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     worker = JobWorker(settings, kinds)
 

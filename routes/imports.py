@@ -41,7 +41,7 @@ IMPORT_OPTIONS: dict[str, Any] = {
 def import_view(resource: Resource) -> Callable[..., ResponseValue]:
     """The view of `POST <resource>/import`."""
 
-    # Ids are UUIDs, so the path of a resource with ids is not a path of its rows.
+    # `import` can be a genus, so `/plant/import` is also a path of rows. It is no UUID, so `/users/import` is not.
     has_ids = isinstance(resource.table, VersionedTable)
 
     @route_options(scope="operator", upload=True, shares_path=not has_ids)
@@ -60,7 +60,7 @@ def import_view(resource: Resource) -> Callable[..., ResponseValue]:
         body = StreamedBody(request.environ)
 
         def read(size: int) -> bytes:
-            # The client may have sent a deadline.
+            # Raises StorageTimeout after the deadline, if the client has sent one.
             g.options.remaining()
             return body.read(size)
 

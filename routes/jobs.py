@@ -1,4 +1,7 @@
-"""Background jobs: progress, cancellation and retry. An account sees its own jobs, an operator all of them."""
+"""Background jobs: progress, cancellation and retry.
+
+An account can use its own jobs only. An operator can use all jobs by their id, but lists only the operator's own.
+"""
 
 from __future__ import annotations
 
@@ -83,14 +86,14 @@ def _change(path: JobPath, change: Callable[[Session, UUID, QueryOptions], Job])
 
 
 def _options() -> QueryOptions:
-    # The client's consistency level is for its rows.
+    # X-Consistency-Level is for rows of resources, not for jobs.
     return replace(g.options, consistency_level=None)
 
 
 def _visible_job(path: JobPath) -> Job:
     """The job, unless it belongs to another account.
 
-    :raises RowNotFound: there is no such job, or the caller may not know of it.
+    :raises RowNotFound: there is no such job, or the caller may not see it.
     """
     job = find_job(g.session, parse_uuid(path.id), _options())
     if job.owner != g.caller.name and not g.caller.has("operator"):

@@ -23,9 +23,9 @@ STREAMED_BODIES = "fieldbook.streamed_bodies"
 class BodyAborted(Exception):
     """The body can't be read to its end.
 
-    :ivar problem: the client has sent nothing for the idle timeout (`stalled`), less than the minimum transfer rate
-        (`too slow`), has closed the connection (`disconnected`), or has sent malformed chunks (`malformed`). Or the
-        body is `too large`, which is possible only if the event loop has collected it.
+    :ivar problem: the client has sent nothing for the idle timeout (`stalled`), has sent more slowly than the minimum
+        transfer rate (`too slow`), has closed the connection (`disconnected`), or has sent malformed chunks
+        (`malformed`). Or the body is `too large`, which is possible only if the event loop has collected it.
     """
 
     def __init__(self, problem: Literal["stalled", "too slow", "disconnected", "malformed", "too large"]) -> None:
@@ -38,7 +38,7 @@ class StreamedBody:
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self._environ = environ
-        # Of a request whose path is written in another way, such as /users/%69mport. The event loop has collected it.
+        # Set if the event loop has collected the body: the path is written in another way, such as /users/%69mport.
         self._problem = body_problem(environ)
         self._input = environ["wsgi.input"]
         length = environ.get("CONTENT_LENGTH", "")

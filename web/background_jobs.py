@@ -37,5 +37,5 @@ def no_workers() -> ServiceUnavailable:
 
 
 def send(job: Job) -> None:
-    """Tell the job workers to work on a job. If that fails, they find the job by themselves after some time."""
+    """Tell the job workers to work on a job. If that fails, a sweep finds the job."""
     send_work(current_settings(), job.id)

@@ -88,7 +88,7 @@ class _Quotes:
 
 
 class _Source(Iterator[str]):
-    """Feeds lines to the csv module, and remembers those of the present record.
+    """Feeds lines to the csv module, and remembers those of the current record.
 
     :ivar first: number of the first line of the record.
     :ivar skipped: the line was too long. The csv module gets an empty one instead.
@@ -117,7 +117,7 @@ class _Source(Iterator[str]):
 
     @property
     def has_open_quotes(self) -> bool:
-        """The text of the record ends inside quotation marks, so the record continues."""
+        """Whether the text of the record ends inside quotation marks, so that the record continues."""
         quotes = _Quotes()
         quotes.feed(self.text.encode())
         return quotes.are_open

@@ -1,7 +1,7 @@
 """Writes many rows of a table: unlogged batches of rows with the same replicas, several of them at a time.
 
 A row in such a batch costs this process less than a tenth of a single INSERT, and a third of a row in batches of 5 KiB
-(docs/performance.md). All replicas of a batch hold all of its rows, so its coordinator, one of them, sends no more
+(docs/decisions.md). All replicas of a batch hold all of its rows, so its coordinator, one of them, sends no more
 messages than for one row. An unlogged batch is not atomic: after an error, some rows may be stored. Callers therefore
 write the same rows again.
 

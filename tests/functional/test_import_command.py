@@ -114,7 +114,7 @@ def test_wrong_usage_is_explained(run: Callable[..., tuple[int, str, str]], argu
     assert message in errors
 
 
-def test_a_file_that_can_not_be_read_is_refused(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_refused(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     path = tmp_path / "finds.csv"
     path.write_text("genus,species,size\n")
     status, _, errors = run("import", "finds", str(path))

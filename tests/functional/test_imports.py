@@ -133,7 +133,7 @@ def test_repeating_a_chunk_changes_no_newer_row(
 
 
 def test_last_of_several_lines_with_the_same_key_wins(live: Service, genus: str) -> None:
-    """With all of its columns, wherever the lines are: in one batch, or in different chunks."""
+    """The last line wins with all of its columns, in one batch and in different chunks."""
     first = {"genus": genus, "species": "twice", "sightings": 9}
     last = first | {"sightings": 2}
     data = lines(first, last) + finds(genus, 9000) + lines(first, last)
@@ -160,7 +160,7 @@ def test_first_hundred_errors_are_returned(live: Service) -> None:
     assert len(response["errors"]) == 100
 
 
-def test_a_file_that_can_not_be_read_is_refused(live: Service, session: Session) -> None:
+def test_a_file_that_cannot_be_read_is_refused(live: Service, session: Session) -> None:
     before = chunks(session)
     response = live.client.post("/find/import", content=b"genus,species,size\nA,b,1\n", headers=CSV)
     assert response.status_code == 422
@@ -270,7 +270,6 @@ def test_a_cancelled_job_writes_nothing(
 def test_a_failed_job_can_be_retried(live: Service, session: Session, genus: str, work: Callable[[str], str]) -> None:
     started = live.client.post("/find/import?background=1", content=finds(genus, 5), headers=NDJSON)
     url, job_id = started.headers["Location"], started.json()["id"]
-    Engine({}, lease=30, timeout=10)
     # A version of the service without this resource.
     assert Engine({"import": Imports({})}, 30, 10).work(session, uuid.UUID(job_id)) == "ended"
     failed = live.client.get(url).json()

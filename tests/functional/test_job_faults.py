@@ -150,7 +150,7 @@ def imports(
 
 
 @pytest.mark.parametrize("victim", ["child", "parent"])
-def test_killed_job_workers(imports: Imports, victim: str) -> None:
+def test_imports_survive_killed_job_workers(imports: Imports, victim: str) -> None:
     """kill -9 of the worker's parent or child, at random points of imports."""
     worker = imports.worker()
     imports.start()
@@ -169,7 +169,7 @@ def test_killed_job_workers(imports: Imports, victim: str) -> None:
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_restarted_redis(imports: Imports, redis: RedisServer) -> None:
+def test_imports_survive_restarts_of_redis(imports: Imports, redis: RedisServer) -> None:
     """Redis ends and loses all messages, once before and once after the imports are sent."""
     imports.worker()
     redis.kill()
@@ -183,7 +183,7 @@ def test_restarted_redis(imports: Imports, redis: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("broker", ["files"], indirect=True)
-def test_paused_cassandra(imports: Imports) -> None:
+def test_imports_survive_a_paused_cassandra(imports: Imports) -> None:
     """Cassandra answers the worker late, or its connections break."""
     imports.worker()
     imports.start()
@@ -197,8 +197,8 @@ def test_paused_cassandra(imports: Imports) -> None:
 
 
 @pytest.mark.parametrize("broker", ["files"], indirect=True)
-def test_web_process_killed_while_it_receives_a_file(imports: Imports) -> None:
-    """There is no job and no row then. The chunks expire."""
+def test_kill_of_the_web_process_during_an_upload_leaves_no_job_and_no_row(imports: Imports) -> None:
+    """The stored chunks expire, and the next imports work."""
     session = imports.jobs.session
     head = b"POST /find/import HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nContent-Length: 9000000\r\n\r\n"
     rows = b"genus,species\n" + b"".join(b"Killed,%d\n" % number for number in range(60_000))

@@ -84,7 +84,7 @@ def test_sweep_sends_messages_for_jobs_that_a_worker_may_claim(sweep: Sweep) -> 
 
 
 def test_sweep_without_a_broker_tries_one_message(sweep: Sweep) -> None:
-    """Each of them would take two seconds."""
+    """Each further message would take two seconds."""
     first, second = sweep.job(), sweep.job()
     assert sweep.run(lease=0, broker=False) == {first.id}
     assert sweep.run(lease=0) == {first.id, second.id}

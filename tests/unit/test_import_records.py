@@ -188,7 +188,7 @@ def test_an_invalid_csv_record_is_an_error_of_its_line(record: bytes, loc: list[
         (b"\xff\n", "header can't be read"),
     ],
 )
-def test_a_csv_file_that_can_not_be_read_is_refused(data: bytes, message: str) -> None:
+def test_a_csv_file_that_cannot_be_read_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(FileError, match=message):
         rows(data, "csv")
 

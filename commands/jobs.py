@@ -16,7 +16,7 @@ from jobs.documents import document
 from jobs.messages import send_work
 from storage.cql import QueryOptions
 from storage.db_connect import Session
-from storage.db_io.jobs import OPEN, Job, State, find_job, list_jobs
+from storage.db_io.jobs import ENDED, OPEN, Job, State, find_job, list_jobs
 from storage.errors import RowNotFound
 
 _PAGE = 100
@@ -41,6 +41,8 @@ def group() -> None:
 @_json_option
 def list_command(owner: str | None, state: str | None, as_json: bool) -> None:
     """Print jobs, newest first. Without --owner, those that have not ended."""
+    if owner is None and state in ENDED:
+        raise click.UsageError(f"--state {state} needs --owner: only their owners have lists of jobs that have ended.")
     with database() as (session, _, options):
         jobs = [job for job in _jobs(session, owner or OPEN, options) if state in (None, job.state)]
     if as_json:

@@ -149,11 +149,11 @@ class Engine:
         if not change_job(session, found, claimed, self.options()):
             return None
         if claimed.has_ended:
-            metrics.JOBS_ENDED.labels(claimed.kind, claimed.state).inc()
+            _note_end(claimed)
         return claimed
 
     def clean_up(self, session: Session, job: Job) -> None:
-        """Delete what an ended job needs no more. If this fails, the sweep tries again."""
+        """Delete what an ended job no longer needs. If this fails, the sweep tries again."""
         options = self.options()
         # A failed job keeps its chunks for a retry, until they expire.
         if job.state != "failed" and (kind := self.kinds.get(job.kind)) is not None:
@@ -242,8 +242,7 @@ class _Slice:
 
     def _end(self, job: Job) -> Outcome:
         self._save(job)
-        metrics.JOBS_ENDED.labels(job.kind, job.state).inc()
-        log.info("job %s: %s %s, %d rows", job.id, job.kind, job.state, job.rows_done)
+        _note_end(job)
         self.engine.clean_up(self.session, job)
         return "ended"
 
@@ -261,7 +260,7 @@ class _Slice:
                 raise _Lost from None
             except (StorageUnavailable, StorageTimeout) as error:
                 tries += 1
-                # A job whose lease has expired is claimed by another worker, so an endless attempt would be useless.
+                # After the lease has expired, another worker may claim the job, so this worker stops trying.
                 has_expired = self.saved.lease_until is None or self.saved.lease_until < now()
                 # The second try is made in any case: after a slice, it saves the next worker the wait for the lease.
                 if has_expired or (tries > 1 and (self.engine.should_stop() or time.monotonic() >= self.latest)):
@@ -282,6 +281,14 @@ def _ended(job: Job, state: Literal["succeeded", "failed", "cancelled"], failure
     return job._replace(state=state, finished_at=now(), lease_until=None, failure=failure)
 
 
+def _note_end(job: Job) -> None:
+    metrics.JOBS_ENDED.labels(job.kind, job.state).inc()
+    if job.state == "failed":
+        log.warning("job %s: %s failed, %d rows: %s", job.id, job.kind, job.rows_done, job.failure)
+    else:
+        log.info("job %s: %s %s, %d rows", job.id, job.kind, job.state, job.rows_done)
+
+
 def cancel(session: Session, job_id: UUID, options: QueryOptions) -> Job:
     """Cancel a job. Rows that it has written stay.
 
@@ -296,7 +303,7 @@ def cancel(session: Session, job_id: UUID, options: QueryOptions) -> Job:
         # The new claim number stops the worker.
         cancelled = _ended(job._replace(claim=job.claim + 1), "cancelled", None)
         if change_job(session, job, cancelled, options):
-            metrics.JOBS_ENDED.labels(job.kind, "cancelled").inc()
+            _note_end(cancelled)
             return cancelled
         time.sleep(min(0.05, options.remaining()))
 

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import Any
 from uuid import UUID
 
@@ -36,23 +37,36 @@ from storage.errors import StorageError
 
 log = logging.getLogger(__name__)
 
+_TIME = Struct("d")
 # Seconds for which a task waits for the session.
 _CONNECT_TIMEOUT = 10.0
 # Seconds after SIGTERM until a child ends by itself, if its parent has not ended it.
 _LAST_SECONDS = 20
 
 
-class _StopFlag:
-    """A flag that the parent sets and its children read: they share the memory."""
+class _Shared:
+    """What the parent and its children share: memory that exists since before the fork."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 1)
+        self._memory = mmap.mmap(-1, 2 * _TIME.size)
+        self.note_sweep()
 
-    def set(self) -> None:
+    def stop(self) -> None:
+        """Note that the worker is about to end."""
         self._memory[0] = 1
 
-    def is_set(self) -> bool:
+    def is_stopping(self) -> bool:
+        """Whether the worker is about to end."""
         return self._memory[0] == 1
+
+    def note_sweep(self) -> None:
+        """Note that a process has begun a sweep."""
+        _TIME.pack_into(self._memory, _TIME.size, time.monotonic())
+
+    def since_sweep(self) -> float:
+        """Seconds since the last sweep of this worker."""
+        (last,) = _TIME.unpack_from(self._memory, _TIME.size)
+        return time.monotonic() - float(last)
 
 
 @dataclass(frozen=True)
@@ -64,22 +78,25 @@ class JobWorker:
 
     settings: Settings
     kinds: Mapping[str, Kind]
-    stop: _StopFlag = field(default_factory=_StopFlag)
+    shared: _Shared = field(default_factory=_Shared)
     parent: int = field(default_factory=os.getpid)
 
     @property
     def engine(self) -> Engine:
         """The engine, which ends a slice early when the worker stops."""
-        return Engine(self.kinds, self.settings.job_lease, self.settings.request_timeout, self.stop.is_set)
+        return Engine(self.kinds, self.settings.job_lease, self.settings.request_timeout, self.shared.is_stopping)
 
     def work(self, job_id: str) -> None:
         """Work on a job for one slice, and send the message for the next one."""
         if self.settings.read_only:
             # The sweep sends another message after the maintenance.
             return
+        # In a long queue, each message "sweep" expires.
+        if self.shared.since_sweep() > 2 * sweep_interval(self.settings):
+            self.sweep()
         job = UUID(job_id)
         # A worker that is about to end leaves the job to another one.
-        if self.stop.is_set() or self._engine_work(job) == "continue":
+        if self.shared.is_stopping() or self._engine_work(job) == "continue":
             send_work(self.settings, job)
 
     def _engine_work(self, job_id: UUID) -> str:
@@ -91,6 +108,9 @@ class JobWorker:
 
     def sweep(self) -> None:
         """Find the jobs that need a worker."""
+        if self.settings.read_only:
+            return
+        self.shared.note_sweep()
 
         def options() -> QueryOptions:
             return QueryOptions(timeout=self.settings.request_timeout)
@@ -145,7 +165,7 @@ class JobWorker:
 
     def end(self, **_: Any) -> None:
         """Tell the children to end their slices, when the parent receives SIGTERM, SIGINT or SIGQUIT."""
-        self.stop.set()
+        self.shared.stop()
 
 
 class JobConsumer(Consumer):

@@ -6,6 +6,7 @@ docs/imports.md describes imports.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from flask import g, request
@@ -19,7 +20,7 @@ from server.streamed_body import StreamedBody
 from storage.db_io.jobs import create_job, find_job
 from storage.db_io.versioned import VersionedTable
 from storage.errors import StorageError
-from web.background_jobs import current_engine, no_workers, send
+from web.background_jobs import current_engine, no_workers, not_completed, send
 from web.dependencies import current_settings
 from web.import_body import open_import
 from web.openapi import responses
@@ -84,13 +85,10 @@ def import_view(resource: Resource) -> Callable[..., ResponseValue]:
         job = upload.job
         create_job(g.session, job, g.options)
         if not query.background and job.rows_total <= MAX_ROWS:
-            try:
+            # After an error, the job is continued.
+            with suppress(StorageError):
                 current_engine().work(g.session, job.id, _LONGEST)
                 job = find_job(g.session, job.id, g.options, serial=True)
-            except StorageError:
-                # The job exists, so it will be completed.
-                if not has_workers:
-                    raise
             if job.state == "succeeded":
                 return {
                     "read": upload.read,
@@ -98,6 +96,8 @@ def import_view(resource: Resource) -> Callable[..., ResponseValue]:
                     "failed": upload.failed,
                     "errors": upload.errors,
                 }, 200
+            if not has_workers and not job.has_ended:
+                raise not_completed(job)
         send(job)
         return document(job), 202, location("jobs.get_job", id=job.id)
 

@@ -32,7 +32,16 @@ def current_engine() -> Engine:
 def no_workers() -> ServiceUnavailable:
     """The error of a request that needs a job worker: CELERY_BROKER_URL is not set in production."""
     return ServiceUnavailable(
-        "This service has no background jobs: CELERY_BROKER_URL is not set. Import at most 10,000 rows at a time."
+        "This service has no background jobs: CELERY_BROKER_URL is not set. Import at most 10,000 rows at a time, "
+        "without background=1."
+    )
+
+
+def not_completed(job: Job) -> ServiceUnavailable:
+    """The error of an import that no job worker will complete."""
+    return ServiceUnavailable(
+        f"Cassandra has not accepted all rows in time, and this service has no background jobs. An operator completes "
+        f"the import: flask --app api import {job.resource} --resume {job.id}"
     )
 
 

@@ -183,6 +183,20 @@ def test_worker_starts_with_the_jobs_whose_messages_are_lost(jobs: JobTests) -> 
     jobs.wait_for_end(job)
 
 
+def test_worker_sweeps_before_a_job_if_no_message_asks_for_it(jobs: JobTests) -> None:
+    """In a long queue, each message "sweep" expires. No beat runs."""
+    worker = jobs.worker()
+    worker.wait_until_ready()
+    wait_for(lambda: worker.metric("fieldbook_job_sweep_timestamp_seconds"), description="the sweep of the start")
+    lost = jobs.job(steps=3)
+    # Two intervals of sweeps, which is also the lease.
+    wait_for(lambda: now() - lost.created_at > timedelta(seconds=2.5), description="a sweep that is overdue")
+    other = jobs.job(steps=3)
+    send_work(jobs.settings, other.id)
+    jobs.wait_for_end(other)
+    jobs.wait_for_end(lost)
+
+
 def test_port_serves_metrics_and_probes(jobs: JobTests) -> None:
     worker = jobs.worker("--beat")
     worker.wait_until_ready()

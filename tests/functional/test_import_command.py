@@ -114,6 +114,13 @@ def test_wrong_usage_is_explained(run: Callable[..., tuple[int, str, str]], argu
     assert message in errors
 
 
+def test_list_of_ended_jobs_needs_an_owner(run: Callable[..., tuple[int, str, str]]) -> None:
+    """The list without an owner has only jobs that have not ended."""
+    status, _, errors = run("jobs", "list", "--state", "failed")
+    assert (status, "needs --owner" in errors) == (2, True)
+    assert run("jobs", "list", "--state", "failed", "--owner", "nobody")[:2] == (0, "")
+
+
 def test_a_file_that_cannot_be_read_is_refused(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     path = tmp_path / "finds.csv"
     path.write_text("genus,species,size\n")

@@ -26,7 +26,7 @@ from cassandra.concurrent import execute_concurrent_with_args
 
 from auth.callers import Scope
 from dev.local_cassandra.jars import NodeError
-from dev.local_cassandra.node import FAST_COMMIT_LOG, STATE, Node, free_port
+from dev.local_cassandra.node import STATE, TEST_JAVA_OPTIONS, TEST_SETTINGS, Node, free_port
 from environment import get_settings
 from settings import Settings
 from storage import db_connect, db_initialize
@@ -81,7 +81,13 @@ def start_node() -> None:
     global _node, _port
     _port = free_port()
     directory = STATE / f"tests-{os.getpid()}"
-    node = Node(directory=directory, native_port=_port, storage_port=free_port(), settings=FAST_COMMIT_LOG)
+    node = Node(
+        directory=directory,
+        native_port=_port,
+        storage_port=free_port(),
+        settings=TEST_SETTINGS,
+        java_options=TEST_JAVA_OPTIONS,
+    )
     STATE.mkdir(exist_ok=True)
     try:
         # Two processes of pytest-xdist must not download Cassandra at the same time.

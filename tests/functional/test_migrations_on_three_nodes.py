@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.local_cassandra.node import FAST_COMMIT_LOG, STATE
+from dev.local_cassandra.node import STATE, TEST_JAVA_OPTIONS, TEST_SETTINGS
 from dev.local_cassandra.ring import ADDRESSES, Ring
 from storage.schema import history, lock
 from storage.schema.files import read_migrations
@@ -26,7 +26,7 @@ NEW_COLUMN = "ALTER TABLE birds ADD age int;\n"
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
     directory = STATE / f"tests-ring-{tmp_path_factory.getbasetemp().name}"
-    ring = Ring(directory, FAST_COMMIT_LOG)
+    ring = Ring(directory, TEST_SETTINGS, TEST_JAVA_OPTIONS)
     try:
         ring.start()
         yield ring

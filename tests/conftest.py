@@ -231,7 +231,9 @@ def target(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Start a service for one test: `start({"LOG_LEVEL": "DEBUG"}, "--preload", healthy=False)`.
 
-    It has the resources of the testbed too. `start(app=PRODUCT)` starts the product's own application.
+    It has one worker, unless WEB_CONCURRENCY says otherwise: each worker takes more than a second of processor time to
+    import the application. It has the resources of the testbed too. `start(app=PRODUCT)` starts the product's own
+    application.
     """
     with ExitStack() as stack:
 
@@ -239,7 +241,8 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
             variables: dict[str, str] | None = None, *arguments: str, healthy: bool = True, app: str = TESTBED
         ) -> Service:
             log = tmp_path / f"service-{uuid.uuid4().hex[:6]}.log"
-            running = service(environment | (variables or {}), log, *arguments, healthy=healthy, app=app)
+            variables = {"WEB_CONCURRENCY": "1"} | (variables or {})
+            running = service(environment | variables, log, *arguments, healthy=healthy, app=app)
             return stack.enter_context(running)
 
         yield start_service

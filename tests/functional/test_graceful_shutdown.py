@@ -34,7 +34,7 @@ def has_ended(pid: int) -> bool:
 
 def test_shutdown_requires_the_operator_token(start: Callable[..., Service]) -> None:
     """Without the right token, the status is 401 with WWW-Authenticate, and the service keeps running."""
-    running = start({"OPERATOR_TOKEN": TOKEN})
+    running = start({"OPERATOR_TOKEN": TOKEN, "WEB_CONCURRENCY": "2"})
     for headers in ({}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer another"}):
         rejected = running.client.post("/shutdown", headers=headers)
         assert rejected.status_code == 401
@@ -187,7 +187,7 @@ def test_streams_complete_while_draining(
 @pytest.mark.slow
 def test_second_sigterm_ends_draining(start: Callable[..., Service]) -> None:
     """A second SIGTERM stops the service without waiting for the rest of DRAIN_SECONDS."""
-    running = start({"DRAIN_SECONDS": "60"})
+    running = start({"DRAIN_SECONDS": "60", "WEB_CONCURRENCY": "2"})
     running.process.send_signal(signal.SIGTERM)
     wait_for(lambda: get(running, "/health").status_code == 503, description="/health to return 503")
     began = time.monotonic()
@@ -296,7 +296,7 @@ def test_in_flight_requests_complete_after_aborted_streams(
 @pytest.mark.slow
 def test_repeated_shutdown_does_not_shorten_draining(start: Callable[..., Service]) -> None:
     """POST /shutdown is safe to send more than once; each response gives the draining time."""
-    running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "3"})
+    running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "3", "WEB_CONCURRENCY": "2"})
     began = time.monotonic()
     for _ in range(3):
         response = httpx.post(f"{running.client.base_url}/shutdown", headers=OPERATOR, timeout=10)
@@ -350,7 +350,7 @@ def test_simultaneous_shutdown_requests_do_not_shorten_draining(
 @pytest.mark.slow
 def test_sigterm_after_a_shutdown_request_ends_draining(start: Callable[..., Service]) -> None:
     """POST /shutdown begins to drain; the operator's SIGTERM stops the service without waiting any longer."""
-    running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "60"})
+    running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "60", "WEB_CONCURRENCY": "2"})
     assert running.client.post("/shutdown", headers=OPERATOR).status_code == 202
     wait_for(lambda: get(running, "/health").status_code == 503, description="/health to return 503")
     began = time.monotonic()

@@ -238,7 +238,7 @@ def test_in_flight_gauge_counts_waiting_requests(start: Callable[..., Service], 
 @pytest.mark.slow
 def test_metrics_directory_is_removed_when_the_master_ends(start: Callable[..., Service], tmp_path: Path) -> None:
     """The master creates its own directory, keeps it after SIGHUP, and removes it when it ends."""
-    running = start({"TMPDIR": str(tmp_path)})
+    running = start({"TMPDIR": str(tmp_path), "WEB_CONCURRENCY": "2"})
     (directory,) = tmp_path.glob("fieldbook-metrics-*")
     get_on_new_connections(running, 10, "/find/Quercus/robur")
     old = set(running.workers())

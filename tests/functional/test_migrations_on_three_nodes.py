@@ -15,7 +15,7 @@ from dev.local_cassandra.ring import ADDRESSES, Ring
 from storage.schema import history, lock
 from storage.schema.files import read_migrations
 from storage.schema.transactions import table_id
-from tests.support import clean_environment, copy_project
+from tests.support import copy_project, unmeasured_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -62,7 +62,7 @@ def start_upgrade(project: Path, ring: Ring, keyspace: str, first: str) -> subpr
     return subprocess.Popen(
         [sys.executable, "-m", "flask", "--app", "api", "db", "upgrade"],
         cwd=project,
-        env=clean_environment() | variables,
+        env=unmeasured_environment() | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -64,7 +64,7 @@ def workers_without_redis(running: Service) -> float:
 
 
 def test_limit_holds_over_the_workers_of_two_instances(limited: Callable[..., Service]) -> None:
-    first, second = limited(30), limited(30)
+    first, second = (limited(30, {"WEB_CONCURRENCY": "2"}) for _ in range(2))
     assert statuses(first, 20) == {200: 20}
     assert statuses(second, 30) == {200: 10, 429: 20}
     # The counts are not in the workers.

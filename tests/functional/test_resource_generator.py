@@ -14,7 +14,7 @@ from dev.resource.names import Refused
 from dev.resource.remove import find_samples
 from settings import Settings
 from storage.cql.types import SCALARS
-from tests.support import clean_environment, copy_project
+from tests.support import copy_project, unmeasured_environment
 
 # Ten resources of different shapes. Together they have every type that the generator supports, and as a column of the
 # primary key every scalar type that Cassandra allows there.
@@ -48,7 +48,7 @@ def run(copy: Path, *command: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=copy,
-        env=clean_environment() | environment,
+        env=unmeasured_environment() | environment,
         capture_output=True,
         text=True,
         timeout=250,

@@ -30,6 +30,10 @@ from storage.db_io.accounts import Account, create_account
 PROJECT = Path(__file__).resolve().parent.parent
 OBSERVER = {"name": "Ada", "email": "ada@example.org", "age": 36}
 
+# Observers of the fixture `large_keyspace`: 8 MB as JSON, which do not fit into the buffers of a connection. On the
+# loopback interface these hold about 3 MB.
+LARGE = 40_000
+
 # The WSGI applications: the product's, and the same with the resources of tests/testbed.
 PRODUCT = "wsgi:app"
 TESTBED = "tests.testbed.wsgi:app"

@@ -22,8 +22,6 @@ from dev.local_cassandra.node import free_port, port_is_free, speaks_cql
 from routes import RESOURCES
 from tests.support import OBSERVER, PROJECT, copy_project, register_testbed, unmeasured_environment, wait_for
 
-pytestmark = pytest.mark.alone
-
 
 class Run:
     """A running `python -m dev.local_cassandra.run`, the command that `make run` calls."""
@@ -159,6 +157,7 @@ def test_run_reports_occupied_ports(run: Callable[..., Run], environment: dict[s
         assert f"Cassandra needs port {other} on 127.0.0.1: Address already in use" in cassandra.text()
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_run_starts_and_stops_its_own_cassandra(run: Callable[..., Run], tmp_path: Path) -> None:

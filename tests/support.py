@@ -80,6 +80,15 @@ def copy_project(destination: Path) -> None:
         shutil.copy2(PROJECT / name, destination / name)
 
 
+def copy_mypy_cache(destination: Path) -> None:
+    """Copy mypy's cache to a copy of the project, where mypy then checks only what differs.
+
+    Without a cache, mypy takes 12 s of processor time. `make lint` has written one before the tests run in CI.
+    """
+    if (cache := PROJECT / ".mypy_cache").exists():
+        shutil.copytree(cache, destination / ".mypy_cache", dirs_exist_ok=True)
+
+
 def register_testbed(project: Path) -> None:
     """Make the resources of the testbed a part of the product, in a copy of the project."""
     registry = project / "routes" / "__init__.py"

@@ -16,7 +16,7 @@ from routes import RESOURCES
 from settings import Settings
 from storage import db_initialize
 from tests import docs_examples
-from tests.support import PRODUCT, PROJECT, Service, copy_project, unmeasured_environment
+from tests.support import PRODUCT, PROJECT, Service, copy_mypy_cache, copy_project, unmeasured_environment
 
 PAGES = [str(path.relative_to(PROJECT)) for path in docs_examples.pages()]
 WITH_EXAMPLES = [name for name in PAGES if docs_examples.examples((PROJECT / name).read_text())]
@@ -74,6 +74,7 @@ def test_walk_through_adds_a_working_resource(tmp_path: Path, settings: Settings
         pytest.skip("the walk-through has been followed in this working tree")
     copy = tmp_path / "fieldbook"
     copy_project(copy)
+    copy_mypy_cache(copy)
     made = docs_examples.files((PROJECT / "docs" / "adding-a-resource.md").read_text())
     assert len(made) >= 6
     for name, language, text in made:

@@ -15,7 +15,7 @@ from dev.resource.names import Refused
 from dev.resource.remove import find_samples
 from settings import Settings
 from storage.cql.types import SCALARS
-from tests.support import copy_project, unmeasured_environment
+from tests.support import copy_mypy_cache, copy_project, unmeasured_environment
 
 # Ten resources of different shapes. Together they have every type that the generator supports, and as a column of the
 # primary key every scalar type that Cassandra allows there.
@@ -162,6 +162,7 @@ def test_generated_resources_pass_their_tests(copy: Path, cassandra: dict[str, s
 def test_generated_resources_pass_the_linters(copy: Path) -> None:
     run(copy, "ruff", "check", ".")
     run(copy, "ruff", "format", "--check", ".")
+    copy_mypy_cache(copy)
     run(copy, "mypy")
     run(copy, "dev.openapi", "--check")
 

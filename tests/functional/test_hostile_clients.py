@@ -1,6 +1,6 @@
 """Clients that hold connections, threads or memory for as long as they can.
 
-Every attack is bounded in connections and time. While it lasts, other clients get their responses within two seconds;
+Every attack is bounded in connections and time. While it lasts, other clients get their responses within five seconds;
 when it ends, the service works as before.
 """
 

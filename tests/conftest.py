@@ -26,13 +26,13 @@ from cassandra.concurrent import execute_concurrent_with_args
 
 from auth.callers import Scope
 from dev.local_cassandra.jars import NodeError
-from dev.local_cassandra.node import FAST_COMMIT_LOG, STATE, Node, free_port
+from dev.local_cassandra.node import STATE, TEST_JAVA_OPTIONS, TEST_SETTINGS, Node, free_port
 from environment import get_settings
 from settings import Settings
 from storage import db_connect, db_initialize
 from storage.cql.statement import cql_text
 from tests.sockets import MAX_BODY_BYTES
-from tests.support import PROJECT, TESTBED, Service, TcpProxy, access_token, bearer, clean_environment, service
+from tests.support import LARGE, PROJECT, TESTBED, Service, TcpProxy, access_token, bearer, clean_environment, service
 from tests.testbed import database
 from tests.testbed.db_io.observers import INSERT_OBSERVER, TABLE
 
@@ -54,9 +54,35 @@ def needs_cassandra(item: pytest.Item) -> bool:
     return not item.path.is_relative_to(UNIT_TESTS) or "environment" in fixtures or "node" in fixtures
 
 
+# The files that take longest, in seconds about 60 to 200. pytest-xdist gives out whole files in this order. With a long
+# file at the end, one of its two processes would be idle for minutes.
+LONGEST = (
+    "test_resource_generator",
+    "test_job_worker",
+    "test_openapi",
+    "test_hostile_requests",
+    "test_migrations_on_three_nodes",
+    "test_probes",
+    "test_run",
+    "test_streaming",
+    "test_graceful_shutdown",
+    "test_docs",
+    "test_migrations",
+    "test_rate_limits",
+    "test_types",
+    "test_metrics",
+)
+
+
+def order(item: pytest.Item) -> tuple[bool, int]:
+    """Return the sort key of a test: tests that need Cassandra are last, and of these the longest files first."""
+    name = item.path.stem
+    return needs_cassandra(item), LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the unit tests first, before the `environment` fixture changes the settings."""
-    items.sort(key=needs_cassandra)
+    """Run the unit tests first, before the `environment` fixture changes the settings. See also LONGEST."""
+    items.sort(key=order)
 
 
 @pytest.hookimpl(trylast=True)
@@ -81,7 +107,13 @@ def start_node() -> None:
     global _node, _port
     _port = free_port()
     directory = STATE / f"tests-{os.getpid()}"
-    node = Node(directory=directory, native_port=_port, storage_port=free_port(), settings=FAST_COMMIT_LOG)
+    node = Node(
+        directory=directory,
+        native_port=_port,
+        storage_port=free_port(),
+        settings=TEST_SETTINGS,
+        java_options=TEST_JAVA_OPTIONS,
+    )
     STATE.mkdir(exist_ok=True)
     try:
         # Two processes of pytest-xdist must not download Cassandra at the same time.
@@ -225,7 +257,9 @@ def target(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Start a service for one test: `start({"LOG_LEVEL": "DEBUG"}, "--preload", healthy=False)`.
 
-    It has the resources of the testbed too. `start(app=PRODUCT)` starts the product's own application.
+    It has one worker, unless WEB_CONCURRENCY says otherwise: each worker takes more than a second of processor time to
+    import the application. It has the resources of the testbed too. `start(app=PRODUCT)` starts the product's own
+    application.
     """
     with ExitStack() as stack:
 
@@ -233,7 +267,8 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
             variables: dict[str, str] | None = None, *arguments: str, healthy: bool = True, app: str = TESTBED
         ) -> Service:
             log = tmp_path / f"service-{uuid.uuid4().hex[:6]}.log"
-            running = service(environment | (variables or {}), log, *arguments, healthy=healthy, app=app)
+            variables = {"WEB_CONCURRENCY": "1"} | (variables or {})
+            running = service(environment | variables, log, *arguments, healthy=healthy, app=app)
             return stack.enter_context(running)
 
         yield start_service
@@ -262,6 +297,15 @@ def add_observers(session: Session) -> Callable[[str, int], None]:
             execute_concurrent_with_args(session, insert, rows, concurrency=200)
 
     return insert_observers
+
+
+@pytest.fixture(scope="session")
+def large_keyspace(settings: Settings, session: Session, add_observers: Callable[[str, int], None]) -> Iterator[str]:
+    """A keyspace with LARGE observers and the sample rows, for streams. No test changes its rows."""
+    with database.new_keyspace(session, settings) as name:
+        database.insert_samples(session, name)
+        add_observers(name, LARGE)
+        yield name
 
 
 @pytest.fixture(scope="module")

@@ -210,7 +210,7 @@ def exchange(port: int, *segments: bytes, methods: Sequence[str] = (), pause: fl
         return client.read_to_end(methods)
 
 
-def probe(port: int, path: str = "/health/live", limit: float = 2.0, status: int = 200) -> float:
+def probe(port: int, path: str = "/health/live", limit: float = 5.0, status: int = 200) -> float:
     """Send a GET request on a new connection. Return how many seconds the response took.
 
     :raises AssertionError: no response within `limit` seconds, or another status.
@@ -227,7 +227,7 @@ def probe(port: int, path: str = "/health/live", limit: float = 2.0, status: int
 
 
 def probe_for(seconds: float, port: int, *paths: str) -> None:
-    """Probe the paths, one after the other, for some seconds. Each response must take at most two seconds."""
+    """Probe the paths, one after the other, for some seconds. Each response must take at most five seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for path in paths:

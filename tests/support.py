@@ -30,6 +30,10 @@ from storage.db_io.accounts import Account, create_account
 PROJECT = Path(__file__).resolve().parent.parent
 OBSERVER = {"name": "Ada", "email": "ada@example.org", "age": 36}
 
+# Observers of the fixture `large_keyspace`: 8 MB as JSON, which do not fit into the buffers of a connection. On the
+# loopback interface these hold about 3 MB.
+LARGE = 40_000
+
 # The WSGI applications: the product's, and the same with the resources of tests/testbed.
 PRODUCT = "wsgi:app"
 TESTBED = "tests.testbed.wsgi:app"
@@ -58,6 +62,14 @@ def clean_environment() -> dict[str, str]:
     }
 
 
+def unmeasured_environment() -> dict[str, str]:
+    """Return the clean environment for a process whose coverage is not reported, such as one in a copy of the project.
+
+    Coverage makes a start of the application 1.7 times as long.
+    """
+    return {name: value for name, value in clean_environment().items() if not name.startswith("COVERAGE_")}
+
+
 def copy_project(destination: Path) -> None:
     """Copy the files of the working tree, without those that git ignores, to `destination`."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -66,6 +78,15 @@ def copy_project(destination: Path) -> None:
     for name in [name for name in listed.split("\0") if (PROJECT / name).is_file()]:
         (destination / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(PROJECT / name, destination / name)
+
+
+def copy_mypy_cache(destination: Path) -> None:
+    """Copy mypy's cache to a copy of the project, where mypy then checks only what differs.
+
+    Without a cache, mypy takes 12 s of processor time. `make lint` has written one before the tests run in CI.
+    """
+    if (cache := PROJECT / ".mypy_cache").exists():
+        shutil.copytree(cache, destination / ".mypy_cache", dirs_exist_ok=True)
 
 
 def register_testbed(project: Path) -> None:

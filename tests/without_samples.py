@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.support import copy_project
+from tests.support import copy_mypy_cache, copy_project
 
 # The functional tests of the application and its commands, without slow tests. The other functional tests use the
 # resources of the testbed, which the removal does not change.
@@ -51,6 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fieldbook-") as directory:
         copy = Path(directory) / "fieldbook"
         copy_project(copy)
+        copy_mypy_cache(copy)
         (copy / ".venv").symlink_to(sys.prefix)
         for command in COMMANDS:
             status = subprocess.run(command, cwd=copy, check=False).returncode

@@ -24,11 +24,17 @@ ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 class Ring:
     """Three Cassandra nodes, started one after the other and killed at the end."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+        java_options: tuple[str, ...] = (),
+    ) -> None:
         """Create the nodes without starting them.
 
         :param directory: holds a directory for each node.
         :param settings: additional entries of cassandra.yaml.
+        :param java_options: additional options of the Java virtual machine.
         """
         self.port, storage_port = _common_port(), _common_port()
         self.nodes = [
@@ -39,6 +45,7 @@ class Ring:
                 storage_port=storage_port,
                 seed=ADDRESSES[0],
                 settings={"cluster_name": "fieldbook faults", **settings},
+                java_options=java_options,
             )
             for number, address in enumerate(ADDRESSES, 1)
         ]

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from dev.local_cassandra.jars import NodeError
-from dev.local_cassandra.node import STATE
+from dev.local_cassandra.node import FAST_COMPILER, STATE
 from dev.local_cassandra.ring import Ring
 from tests.chaos import faults, first_use, scenarios, self_tests
 from tests.chaos.faults import Target
@@ -111,7 +111,7 @@ def _run(results: list[ScenarioResult], directory: Path, short: bool) -> None:
     history = History()
     with ExitStack() as stack:
         # The exit stack closes in reverse order: the service stops before its database.
-        ring = Ring(directory)
+        ring = Ring(directory, java_options=FAST_COMPILER if short else ())
         stack.callback(ring.close)
         _print("Starting three nodes ...")
         ring.start()

@@ -168,7 +168,9 @@ def test_requests_keep_deadlines_while_cassandra_does_not_respond(
     Requests keep their deadlines, and each worker opens only one connection.
     """
     proxy.pause()
-    running = start({"CASSANDRA_PORT": str(proxy.port), "CASSANDRA_CONNECT_TIMEOUT": "30"}, healthy=False)
+    running = start(
+        {"CASSANDRA_PORT": str(proxy.port), "CASSANDRA_CONNECT_TIMEOUT": "30", "WEB_CONCURRENCY": "2"}, healthy=False
+    )
     with ThreadPoolExecutor(20) as pool:
         one_second = {"X-Request-Timeout": "1"}
         began = time.monotonic()

@@ -16,7 +16,7 @@ from routes import RESOURCES
 from settings import Settings
 from storage import db_initialize
 from tests import docs_examples
-from tests.support import PRODUCT, PROJECT, Service, clean_environment, copy_project
+from tests.support import PRODUCT, PROJECT, Service, copy_mypy_cache, copy_project, unmeasured_environment
 
 PAGES = [str(path.relative_to(PROJECT)) for path in docs_examples.pages()]
 WITH_EXAMPLES = [name for name in PAGES if docs_examples.examples((PROJECT / name).read_text())]
@@ -74,6 +74,7 @@ def test_walk_through_adds_a_working_resource(tmp_path: Path, settings: Settings
         pytest.skip("the walk-through has been followed in this working tree")
     copy = tmp_path / "fieldbook"
     copy_project(copy)
+    copy_mypy_cache(copy)
     made = docs_examples.files((PROJECT / "docs" / "adding-a-resource.md").read_text())
     assert len(made) >= 6
     for name, language, text in made:
@@ -85,7 +86,7 @@ def test_walk_through_adds_a_working_resource(tmp_path: Path, settings: Settings
     # The unit tests copy the project once more, and list its files with git.
     subprocess.run(["git", "init", "-q"], cwd=copy, check=True, timeout=60)
     tests = ["tests/unit/test_architecture.py", "tests/functional/test_readings.py"]
-    environment = clean_environment() | {
+    environment = unmeasured_environment() | {
         "TEST_CASSANDRA_HOSTS": ",".join(settings.cassandra_hosts),
         "TEST_CASSANDRA_PORT": str(settings.cassandra_port),
     }
@@ -115,7 +116,7 @@ def test_generator_writes_the_files_of_the_walk_through(tmp_path: Path) -> None:
     assert shown is not None
     command = [sys.executable, "-m", *shlex.split(shown[1].replace("\\\n", ""))]
     # As in a new clone: without APP_ENV.
-    environment = clean_environment() | {"APP_ENV": ""}
+    environment = unmeasured_environment() | {"APP_ENV": ""}
     subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=True, timeout=300)
     files = [(name, text) for name, language, text in docs_examples.files(page) if language != "diff"]
     written = [(name, text) for name, text in files if "sample_data" not in name]

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.sockets import RawClient, exchange
-from tests.support import OBSERVER, Service, TcpProxy, get, in_flight, raw_request, wait_for
+from tests.support import LARGE, OBSERVER, Service, TcpProxy, get, in_flight, raw_request, wait_for
 
 TOKEN = "the token of the tests"
 OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
@@ -34,7 +34,7 @@ def has_ended(pid: int) -> bool:
 
 def test_shutdown_requires_the_operator_token(start: Callable[..., Service]) -> None:
     """Without the right token, the status is 401 with WWW-Authenticate, and the service keeps running."""
-    running = start({"OPERATOR_TOKEN": TOKEN})
+    running = start({"OPERATOR_TOKEN": TOKEN, "WEB_CONCURRENCY": "2"})
     for headers in ({}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer another"}):
         rejected = running.client.post("/shutdown", headers=headers)
         assert rejected.status_code == 401
@@ -187,7 +187,7 @@ def test_streams_complete_while_draining(
 @pytest.mark.slow
 def test_second_sigterm_ends_draining(start: Callable[..., Service]) -> None:
     """A second SIGTERM stops the service without waiting for the rest of DRAIN_SECONDS."""
-    running = start({"DRAIN_SECONDS": "60"})
+    running = start({"DRAIN_SECONDS": "60", "WEB_CONCURRENCY": "2"})
     running.process.send_signal(signal.SIGTERM)
     wait_for(lambda: get(running, "/health").status_code == 503, description="/health to return 503")
     began = time.monotonic()
@@ -211,23 +211,20 @@ def test_worker_killed_while_draining_is_replaced(start: Callable[..., Service])
 
 
 @pytest.mark.slow
-def test_in_flight_requests_complete(
-    start: Callable[..., Service], keyspace: str, add_observers: Callable[[str, int], None]
-) -> None:
+def test_in_flight_requests_complete(start: Callable[..., Service], large_keyspace: str) -> None:
     """A stream and a slow request complete after SIGTERM; then the service stops."""
-    add_observers(keyspace, 40_000)
-    running = start({"CASSANDRA_KEYSPACE": keyspace, "WEB_CONCURRENCY": "1"})
+    running = start({"CASSANDRA_KEYSPACE": large_keyspace, "WEB_CONCURRENCY": "1"})
     slow: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: slow.append(get(running, "/slow_query")))
     thread.start()
-    with raw_request(running.port, "1.0", "/observers/stream?limit=40000") as connection:
+    with raw_request(running.port, "1.0", f"/observers/stream?limit={LARGE}") as connection:
         data = connection.recv(1000)
         wait_for(lambda: in_flight(running) == 2, description="two requests in flight")
         running.process.send_signal(signal.SIGTERM)
         wait_for(lambda: "Handling signal: term" in running.log_text(), description="the signal")
         while part := connection.recv(65536):
             data += part
-    assert len(json.loads(data.partition(b"\r\n\r\n")[2])) == 40_000
+    assert len(json.loads(data.partition(b"\r\n\r\n")[2])) == LARGE
     thread.join(timeout=30)
     assert slow[0].status_code == 200
     assert running.process.wait(timeout=30) == 0
@@ -264,15 +261,13 @@ def test_new_connections_are_refused_while_in_flight_requests_complete(start: Ca
 def test_in_flight_requests_complete_after_aborted_streams(
     start: Callable[..., Service],
     proxy: TcpProxy,
-    keyspace: str,
-    add_observers: Callable[[str, int], None],
+    large_keyspace: str,
     version: str,
 ) -> None:
     """Aborted streams leave the worker's count of connections correct, so it still waits for requests."""
-    add_observers(keyspace, 30_000)
-    running = start({"CASSANDRA_KEYSPACE": keyspace, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
+    running = start({"CASSANDRA_KEYSPACE": large_keyspace, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
     for _ in range(3):
-        with raw_request(running.port, version, "/observers/stream?limit=30000") as connection:
+        with raw_request(running.port, version, f"/observers/stream?limit={LARGE}") as connection:
             connection.recv(1000)
             proxy.disconnect()
             with suppress(ConnectionResetError):
@@ -296,7 +291,7 @@ def test_in_flight_requests_complete_after_aborted_streams(
 @pytest.mark.slow
 def test_repeated_shutdown_does_not_shorten_draining(start: Callable[..., Service]) -> None:
     """POST /shutdown is safe to send more than once; each response gives the draining time."""
-    running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "3"})
+    running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "3", "WEB_CONCURRENCY": "2"})
     began = time.monotonic()
     for _ in range(3):
         response = httpx.post(f"{running.client.base_url}/shutdown", headers=OPERATOR, timeout=10)
@@ -350,7 +345,7 @@ def test_simultaneous_shutdown_requests_do_not_shorten_draining(
 @pytest.mark.slow
 def test_sigterm_after_a_shutdown_request_ends_draining(start: Callable[..., Service]) -> None:
     """POST /shutdown begins to drain; the operator's SIGTERM stops the service without waiting any longer."""
-    running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "60"})
+    running = start({"OPERATOR_TOKEN": TOKEN, "DRAIN_SECONDS": "60", "WEB_CONCURRENCY": "2"})
     assert running.client.post("/shutdown", headers=OPERATOR).status_code == 202
     wait_for(lambda: get(running, "/health").status_code == 503, description="/health to return 503")
     began = time.monotonic()

@@ -45,7 +45,7 @@ def test_hostile_requests_cause_no_500_and_no_redirect(
     """
     limits = {"MAX_BODY_BYTES": str(MAX_BODY_BYTES), "CLIENT_IDLE_TIMEOUT": "1"}
     token = {"OPERATOR_TOKEN": "the token of the operators"}
-    running = start({"CASSANDRA_KEYSPACE": keyspace} | limits | token | variables)
+    running = start({"CASSANDRA_KEYSPACE": keyspace, "WEB_CONCURRENCY": "2"} | limits | token | variables)
     document = running.client.get("/openapi.json").json()
     routes = routes_of(create_app(), document)
     rows: list[str] = []

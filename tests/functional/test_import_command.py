@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cassandra.cluster import Session
 
-from tests.support import clean_environment, copy_project, register_testbed, wait_for
+from tests.support import copy_project, register_testbed, unmeasured_environment, wait_for
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -35,7 +35,7 @@ def flask(project: Path, environment: dict[str, str]) -> Callable[..., subproces
         return subprocess.Popen(
             [sys.executable, "-m", "flask", "--app", "api", *arguments],
             cwd=project,
-            env=clean_environment() | environment | {"JOB_LEASE": "2"} | variables,
+            env=unmeasured_environment() | environment | {"JOB_LEASE": "2"} | variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -24,7 +24,7 @@ from tests.integration.__main__ import parser
 from tests.integration.client import Answer, Target, pause, send_limited
 from tests.integration.document import Document
 from tests.integration.smoke import Smoke
-from tests.support import PROJECT, Service, clean_environment, wait_for
+from tests.support import PROJECT, Service, unmeasured_environment, wait_for
 
 
 def run(
@@ -34,7 +34,7 @@ def run(
     done = subprocess.run(
         [sys.executable, "-m", "tests.integration", "--app-url", url, *arguments],
         cwd=PROJECT,
-        env=clean_environment() | environment,
+        env=unmeasured_environment() | environment,
         capture_output=True,
         text=True,
         timeout=110,
@@ -221,7 +221,7 @@ def command(running: Service, *arguments: str) -> Iterator[subprocess.Popen[str]
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.integration", "--app-url", base_url(running), *arguments],
         cwd=PROJECT,
-        env=clean_environment(),
+        env=unmeasured_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(1200)]
 LONG = bool(os.environ.get("TEST_LONG"))
 KILLS = 20 if LONG else 3
 # Rows of an import. Each is a job, because an import of more than 10,000 rows is one.
-FINDS, OBSERVERS = 30_000, 11_000
+FINDS, OBSERVERS = 30_000 if LONG else 15_000, 11_000
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 

@@ -132,25 +132,25 @@ def test_worker_hands_its_job_over_on_sigterm(jobs: JobTests) -> None:
     """On SIGTERM a worker ends after the current step. The next one continues at once, and repeats no step."""
     first = jobs.worker()
     first.wait_until_ready()
-    job = jobs.job(steps=200)
+    job = jobs.job(steps=120)
     send_work(jobs.settings, job.id)
     jobs.wait_for_steps(job, 5)
     first.terminate(timeout=10)
     assert first.process.returncode == 0, first.text()
     handed_over = jobs.find(job)
     assert (handed_over.state, handed_over.lease_until) == ("running", None)
-    assert 5 <= handed_over.checkpoint < 200
+    assert 5 <= handed_over.checkpoint < 120
     # No beat: the message that the first worker has sent is enough.
     jobs.worker().wait_until_ready()
     ended = jobs.wait_for_end(job)
-    assert [step for _, _, step in jobs.steps(job)] == list(range(200))
+    assert [step for _, _, step in jobs.steps(job)] == list(range(120))
     assert (ended.attempts, ended.stalled) == (1, 0)
 
 
 def test_worker_ends_if_its_children_get_sigterm_too(jobs: JobTests) -> None:
     worker = jobs.worker()
     worker.wait_until_ready()
-    job = jobs.job(steps=200)
+    job = jobs.job(steps=120)
     send_work(jobs.settings, job.id)
     jobs.wait_for_steps(job, 5)
     children = [psutil.Process(child) for child in worker.children()]
@@ -160,7 +160,7 @@ def test_worker_ends_if_its_children_get_sigterm_too(jobs: JobTests) -> None:
     assert (handed_over.state, handed_over.lease_until) == ("running", None)
     jobs.worker().wait_until_ready()
     jobs.wait_for_end(job)
-    assert [step for _, _, step in jobs.steps(job)] == list(range(200))
+    assert [step for _, _, step in jobs.steps(job)] == list(range(120))
 
 
 def test_one_of_two_workers_with_the_same_message_works(jobs: JobTests) -> None:

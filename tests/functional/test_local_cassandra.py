@@ -14,7 +14,7 @@ import pytest
 from cassandra.cluster import Cluster
 
 from dev.local_cassandra import node as node_module
-from dev.local_cassandra.node import STATE, Node, free_port
+from dev.local_cassandra.node import FAST_COMPILER, STATE, Node, free_port
 from tests.support import wait_for
 
 
@@ -22,7 +22,7 @@ from tests.support import wait_for
 def own_node() -> Iterator[Node]:
     """A node that the test may kill, with the settings of `make run` and on free ports."""
     directory = STATE / f"tests-{os.getpid()}-kill"
-    node = Node(directory=directory, native_port=free_port(), storage_port=free_port())
+    node = Node(directory=directory, native_port=free_port(), storage_port=free_port(), java_options=FAST_COMPILER)
     try:
         node.start()
         node.wait_until_ready()

@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from tests.support import OBSERVER, Service, TcpProxy, raw_request, wait_for
+from tests.support import LARGE, OBSERVER, Service, TcpProxy, raw_request, wait_for
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -184,18 +184,15 @@ def test_files_of_ended_workers_are_merged(start: Callable[..., Service], tmp_pa
 
 
 @pytest.mark.slow
-def test_streams_are_counted_by_outcome(
-    start: Callable[..., Service], proxy: TcpProxy, keyspace: str, add_observers: Callable[[str, int], None]
-) -> None:
+def test_streams_are_counted_by_outcome(start: Callable[..., Service], proxy: TcpProxy, large_keyspace: str) -> None:
     """Each stream is counted when it opens, and by outcome when it ends."""
-    add_observers(keyspace, 30_000)
-    running = start({"CASSANDRA_KEYSPACE": keyspace, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
-    path = "/observers/stream?limit=30000"
+    running = start({"CASSANDRA_KEYSPACE": large_keyspace, "CASSANDRA_PORT": str(proxy.port), "WEB_CONCURRENCY": "1"})
+    path = f"/observers/stream?limit={LARGE}"
 
     def ended(outcome: str) -> float:
         return value(running, "fieldbook_streams_ended_total", route="/observers/stream", outcome=outcome)
 
-    assert len(running.client.get(path).json()) == 30_000
+    assert len(running.client.get(path).json()) == LARGE
     assert ended("finished") == 1
     with raw_request(running.port, "1.1", path) as connection:
         connection.recv(1000)
@@ -238,7 +235,7 @@ def test_in_flight_gauge_counts_waiting_requests(start: Callable[..., Service], 
 @pytest.mark.slow
 def test_metrics_directory_is_removed_when_the_master_ends(start: Callable[..., Service], tmp_path: Path) -> None:
     """The master creates its own directory, keeps it after SIGHUP, and removes it when it ends."""
-    running = start({"TMPDIR": str(tmp_path)})
+    running = start({"TMPDIR": str(tmp_path), "WEB_CONCURRENCY": "2"})
     (directory,) = tmp_path.glob("fieldbook-metrics-*")
     get_on_new_connections(running, 10, "/find/Quercus/robur")
     old = set(running.workers())

@@ -12,7 +12,7 @@ import pytest
 from cassandra.cluster import ResponseFuture, Session
 from cassandra.query import BatchStatement
 
-from dev.local_cassandra.node import FAST_COMMIT_LOG, STATE
+from dev.local_cassandra.node import STATE, TEST_JAVA_OPTIONS, TEST_SETTINGS
 from dev.local_cassandra.ring import ADDRESSES, Ring
 from settings import Settings
 from storage import db_connect
@@ -22,7 +22,7 @@ from storage.errors import StorageError
 from storage.schema import history, lock
 from storage.schema.files import read_migrations
 from storage.schema.transactions import table_id
-from tests.support import clean_environment, copy_project, wait_for
+from tests.support import copy_project, unmeasured_environment, wait_for
 from tests.testbed import database
 from tests.testbed.db_io.finds import INSERT_FIND
 
@@ -37,7 +37,7 @@ NEW_COLUMN = "ALTER TABLE birds ADD age int;\n"
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
     directory = STATE / f"tests-ring-{tmp_path_factory.getbasetemp().name}"
-    ring = Ring(directory, FAST_COMMIT_LOG)
+    ring = Ring(directory, TEST_SETTINGS, TEST_JAVA_OPTIONS)
     try:
         ring.start()
         yield ring
@@ -73,7 +73,7 @@ def start_upgrade(project: Path, ring: Ring, keyspace: str, first: str) -> subpr
     return subprocess.Popen(
         [sys.executable, "-m", "flask", "--app", "api", "db", "upgrade"],
         cwd=project,
-        env=clean_environment() | variables,
+        env=unmeasured_environment() | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

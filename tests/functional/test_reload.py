@@ -73,7 +73,7 @@ def assert_no_write_is_lost(writes: Load, session: Session, keyspace: str) -> No
 @pytest.mark.slow
 def test_reload_loses_no_request(start: Callable[..., Service], session: Session, keyspace: str) -> None:
     """During two SIGHUPs, all requests get responses and all acknowledged writes are stored."""
-    running = start({"CASSANDRA_KEYSPACE": keyspace})
+    running = start({"CASSANDRA_KEYSPACE": keyspace, "WEB_CONCURRENCY": "2"})
     with load(running) as writes:
         for _ in range(2):
             old, before = set(running.workers()), len(writes.acknowledged)
@@ -93,7 +93,7 @@ def test_killed_worker_loses_only_its_in_flight_requests(
     start: Callable[..., Service], session: Session, keyspace: str
 ) -> None:
     """Only in-flight requests of the killed worker fail; acknowledged writes are stored."""
-    running = start({"CASSANDRA_KEYSPACE": keyspace})
+    running = start({"CASSANDRA_KEYSPACE": keyspace, "WEB_CONCURRENCY": "2"})
     with load(running) as writes:
         killed = running.workers()[0]
         os.kill(killed, signal.SIGKILL)

@@ -20,9 +20,7 @@ from dev.local_cassandra import node
 from dev.local_cassandra.jars import DEFAULT_VERSION
 from dev.local_cassandra.node import free_port, port_is_free, speaks_cql
 from routes import RESOURCES
-from tests.support import OBSERVER, PROJECT, clean_environment, copy_project, register_testbed, wait_for
-
-pytestmark = pytest.mark.alone
+from tests.support import OBSERVER, PROJECT, copy_project, register_testbed, unmeasured_environment, wait_for
 
 
 class Run:
@@ -36,7 +34,7 @@ class Run:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dev.local_cassandra.run", *arguments],
                 cwd=directory,
-                env=clean_environment() | {"PORT": str(self.port), "APP_ENV": ""} | variables,
+                env=unmeasured_environment() | {"PORT": str(self.port), "APP_ENV": ""} | variables,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -159,6 +157,7 @@ def test_run_reports_occupied_ports(run: Callable[..., Run], environment: dict[s
         assert f"Cassandra needs port {other} on 127.0.0.1: Address already in use" in cassandra.text()
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_run_starts_and_stops_its_own_cassandra(run: Callable[..., Run], tmp_path: Path) -> None:
@@ -205,7 +204,9 @@ def test_run_starts_and_stops_its_own_cassandra(run: Callable[..., Run], tmp_pat
 
 def make(*arguments: str, cwd: Path = PROJECT, path: str = os.defpath) -> subprocess.CompletedProcess[str]:
     # `make test PYTHON=…` puts its variables into the environment of pytest. Do not pass them on to this make.
-    environment = {name: value for name, value in clean_environment().items() if name not in ("MAKEFLAGS", "PYTHON")}
+    environment = {
+        name: value for name, value in unmeasured_environment().items() if name not in ("MAKEFLAGS", "PYTHON")
+    }
     environment["PATH"] = path
     return subprocess.run(
         ["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False

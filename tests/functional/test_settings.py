@@ -227,7 +227,8 @@ def test_development_listens_on_loopback_addresses_and_unix_sockets(
 
 def test_remote_development_can_be_allowed(start: Callable[..., Service]) -> None:
     """The warning about a variable of another program appears once, not once for each worker."""
-    running = start({"HOST": "0.0.0.0", "ALLOW_REMOTE_DEVELOPMENT": "1", "CASSANDRAS_PORT": "tcp://10.0.0.1:9042"})
+    variables = {"HOST": "0.0.0.0", "ALLOW_REMOTE_DEVELOPMENT": "1", "CASSANDRAS_PORT": "tcp://10.0.0.1:9042"}
+    running = start(variables | {"WEB_CONCURRENCY": "2"})
     assert running.log_text().count("Warning: CASSANDRAS_PORT is unknown. Did you mean CASSANDRA_PORT?") == 1
 
 

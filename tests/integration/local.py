@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dev.local_cassandra.node import FAST_COMMIT_LOG, STATE, Node, free_port
+from dev.local_cassandra.node import STATE, TEST_JAVA_OPTIONS, TEST_SETTINGS, Node, free_port
 from routes import RESOURCES
 from settings import Settings
 from storage import db_connect, db_initialize
@@ -41,7 +41,13 @@ def cassandra() -> Iterator[tuple[str, int]]:
         yield hosts, int(os.environ.get("TEST_CASSANDRA_PORT") or 9042)
         return
     directory = STATE / f"integration-{os.getpid()}"
-    node = Node(directory=directory, native_port=free_port(), storage_port=free_port(), settings=FAST_COMMIT_LOG)
+    node = Node(
+        directory=directory,
+        native_port=free_port(),
+        storage_port=free_port(),
+        settings=TEST_SETTINGS,
+        java_options=TEST_JAVA_OPTIONS,
+    )
     try:
         node.start()
         node.wait_until_ready()

@@ -22,7 +22,7 @@ from storage import DRIVER_VERSIONS, sample_data
 from storage.cql import Statement
 from storage.cql.statement import cql_text
 from storage.cql.types import CqlType, parse_type
-from tests.support import PROJECT, copy_project
+from tests.support import PROJECT, copy_project, unmeasured_environment
 from tests.testbed import app as testbed
 from tests.testbed import sample_data as testbed_samples
 from tests.testbed.database import TABLES
@@ -345,7 +345,14 @@ def test_deleting_files_and_one_line_removes_a_feature(feature: str, tmp_path: P
         "client = api.create_app().test_client()\n"
         f"print(client.get('/').status_code, client.get('/openapi.json').status_code, client.get('{url}').status_code)"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=unmeasured_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert run.stdout.strip() == "200 200 404", run.stderr
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from dev.local_cassandra.node import STATE, Node, free_port
+from dev.local_cassandra.node import STATE, TEST_JAVA_OPTIONS, TEST_SETTINGS, Node, free_port
 
 
 def write_pem(path: Path, certificate: trustme.LeafCert) -> None:
@@ -47,7 +47,8 @@ def secured(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> 
         directory=directory,
         native_port=free_port(),
         storage_port=free_port(),
-        settings={
+        settings=TEST_SETTINGS
+        | {
             "authenticator": "PasswordAuthenticator",
             "authorizer": "CassandraAuthorizer",
             "client_encryption_options": {
@@ -60,6 +61,7 @@ def secured(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> 
                 "ssl_context_factory": {"class_name": "org.apache.cassandra.security.PEMBasedSslContextFactory"},
             },
         },
+        java_options=TEST_JAVA_OPTIONS,
     )
     try:
         node.start()

@@ -19,10 +19,13 @@ from jobs.engine import Engine
 from jobs.imports.kind import Imports
 from settings import Settings
 from storage.cql import QueryOptions
-from storage.db_io.jobs import find_job
+from storage.cql.bulk_write import pack_rows, row_binder
+from storage.db_io.import_chunks import Chunk, store_chunk
+from storage.db_io.jobs import create_job, find_job, new_job
 from tests.sockets import exchange
 from tests.support import OBSERVER, Service, TcpProxy, wait_for
 from tests.testbed.app import RESOURCES
+from tests.testbed.db_io.finds import TABLE as FINDS
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 CSV = {"Content-Type": "text/csv"}
@@ -270,7 +273,6 @@ def test_a_cancelled_job_writes_nothing(
 def test_a_failed_job_can_be_retried(live: Service, session: Session, genus: str, work: Callable[[str], str]) -> None:
     started = live.client.post("/find/import?background=1", content=finds(genus, 5), headers=NDJSON)
     url, job_id = started.headers["Location"], started.json()["id"]
-    Engine({}, lease=30, timeout=10)
     # A version of the service without this resource.
     assert Engine({"import": Imports({})}, 30, 10).work(session, uuid.UUID(job_id)) == "ended"
     failed = live.client.get(url).json()
@@ -280,6 +282,30 @@ def test_a_failed_job_can_be_retried(live: Service, session: Session, genus: str
     assert work(job_id) == "ended"
     assert live.client.get(url).json()["state"] == "succeeded"
     assert len(live.client.get(f"/find/{genus}").json()) == 5
+
+
+def test_a_row_that_cassandra_rejects_fails_the_job_at_once(
+    session: Session, genus: str, work: Callable[[str], str]
+) -> None:
+    """The models of the resources accept no such row, but another version of them may have."""
+    insert = FINDS.insert
+    assert insert is not None
+    bind = row_binder(session, insert, QueryOptions())
+    values = {"genus": genus, "species": "a", "sightings": 1}
+    rows = [
+        bind([(values | changes)[column] for column in insert.columns]) for changes in ({}, {"genus": "x" * 70_000})
+    ]
+    job = new_job("import", "finds", "tests")._replace(chunks=1, rows_total=2)
+    store_chunk(session, job.id, 0, Chunk(2, 100, pack_rows(insert.columns, rows)), QueryOptions())
+    create_job(session, job, QueryOptions())
+    assert work(str(job.id)) == "ended"
+    failed = find_job(session, job.id, QueryOptions(), serial=True)
+    assert (failed.state, failed.attempts, failed.failure) == (
+        "failed",
+        1,
+        "Cassandra rejects one of the valid rows 1 to 2 of the file: "
+        "Key length of 70000 is longer than maximum of 65535",
+    )
 
 
 @pytest.mark.parametrize("job_id", ["6a7f5a1e-ccf1-11f0-8d3e-325096b39f47", "0b6a2a34-6a0e-4b0c-9a55-3f5a2d8f3f1c"])

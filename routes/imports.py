@@ -6,17 +6,21 @@ docs/imports.md describes imports.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from flask import g, request
+from werkzeug.exceptions import ServiceUnavailable
 
 from jobs.documents import document
+from jobs.engine import JobEnded, cancel
 from jobs.imports.upload import TooManyRows, discard, store_upload
 from routes.resource import Resource
 from schemas.base import InvalidInput
 from schemas.jobs import Imported, ImportQuery, JobDocument
 from server.streamed_body import StreamedBody
-from storage.db_io.jobs import create_job, find_job
+from storage.db_io.jobs import Job, create_job, find_job
 from storage.db_io.versioned import VersionedTable
 from storage.errors import StorageError
 from web.background_jobs import current_engine, no_workers, send
@@ -85,7 +89,7 @@ def import_view(resource: Resource) -> Callable[..., ResponseValue]:
         create_job(g.session, job, g.options)
         if not query.background and job.rows_total <= MAX_ROWS:
             try:
-                current_engine().work(g.session, job.id, _LONGEST)
+                current_engine().work(g.session, job.id, _seconds_left())
                 job = find_job(g.session, job.id, g.options, serial=True)
             except StorageError:
                 # The job exists, so it will be completed.
@@ -98,11 +102,30 @@ def import_view(resource: Resource) -> Callable[..., ResponseValue]:
                     "failed": upload.failed,
                     "errors": upload.errors,
                 }, 200
+        if not has_workers and not job.has_ended:
+            _cancel(job)
+            raise ServiceUnavailable(
+                f"The import took too long, and this service has no background jobs to complete it: CELERY_BROKER_URL "
+                f"is not set. {job.rows_done} of {job.rows_total} rows are written."
+            )
         send(job)
         return document(job), 202, location("jobs.get_job", id=job.id)
 
     import_rows.__name__ = f"import_{resource.name}"
     return import_rows
+
+
+def _seconds_left() -> float:
+    """Seconds for which this request works on its import."""
+    return _LONGEST if g.options.deadline is None else min(_LONGEST, g.options.remaining())
+
+
+def _cancel(job: Job) -> None:
+    """Cancel a job that nobody would complete, and delete its chunks."""
+    options = replace(g.options, deadline=None)
+    with suppress(JobEnded):
+        cancel(g.session, job.id, options)
+    current_engine().work(g.session, job.id)
 
 
 def _invalid_lines(count: int, errors: list[dict[str, Any]]) -> InvalidInput:

@@ -21,10 +21,10 @@ from settings import Settings
 from storage.cql import QueryOptions
 from storage.cql.bulk_write import pack_rows, row_binder
 from storage.db_io.import_chunks import Chunk, store_chunk
-from storage.db_io.jobs import create_job, find_job, new_job
+from storage.db_io.jobs import create_job, find_job, list_jobs, new_job
 from tests.sockets import exchange
 from tests.support import OBSERVER, Service, TcpProxy, wait_for
-from tests.testbed.app import RESOURCES
+from tests.testbed.app import RESOURCES, create_app
 from tests.testbed.db_io.finds import TABLE as FINDS
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -238,6 +238,40 @@ def test_ten_thousand_rows_are_written_during_the_request(live: Service, genus: 
     response = live.client.post("/find/import", content=finds(genus, 10_000), headers=NDJSON)
     assert (response.status_code, response.json()["written"]) == (200, 10_000)
     assert len(live.client.get(f"/find/{genus}").json()) == 10_000
+
+
+def test_an_import_that_no_worker_can_complete_is_cancelled(
+    session: Session, settings: Settings, genus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a broker, an import that takes longer than a request may must not be promised for later."""
+    before = chunks(session)
+    monkeypatch.setattr("routes.imports._LONGEST", 0.0)
+    production = settings.model_copy(update={"app_env": "production", "auth": "off"})
+    client = create_app(production, session).test_client()
+    response = client.post("/find/import", data=finds(genus, 3), headers=NDJSON)
+    assert response.status_code == 503
+    assert "0 of 3 rows are written" in response.json["detail"]
+    assert chunks(session) == before
+    (job,) = list_jobs(session, "anonymous", 1, None, QueryOptions()).rows
+    assert (job.state, job.rows_total) == ("cancelled", 3)
+
+
+def test_a_request_works_on_an_import_until_its_deadline(
+    session: Session, settings: Settings, genus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds: list[float] = []
+
+    def work(engine: Engine, session: Session, job_id: uuid.UUID, limit: float) -> str:
+        seconds.append(limit)
+        return "continue"
+
+    monkeypatch.setattr(Engine, "work", work)
+    client = create_app(settings, session).test_client()
+    for headers in ({}, {"X-Request-Timeout": "5"}, {"X-Request-Timeout": "60"}):
+        with client.post("/find/import", data=finds(genus, 3), headers=NDJSON | headers) as response:
+            assert response.status_code == 202
+    assert seconds[0] == seconds[2] == 20
+    assert 0 < seconds[1] <= 5
 
 
 def test_jobs_are_listed_newest_first_and_by_state(live: Service, genus: str, work: Callable[[str], str]) -> None:

@@ -79,6 +79,8 @@ def command(
     with database() as (session, settings, options):
         if job_id is not None:
             job = find(session, job_id, options)
+            if job.resource != resource:
+                raise CommandError(f"The job {job_id} is an import of {job.resource}, not of {resource}.")
         else:
             upload = _store(session, settings, resource, cast(BinaryIO, file), file_format, options)
             job = upload.job

@@ -87,7 +87,7 @@ def import_view(resource: Resource) -> Callable[..., ResponseValue]:
         if not query.background and job.rows_total <= MAX_ROWS:
             # After an error, the job is continued.
             with suppress(StorageError):
-                current_engine().work(g.session, job.id, _LONGEST)
+                current_engine().work(g.session, job.id, _seconds_left())
                 job = find_job(g.session, job.id, g.options, serial=True)
             if job.state == "succeeded":
                 return {
@@ -103,6 +103,11 @@ def import_view(resource: Resource) -> Callable[..., ResponseValue]:
 
     import_rows.__name__ = f"import_{resource.name}"
     return import_rows
+
+
+def _seconds_left() -> float:
+    """Seconds for which this request works on its import."""
+    return _LONGEST if g.options.deadline is None else min(_LONGEST, g.options.remaining())
 
 
 def _invalid_lines(count: int, errors: list[dict[str, Any]]) -> InvalidInput:

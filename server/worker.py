@@ -202,10 +202,11 @@ class Worker(BaseWorker):
         self.nr += 1
         if self.nr >= self.max_requests:
             self.alive = False
-        if not self.alive or is_draining():
-            # The client opens its next connection to an instance, or a worker, that does not stop.
-            response.force_close()
         body = self.wsgi(environ, response.start_response)
+        if not self.alive or is_draining():
+            # The client opens its next connection to an instance, or a worker, that does not stop. Checked here because
+            # an import takes long enough for a stop to begin meanwhile.
+            response.force_close()
         if request.body.failed or (connection.is_streamed and not connection.is_body_read):
             # Malformed chunks, or a body that was not read: it is unknown where the next request starts.
             response.force_close()

@@ -40,6 +40,10 @@ class BatchTooLarge(StorageError):
     """The batch exceeds the server's `batch_size_fail_threshold`."""
 
 
+class RowsRefused(StorageError):
+    """Cassandra does not accept the values of a row, however often they are sent, such as a key above 64 KiB."""
+
+
 class PagingStateRefused(StorageError):
     """The server does not accept the paging state, for example after a schema change."""
 

@@ -12,6 +12,7 @@ from storage.cql.bulk_write import unpack_rows, write_rows
 from storage.db_connect import Session
 from storage.db_io.import_chunks import delete_chunks, read_chunk
 from storage.db_io.jobs import Job
+from storage.errors import RowsRefused
 
 
 class Imports:
@@ -24,7 +25,7 @@ class Imports:
     def step(self, session: Session, job: Job, options: QueryOptions) -> Progress:
         """Write the rows of the next chunk. Repeating it writes the same rows.
 
-        :raises StepFailed: the chunk has expired, or this version has no such resource.
+        :raises StepFailed: the chunk has expired, this version has no such resource, or Cassandra rejects a row.
         """
         table = self._tables.get(job.resource)
         if table is None:
@@ -38,7 +39,13 @@ class Imports:
             # The last row of the file has the creation time of the job, and each row before it a microsecond less: if
             # two lines have the same key, the last one wins. An insert at timestamp 1 has no such value.
             first = job.timestamp - job.rows_total + job.rows_done + 1
-        write_rows(session, statement, unpack_rows(chunk.data), options, first_timestamp=first)
+        try:
+            write_rows(session, statement, unpack_rows(chunk.data), options, first_timestamp=first)
+        except RowsRefused as error:
+            first_row, last_row = job.rows_done + 1, job.rows_done + chunk.row_count
+            raise StepFailed(
+                f"Cassandra rejects one of the valid rows {first_row} to {last_row} of the file: {error}"
+            ) from error
         return Progress(chunk.row_count, chunk.position)
 
     def clean_up(self, session: Session, job: Job, options: QueryOptions) -> None:

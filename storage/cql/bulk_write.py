@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
+from cassandra import InvalidRequest
 from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 
@@ -24,8 +25,8 @@ from storage.cql.execution import send_write
 from storage.cql.options import QueryOptions
 from storage.cql.prepared_cache import prepared_cache
 from storage.cql.statement import Statement
-from storage.cql.translation import translate
-from storage.errors import BatchTooLarge, StorageError, StorageTimeout
+from storage.cql.translation import invalid_request_message, translate
+from storage.errors import BatchTooLarge, RowsRefused, StorageError, StorageTimeout
 
 Values = list[bytes | None]
 
@@ -120,6 +121,7 @@ def write_rows(
     :param first_timestamp: the last value of the statement for the first row, in microseconds; each further row gets
         one more. Of two rows with the same key, the later one therefore wins, with all of its columns. None for a
         statement without this value.
+    :raises RowsRefused: Cassandra does not accept the values of a row. Others may be written.
     :raises StorageError: at least one row was not written; others may be written.
     """
     prepared = prepared_cache.get(session, statement, options)
@@ -222,7 +224,11 @@ class _Window:
         for _ in range(_WINDOW):
             self._acquire()
         if self._error is not None:
-            raise translate(self._error, "write") from self._error
+            error = translate(self._error, "write")
+            # Not one of the invalid requests that have a class of their own.
+            if isinstance(self._error, InvalidRequest) and type(error) is StorageError:
+                raise RowsRefused(invalid_request_message(self._error)) from self._error
+            raise error from self._error
 
     def _acquire(self) -> None:
         if not self._free.acquire(timeout=self._options.remaining()):

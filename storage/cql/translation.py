@@ -124,13 +124,22 @@ def _no_host(error: NoHostAvailable, kind: Kind, idempotent: bool) -> StorageErr
 def _refused(message: str) -> StorageError:
     # Cassandra has one error code for all invalid requests: only the message tells them apart.
     if re.search(r"consistency\s?level|not compatible with replication strategy", message, re.IGNORECASE):
-        quoted = re.search(r'message="(.*)"', message)
-        return ConsistencyRefused(quoted.group(1) if quoted else message)
+        return ConsistencyRefused(_quoted(message))
     if "Batch too large" in message:
         return BatchTooLarge("The batch is larger than Cassandra's limit; send fewer rows.")
     if "paging state" in message.lower():
         return PagingStateRefused("Cassandra no longer accepts this page_state.")
     return StorageError(message)
+
+
+def invalid_request_message(error: InvalidRequest) -> str:
+    """Cassandra's own words in an exception of the driver."""
+    return _quoted(str(error))
+
+
+def _quoted(message: str) -> str:
+    found = re.search(r'message="(.*)"', message)
+    return found.group(1) if found else message
 
 
 def _level(value: int | None) -> str:

@@ -182,6 +182,8 @@ def test_jobs_are_listed_shown_cancelled_and_retried(
     status, output, _ = run("import", "finds", str(path), "--background", "--json")
     assert status == 0
     job_id = json.loads(output)["id"]
+    status, _, errors = run("import", "observers", "--resume", job_id)
+    assert (status, "is an import of finds, not of observers" in errors) == (1, True)
     assert job_id in run("jobs", "list", "--state", "queued")[1]
     shown = json.loads(run("jobs", "show", job_id, "--json")[1])
     assert (shown["state"], shown["owner"], shown["resource"]) == ("queued", "command line", "finds")

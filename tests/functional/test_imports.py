@@ -19,10 +19,13 @@ from jobs.engine import Engine
 from jobs.imports.kind import Imports
 from settings import Settings
 from storage.cql import QueryOptions
-from storage.db_io.jobs import find_job
+from storage.cql.bulk_write import pack_rows, row_binder
+from storage.db_io.import_chunks import Chunk, store_chunk
+from storage.db_io.jobs import create_job, find_job, new_job
 from tests.sockets import exchange
 from tests.support import OBSERVER, Service, TcpProxy, wait_for
-from tests.testbed.app import RESOURCES
+from tests.testbed.app import RESOURCES, create_app
+from tests.testbed.db_io.finds import TABLE as FINDS
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 CSV = {"Content-Type": "text/csv"}
@@ -237,6 +240,24 @@ def test_ten_thousand_rows_are_written_during_the_request(live: Service, genus: 
     assert len(live.client.get(f"/find/{genus}").json()) == 10_000
 
 
+def test_a_request_works_on_an_import_until_its_deadline(
+    session: Session, settings: Settings, genus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds: list[float] = []
+
+    def work(engine: Engine, session: Session, job_id: uuid.UUID, limit: float) -> str:
+        seconds.append(limit)
+        return "continue"
+
+    monkeypatch.setattr(Engine, "work", work)
+    client = create_app(settings, session).test_client()
+    for headers in ({}, {"X-Request-Timeout": "5"}, {"X-Request-Timeout": "60"}):
+        with client.post("/find/import", data=finds(genus, 3), headers=NDJSON | headers) as response:
+            assert response.status_code == 202
+    assert seconds[0] == seconds[2] == 20
+    assert 0 < seconds[1] <= 5
+
+
 def test_jobs_are_listed_newest_first_and_by_state(live: Service, genus: str, work: Callable[[str], str]) -> None:
     def start() -> str:
         return str(live.client.post("/find/import?background=1", content=finds(genus, 1), headers=NDJSON).json()["id"])
@@ -279,6 +300,30 @@ def test_a_failed_job_can_be_retried(live: Service, session: Session, genus: str
     assert work(job_id) == "ended"
     assert live.client.get(url).json()["state"] == "succeeded"
     assert len(live.client.get(f"/find/{genus}").json()) == 5
+
+
+def test_a_row_that_cassandra_rejects_fails_the_job_at_once(
+    session: Session, genus: str, work: Callable[[str], str]
+) -> None:
+    """The models of the resources accept no such row, but another version of them may have."""
+    insert = FINDS.insert
+    assert insert is not None
+    bind = row_binder(session, insert, QueryOptions())
+    values = {"genus": genus, "species": "a", "sightings": 1}
+    rows = [
+        bind([(values | changes)[column] for column in insert.columns]) for changes in ({}, {"genus": "x" * 70_000})
+    ]
+    job = new_job("import", "finds", "tests")._replace(chunks=1, rows_total=2)
+    store_chunk(session, job.id, 0, Chunk(2, 100, pack_rows(insert.columns, rows)), QueryOptions())
+    create_job(session, job, QueryOptions())
+    assert work(str(job.id)) == "ended"
+    failed = find_job(session, job.id, QueryOptions(), serial=True)
+    assert (failed.state, failed.attempts, failed.failure) == (
+        "failed",
+        1,
+        "Cassandra rejects one of the valid rows 1 to 2 of the file: "
+        "Key length of 70000 is longer than maximum of 65535",
+    )
 
 
 @pytest.mark.parametrize("job_id", ["6a7f5a1e-ccf1-11f0-8d3e-325096b39f47", "0b6a2a34-6a0e-4b0c-9a55-3f5a2d8f3f1c"])

@@ -200,6 +200,23 @@ def test_graceful_stop_does_not_wait_for_an_upload_without_end(start: Callable[.
         assert client.read_to_end() == []
 
 
+def test_connection_ends_with_its_response_if_the_service_stops_during_the_upload(
+    start: Callable[..., Service],
+) -> None:
+    running = start({"WEB_CONCURRENCY": "1"}, healthy=False, app=UPLOADS)
+    request = LENGTH.replace(b"Connection: close\r\n", b"") % (3, b"Expect: 100-continue\r\n")
+    with RawClient(running.port, limit=30) as client:
+        client.send(request)
+        # The view reads.
+        assert client.read_response().status == 100
+        running.process.terminate()
+        wait_for(lambda: not running.live(), description="the end of the listener")
+        client.send(b"abc")
+        response = client.read_response()
+        assert (result(response), response.closes) == (whole(b"abc"), True)
+    assert running.process.wait(timeout=30) == 0
+
+
 # --- responses before the body ---------------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ from routes import RESOURCES
 from settings import Settings
 from storage.cql import QueryOptions
 from storage.db_connect import Session
+from storage.db_initialize import server
 from storage.db_io.jobs import Job, create_job
 
 # Bytes that are read at a time.
@@ -77,6 +78,8 @@ def command(
     if (file is None) == (job_id is None):
         raise click.UsageError("Give either FILE or --resume JOB.")
     with database() as (session, settings, options):
+        # With other settings than the service, the command would write to another cluster.
+        click.echo(f"Importing {resource} into {settings.cassandra_keyspace} at {server(settings)}", err=True)
         if job_id is not None:
             job = find(session, job_id, options)
             if job.resource != resource:
@@ -90,7 +93,8 @@ def command(
                 raise CommandError(f"{upload.failed} of {upload.read} lines are not valid. Nothing was written.")
             create_job(session, job, options)
         if background:
-            send_work(settings, job.id)
+            if not send_work(settings, job.id):
+                click.echo("No message could be sent to the job workers: the next sweep finds the job.", err=True)
         else:
             job = _run(session, settings, job, options)
     _report(job, as_json)

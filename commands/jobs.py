@@ -50,6 +50,8 @@ def list_command(owner: str | None, state: str | None, as_json: bool) -> None:
     else:
         for job in jobs:
             click.echo(_line(job))
+        if not jobs and owner is None:
+            click.echo("No job is open. Jobs that have ended: --owner anonymous, or another caller.", err=True)
 
 
 @group.command("show")

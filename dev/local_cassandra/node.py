@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,12 +237,12 @@ class Node:
         ]
 
 
-def service_pid_file(port: int) -> Path:
+def service_pid_file(port: int | str) -> Path:
     """The pid file of the gunicorn that `make run` starts on this HTTP port."""
     return STATE / f"gunicorn-{port}.pid"
 
 
-def job_worker_pid_file(port: int) -> Path:
+def job_worker_pid_file(port: int | str) -> Path:
     """The pid file of the job worker that `make run` starts beside the gunicorn on this HTTP port."""
     return STATE / f"job-worker-{port}.pid"
 
@@ -251,27 +252,43 @@ def job_worker_name(port: int | str) -> str:
     return f"--hostname=fieldbook-{port}@%h"
 
 
+def beat_pid_file(port: int | str) -> Path:
+    """The pid file of the beat that `make run` starts beside the gunicorn on this HTTP port."""
+    return STATE / f"beat-{port}.pid"
+
+
+def beat_pid_option(port: int | str) -> str:
+    """The name of this beat in its command line. Celery writes the file too."""
+    return f"--pidfile={beat_pid_file(port)}"
+
+
 def stop_services(timeout: float = 60.0) -> int:
-    """Stop every gunicorn and job worker that a killed `make run` left behind, and wait until it has ended.
+    """Stop every gunicorn, job worker and beat that a killed `make run` left behind, and wait until it has ended.
 
     :param timeout: seconds to wait for each process.
     :returns: the number of processes.
     """
     # After a process has ended, another program may have received its process id. Skip that program: its command line
     # has another argument.
-    files = [(file, f"--pid {file}") for file in STATE.glob("gunicorn-*.pid")]
-    files += [(file, job_worker_name(file.stem.rpartition("-")[2])) for file in STATE.glob("job-worker-*.pid")]
-    return sum(_stop_service(file, argument, timeout) for file, argument in files)
+    kinds: dict[str, tuple[str, Callable[[str], str]]] = {
+        "gunicorn": ("the service: in-flight requests complete first", lambda port: f"--pid {service_pid_file(port)}"),
+        "job-worker": ("the job worker", job_worker_name),
+        "beat": ("beat", beat_pid_option),
+    }
+    return sum(
+        _stop_service(file, argument(file.stem.rpartition("-")[2]), what, timeout)
+        for kind, (what, argument) in kinds.items()
+        for file in STATE.glob(f"{kind}-*.pid")
+    )
 
 
-def _stop_service(file: Path, argument: str, timeout: float) -> bool:
+def _stop_service(file: Path, argument: str, what: str, timeout: float) -> bool:
     stopped = False
     with suppress(ValueError, ProcessLookupError, FileNotFoundError):
         pid = int(file.read_text())
         if f"{argument} " in _command_line(pid):
             os.kill(pid, signal.SIGTERM)
             stopped = True
-            what = "the job worker" if "--hostname" in argument else "the service: in-flight requests complete first"
             print(f"Stopping {what} ...", flush=True)
             deadline = time.monotonic() + timeout
             while f"{argument} " in _command_line(pid) and time.monotonic() < deadline:

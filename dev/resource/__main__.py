@@ -134,7 +134,7 @@ def _add(arguments: argparse.Namespace) -> None:
     body = json.dumps(spec.document(spec.test_partition), ensure_ascii=False)
     url = f"http://127.0.0.1:8000{spec.path}"
     print("\nNext:")
-    print("  make schema")
+    print("  make schema .venv/test-ready")
     print(f"  .venv/bin/python -m pytest tests/unit tests/functional/test_{spec.plural}.py")
     print("  make run")
     print(f"  curl -i {url} -H 'Content-Type: application/json' \\\n      -d {shlex.quote(body)}")

@@ -18,6 +18,8 @@ from jobs.imports.lines import BOM, FileError, LineError, lines
 from schemas.base import Body
 
 _MAX_COLUMNS = 1000
+# Characters of the name of an unknown column in an error.
+_SHOWN = 40
 _QUOTES = re.compile(rb'"+')
 
 # The length of a record is limited instead.
@@ -187,7 +189,9 @@ def _header(names: list[str], model: type[Body], line: int) -> list[_Column]:
     seen: set[str] = set()
     for position, name in enumerate(names, start=1):
         if name not in properties:
-            raise FileError(line, f"Column {position} of the header is not one of {', '.join(properties)}.")
+            raise FileError(
+                line, f"Column {position} of the header, {name[:_SHOWN]!r}, is not one of {', '.join(properties)}."
+            )
         if name in seen:
             raise FileError(line, f"The header has the column {name} twice.")
         seen.add(name)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 BOM = b"\xef\xbb\xbf"
+_GZIP = b"\x1f\x8b"
 
 
 class LineError(NamedTuple):
@@ -51,12 +52,19 @@ def lines(
     :param ends: LF: only LF ends a line. CRLF: LF, CR and CRLF do.
     :param dropped: gets the bytes of lines that are too long, in pieces, before the line is returned.
     :returns: for each line its bytes, or None if it is too long.
+    :raises FileError: the file is compressed.
     """
     number, is_skipping, after_cr = 0, False, False
     # The beginning of a line that has not ended. It is split only at its end: a client may send one byte at a time.
     begun = bytearray()
     for chunk in chunks:
         begun += chunk
+        if number == 0 and begun.startswith(_GZIP):
+            raise FileError(
+                1,
+                "The file is compressed with gzip. Send it as the body with Content-Encoding: gzip. On the command "
+                "line, its name must end with .gz.",
+            )
         if after_cr or b"\n" in chunk or (ends == b"\r\n" and b"\r" in chunk):
             parts = _split(bytes(begun), ends)
             # CR may be the first half of CRLF, so it ends no line yet if it is the last byte.

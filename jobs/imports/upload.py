@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +17,10 @@ from storage.cql.bulk_write import pack_rows, row_binder
 from storage.db_connect import Session
 from storage.db_io.import_chunks import CHUNK_BYTES, Chunk, delete_chunks, store_chunk
 from storage.db_io.jobs import Job, new_job
-from storage.errors import StorageError
+from storage.errors import StorageError, StorageTimeout, StorageUnavailable
+
+# Seconds between the tries to store a chunk.
+_PAUSES = (0.5, 2.0)
 
 
 class Importable(Protocol):
@@ -136,8 +140,19 @@ class _ChunkWriter:
             # Counted before it is stored: a failed write may have stored it.
             self._stored += 1
             chunk = Chunk(len(self._collected), self.bytes_read, data)
-            store_chunk(self._session, self._job.id, self._stored - 1, chunk, self._options)
+            self._store(chunk)
             self._collected, self._size = [], 0
+
+    def _store(self, chunk: Chunk) -> None:
+        """Store a chunk. It may be stored twice, so a try that fails is repeated: the client can't repeat a part."""
+        for pause in (*_PAUSES, None):
+            try:
+                store_chunk(self._session, self._job.id, self._stored - 1, chunk, self._options)
+                return
+            except (StorageUnavailable, StorageTimeout):
+                if pause is None:
+                    raise
+                time.sleep(min(pause, self._options.remaining()))
 
     def job(self) -> Job:
         """The job as far as it is known."""

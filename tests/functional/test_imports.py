@@ -1,14 +1,12 @@
-"""Imports over HTTP: rows from files, errors by line, background jobs, and clients that misbehave."""
+"""Imports over HTTP: rows from files, errors by line, and background jobs."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -16,15 +14,17 @@ import pytest
 from cassandra.cluster import Session
 
 from jobs.engine import Engine
-from jobs.imports.kind import Imports
+from jobs.imports import upload
+from jobs.imports.kind import Imports, kinds_of_jobs
 from settings import Settings
 from storage.cql import QueryOptions
 from storage.cql.bulk_write import pack_rows, row_binder
 from storage.db_io.import_chunks import Chunk, store_chunk
 from storage.db_io.jobs import create_job, find_job, new_job
-from tests.sockets import exchange
+from storage.errors import StorageTimeout, StorageUnavailable
 from tests.support import OBSERVER, Service, TcpProxy, wait_for
 from tests.testbed.app import RESOURCES, create_app
+from tests.testbed.database import count_chunks
 from tests.testbed.db_io.finds import TABLE as FINDS
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -43,11 +43,6 @@ def lines(*documents: dict[str, Any]) -> bytes:
 
 def finds(genus: str, count: int) -> bytes:
     return lines(*({"genus": genus, "species": f"s{number:06}", "sightings": number} for number in range(count)))
-
-
-def chunks(session: Session) -> int:
-    """Return the number of chunks in the keyspace of the session."""
-    return int(session.execute("SELECT COUNT(*) FROM import_chunks").one()[0])
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -145,7 +140,7 @@ def test_last_of_several_lines_with_the_same_key_wins(live: Service, genus: str)
 
 
 def test_strict_writes_nothing_unless_every_line_is_valid(live: Service, session: Session, genus: str) -> None:
-    before = chunks(session)
+    before = count_chunks(session)
     data = finds(genus, 300) + b"x\n" * 150
     response = live.client.post("/find/import?strict=1", content=data, headers=NDJSON)
     problem = response.json()
@@ -153,7 +148,7 @@ def test_strict_writes_nothing_unless_every_line_is_valid(live: Service, session
     assert problem["errors"][0]["loc"] == ["body", 301]
     assert "150" in problem["detail"]
     assert live.client.get(f"/find/{genus}").json() == []
-    assert chunks(session) == before
+    assert count_chunks(session) == before
     assert live.client.post("/find/import?strict=true", content=finds(genus, 2), headers=NDJSON).status_code == 200
 
 
@@ -164,7 +159,7 @@ def test_first_hundred_errors_are_returned(live: Service) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_refused(live: Service, session: Session) -> None:
-    before = chunks(session)
+    before = count_chunks(session)
     response = live.client.post("/find/import", content=b"genus,species,size\nA,b,1\n", headers=CSV)
     assert response.status_code == 422
     assert response.json()["errors"][0]["loc"] == ["body", 1]
@@ -175,7 +170,7 @@ def test_a_file_that_cannot_be_read_is_refused(live: Service, session: Session) 
     assert response.status_code == 422
     assert "no closing quotation mark" in response.json()["detail"]
     assert live.client.get("/find/Genus x").json() == []
-    assert chunks(session) == before
+    assert count_chunks(session) == before
 
 
 @pytest.mark.parametrize(
@@ -209,13 +204,12 @@ def test_get_on_the_path_of_an_import_is_the_list_of_that_genus(live: Service) -
 @pytest.fixture
 def work(session: Session, settings: Settings) -> Callable[[str], str]:
     """Do the work of a job worker: `work(job_id)`."""
-    kinds = {"import": Imports({each.name: each.table for each in RESOURCES})}
-    engine = Engine(kinds, lease=30, timeout=10)
+    engine = Engine(kinds_of_jobs(RESOURCES), lease=30, timeout=10)
     return lambda job_id: engine.work(session, uuid.UUID(job_id))
 
 
 def test_many_rows_become_a_job(live: Service, session: Session, genus: str, work: Callable[[str], str]) -> None:
-    before = chunks(session)
+    before = count_chunks(session)
     response = live.client.post("/find/import", content=finds(genus, 10_001) + b"x\n", headers=NDJSON)
     assert response.status_code == 202
     url = response.headers["Location"]
@@ -223,7 +217,7 @@ def test_many_rows_become_a_job(live: Service, session: Session, genus: str, wor
     assert queued == response.json()
     assert (queued["state"], queued["rows_failed"], queued["percent"], queued["result"]) == ("queued", 1, 0.0, None)
     assert live.client.get(f"/find/{genus}").json() == []
-    assert chunks(session) > before
+    assert count_chunks(session) > before
     assert work(queued["id"]) == "ended"
     done = live.client.get(url).json()
     assert (done["state"], done["percent"], done["attempts"]) == ("succeeded", 100.0, 1)
@@ -231,7 +225,7 @@ def test_many_rows_become_a_job(live: Service, session: Session, genus: str, wor
     assert done["result"] == {"read": 10_002, "written": 10_001, "failed": 1}
     assert [each["line"] for each in done["errors"]] == [10_002]
     assert len(live.client.get(f"/find/{genus}").json()) == 10_001
-    assert chunks(session) == before
+    assert count_chunks(session) == before
 
 
 def test_ten_thousand_rows_are_written_during_the_request(live: Service, genus: str) -> None:
@@ -277,13 +271,13 @@ def test_jobs_are_listed_newest_first_and_by_state(live: Service, genus: str, wo
 def test_a_cancelled_job_writes_nothing(
     live: Service, session: Session, genus: str, work: Callable[[str], str]
 ) -> None:
-    before = chunks(session)
+    before = count_chunks(session)
     url = live.client.post("/find/import?background=1", content=finds(genus, 5), headers=NDJSON).headers["Location"]
     cancelled = live.client.delete(url)
     assert (cancelled.status_code, cancelled.json()["state"]) == (202, "cancelled")
     assert work(cancelled.json()["id"]) == "ended"
     assert live.client.get(f"/find/{genus}").json() == []
-    assert chunks(session) == before
+    assert count_chunks(session) == before
     assert live.client.delete(url).status_code == 409
     assert live.client.post(f"{url}/retry").status_code == 409
 
@@ -371,105 +365,18 @@ def test_import_continues_in_the_background_if_cassandra_fails_while_it_writes(
     assert len(running.client.get(f"/find/{genus}").json()) == 9000
 
 
-@pytest.fixture(scope="module")
-def slow(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with one worker that receives one import at a time, with short limits."""
-    from tests.support import service
+def test_a_chunk_that_cannot_be_stored_is_tried_again(
+    session: Session, settings: Settings, genus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[Exception] = [StorageTimeout("late", may_have_applied=True), StorageUnavailable("away")]
 
-    variables = {
-        "WEB_CONCURRENCY": "1",
-        "MAX_IMPORTS_IN_FLIGHT": "1",
-        "MAX_IMPORT_BYTES": "300000",
-        "CLIENT_IDLE_TIMEOUT": "1",
-        "MIN_TRANSFER_RATE": "1000",
-        "TRANSFER_RATE_WINDOW": "2",
-    }
-    with service(environment | variables, tmp_path_factory.mktemp("slow") / "log") as running:
-        yield running
+    def store(*arguments: Any) -> None:
+        if errors:
+            raise errors.pop()
+        store_chunk(*arguments)
 
-
-def head(*headers: str) -> bytes:
-    return "\r\n".join(
-        ["POST /find/import HTTP/1.1", "Host: x", "Content-Type: text/csv", "Connection: close", *headers, "", ""]
-    ).encode()
-
-
-GOOD = b"genus,species\nA,b\n"
-
-
-@pytest.mark.parametrize(
-    ("request_bytes", "status"),
-    [
-        (head("Content-Length: 18") + GOOD, 200),
-        (head("Content-Length: 19") + GOOD, 408),
-        (head("Transfer-Encoding: chunked") + b"12\r\n" + GOOD + b"\r\n0\r\n\r\n", 200),
-        (head("Transfer-Encoding: chunked") + b"".join(b"1\r\n%c\r\n" % byte for byte in GOOD) + b"0\r\n\r\n", 200),
-        (head("Transfer-Encoding: chunked") + b"12\r\n" + GOOD + b"\r\n", 408),
-        (head("Transfer-Encoding: chunked") + b"zz\r\n" + GOOD, 400),
-        (head("Transfer-Encoding: chunked") + b"4\r\n" + GOOD, 400),
-        (head("Content-Length: 400000") + b"x" * 400_000, 413),
-        (head("Content-Length: 0"), 200),
-        (head(), 200),
-        (head("Content-Length: 18", "X-Request-Timeout: 0.000001") + GOOD, 504),
-    ],
-)
-def test_bodies_are_read_while_they_arrive(slow: Service, request_bytes: bytes, status: int) -> None:
-    (response,) = exchange(slow.port, request_bytes)
-    assert response.status == status, response.body
-
-
-def test_client_that_waits_for_100_continue_gets_the_error_first(slow: Service) -> None:
-    with socket.create_connection(("127.0.0.1", slow.port), timeout=10) as client:
-        client.sendall(head("Content-Length: 18", "Expect: 100-continue").replace(b"text/csv", b"text/html"))
-        assert b" 415 " in client.recv(65536).split(b"\r\n")[0]
-    with socket.create_connection(("127.0.0.1", slow.port), timeout=10) as client:
-        client.sendall(head("Content-Length: 18", "Expect: 100-continue"))
-        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
-        client.sendall(GOOD)
-        assert b" 200 " in client.recv(65536).split(b"\r\n")[0]
-
-
-def test_client_that_sends_too_slowly_is_rejected(slow: Service) -> None:
-    with socket.create_connection(("127.0.0.1", slow.port), timeout=20) as client:
-        client.sendall(head("Content-Length: 100000"))
-        client.settimeout(0.2)
-        for _ in range(60):
-            try:
-                response = client.recv(65536)
-                break
-            except TimeoutError:
-                client.sendall(b"x")
-        assert b" 408 " in response.split(b"\r\n")[0]
-        assert b"MIN_TRANSFER_RATE" in response
-
-
-def test_more_imports_than_the_limit_are_rejected(slow: Service) -> None:
-    with socket.create_connection(("127.0.0.1", slow.port), timeout=20) as client:
-        client.sendall(head("Content-Length: 18") + GOOD[:5])
-        wait_for(
-            lambda: slow.client.post("/find/import", content=GOOD, headers=CSV).status_code == 503,
-            timeout=5,
-            description="a rejection",
-        )
-        rejected = slow.client.post("/find/import", content=GOOD, headers=CSV)
-        assert rejected.status_code in (200, 503)
-        assert slow.client.get("/find/A").status_code == 200
-    wait_for(
-        lambda: slow.client.post("/find/import", content=GOOD, headers=CSV).status_code == 200,
-        description="the end of the first import",
-    )
-
-
-def test_disconnected_client_leaves_no_chunks(slow: Service, session: Session) -> None:
-    before = chunks(session)
-    with socket.create_connection(("127.0.0.1", slow.port), timeout=20) as client:
-        client.sendall(head("Content-Length: 290000") + b"genus,species\n" + b"A,bcdefgh\n" * 27_000)
-        wait_for(lambda: chunks(session) > before, description="a stored chunk")
-    slow.wait_for_log("400")
-    wait_for(lambda: chunks(session) == before, description="the deletion of the chunks")
-
-
-def test_client_receives_an_early_rejection_of_a_large_body(slow: Service, tmp_path: Path) -> None:
-    response = slow.client.post("/find/import", content=bytes(20_000_000), headers=CSV)
-    assert response.status_code == 413
-    assert response.headers["Connection"] == "close"
+    monkeypatch.setattr(upload, "store_chunk", store)
+    monkeypatch.setattr(upload, "_PAUSES", (0.0, 0.0))
+    client = create_app(settings, session).test_client()
+    response = client.post("/find/import", data=finds(genus, 3), headers=NDJSON, buffered=True)
+    assert (response.status_code, response.json["written"], errors) == (200, 3, [])

@@ -15,6 +15,7 @@ from settings import Settings
 from storage.cql import QueryOptions
 from storage.db_io.jobs import find_job
 from tests.testbed.app import create_app
+from tests.testbed.database import count_chunks
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,11 @@ def test_small_imports_are_written(client: FlaskClient, session: Session, genus:
 def test_imports_that_need_a_worker_are_refused(
     client: FlaskClient, session: Session, genus: str, count: int, query: str
 ) -> None:
-    before = session.execute("SELECT COUNT(*) FROM import_chunks").one()
+    before = count_chunks(session)
     status, document = import_finds(client, genus, count, query)
     assert (status, "CELERY_BROKER_URL is not set" in document["detail"]) == (503, True)
     assert rows(session, genus) == 0
-    assert session.execute("SELECT COUNT(*) FROM import_chunks").one() == before
+    assert count_chunks(session) == before
 
 
 def test_import_that_is_not_completed_names_the_command_that_does_it(

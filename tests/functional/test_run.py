@@ -105,22 +105,26 @@ def test_run_uses_the_cassandra_in_cassandra_hosts(
     assert f"http://127.0.0.1:{running.port}/docs" in running.text()
     for resource in RESOURCES:
         assert resource.sample_path is None or running.get(resource.sample_path).json()
-    # The job worker is started again when it dies, and ends before Cassandra.
+    # The job worker and beat are started again when they die, and end before Cassandra.
     wait_for(lambda: "The job worker is ready" in running.text(), 60, "the job worker")
-    worker = job_worker(running)
-    worker.kill()
-    again = wait_for(lambda: (found := job_worker(running)) != worker and found, 60, "another job worker")
+    files = (node.job_worker_pid_file(running.port), node.beat_pid_file(running.port))
+    killed = [process_of(file) for file in files]
+    for process in killed:
+        process.kill()
+    again = [
+        wait_for(lambda file=file, process=process: (found := process_of(file)) != process and found, 60, file.name)
+        for file, process in zip(files, killed, strict=True)
+    ]
     wait_for(lambda: running.text().count("The job worker is ready") == 2, 60, "messages for the job worker")
     running.interrupt()
-    assert not again.is_running()
-    assert not node.job_worker_pid_file(running.port).exists()
+    assert not [process for process in again if process.is_running()]
+    assert not [file for file in files if file.exists()]
     assert port_is_free("127.0.0.1", running.port)
     assert speaks_cql(environment["CASSANDRA_HOSTS"], int(environment["CASSANDRA_PORT"]))
 
 
-def job_worker(running: Run) -> psutil.Process:
-    """Return the job worker of `make run`, when it has written its pid file."""
-    path = node.job_worker_pid_file(running.port)
+def process_of(path: Path) -> psutil.Process:
+    """Return the process of a pid file, when it is written."""
     return psutil.Process(int(wait_for(lambda: path.exists() and path.read_text(), description="the pid file")))
 
 

@@ -46,3 +46,8 @@ def new_keyspace(session: Session, settings: Settings) -> Iterator[str]:
         yield name
     finally:
         session.execute(f"DROP KEYSPACE IF EXISTS {name}", timeout=60)
+
+
+def count_chunks(session: Session) -> int:
+    """Return the number of chunks of imports in the keyspace of the session."""
+    return int(session.execute("SELECT COUNT(*) FROM import_chunks").one()[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 import tracemalloc
@@ -328,3 +329,11 @@ def test_the_limit_of_a_row_never_makes_rows_of_the_text_of_others(pieces: list[
     assert all(row in unlimited for row in found if isinstance(row, Row))
     if failure is None and unlimited_failure is None:
         assert len(found) == len(unlimited)
+
+
+@pytest.mark.parametrize("file_format", ["csv", "ndjson"])
+@pytest.mark.parametrize("size", [1, 1000])
+def test_compressed_file_is_refused(file_format: FileFormat, size: int) -> None:
+    data = gzip.compress(b"genus,species\n" * 100, mtime=0)
+    with pytest.raises(FileError, match="compressed with gzip"):
+        rows(data, file_format, size=size)

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 import limits
 from pydantic import AfterValidator, Field, FilePath, SecretStr, field_validator, model_validator
@@ -51,13 +50,9 @@ def _is_redis_url(url: SecretStr) -> SecretStr:
 
 
 def _is_broker_url(url: SecretStr) -> SecretStr:
-    text = url.get_secret_value()
-    try:
-        is_valid = bool(re.match(r"(rediss?|amqps?)://[^\s]+$", text)) and urlsplit(text).port != 0
-    except ValueError:
-        # The port is not a number. Celery's error would have a part of a password with "/", "?" or "#".
-        is_valid = False
-    if not is_valid:
+    # Without an unescaped "/", "?" or "#" in the password: Celery would take a part of it for the port, and log it.
+    host = r"([^\s/?#]*@)?(\[[\da-fA-F:.]+\]|[^\s/?#:@]+)(:\d+)?"
+    if not re.fullmatch(rf"(rediss?|amqps?)://{host}([/?#]\S*)?", url.get_secret_value()):
         raise ValueError(
             "must be a URL of a Redis or RabbitMQ: redis://:password@host:6379/1 or amqp://user:password@host:5672//; "
             "rediss:// or amqps:// for TLS. In the password, write / as %2F, ? as %3F and # as %23"

@@ -25,6 +25,21 @@ from settings import Settings
 @pytest.mark.parametrize(
     "url",
     [
+        "redis://redis",
+        "redis://:p%2Fw@redis:6379/1",
+        "rediss://user:p@w@10.0.0.1:6379/1?client_name=x",
+        "redis://[::1]:6379/1",
+        "amqp://user:password@rabbitmq:5672//",
+        "amqps://user:password@rabbitmq.example.org/%2Fjobs",
+    ],
+)
+def test_urls_of_brokers_are_accepted(url: str) -> None:
+    assert Settings(celery_broker_url=url).broker_url == url  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
         "redis://:secret/word@127.0.0.1:6379/0",
         "redis://:secret#word@127.0.0.1:6379/0",
         "redis://:secret?word@127.0.0.1:6379/0",

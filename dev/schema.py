@@ -20,7 +20,7 @@ from pathlib import Path
 from cassandra.cluster import Cluster, Session
 
 from dev.local_cassandra.jars import NodeError
-from dev.local_cassandra.node import STATE, TEST_JAVA_OPTIONS, TEST_SETTINGS, Node, free_port, speaks_cql
+from dev.local_cassandra.node import STATE, scratch_node, speaks_cql
 from environment import default_to_development, settings_or_exit
 from storage.schema import SchemaError, history
 from storage.schema.description import (
@@ -164,13 +164,7 @@ def _development_cluster() -> Iterator[Cluster]:
         return
     # After an interrupted run, `make stop` finds nodes in directories with this name.
     directory = STATE / f"tests-{os.getpid()}"
-    node = Node(
-        directory=directory,
-        native_port=free_port(),
-        storage_port=free_port(),
-        settings=TEST_SETTINGS,
-        java_options=TEST_JAVA_OPTIONS,
-    )
+    node = scratch_node(directory)
     print("Starting Cassandra, because no development node runs ...", flush=True)
     try:
         node.start()

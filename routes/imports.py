@@ -5,7 +5,7 @@ docs/imports.md describes imports.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -58,20 +58,13 @@ def import_view(resource: Resource) -> Callable[..., ResponseValue]:
             raise no_workers()
         if g.options.consistency_level is not None:
             raise InvalidInput.at("header", "X-Consistency-Level", "An import uses the default consistency level")
-        body = StreamedBody(request.environ)
-
-        def read(size: int) -> bytes:
-            # Raises StorageTimeout after the deadline, if the client has sent one.
-            g.options.remaining()
-            return body.read(size)
-
-        file = open_import(request, read, settings.max_import_bytes)
+        file = open_import(request, StreamedBody(request.environ).read, settings.max_import_bytes)
         try:
             upload = store_upload(
                 g.session,
                 resource,
                 file.format,
-                file.chunks,
+                _until_deadline(file.chunks),
                 g.caller.name,
                 g.options,
                 max_line=settings.max_body_bytes,
@@ -103,6 +96,16 @@ def import_view(resource: Resource) -> Callable[..., ResponseValue]:
 
     import_rows.__name__ = f"import_{resource.name}"
     return import_rows
+
+
+def _until_deadline(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The bytes of the file. A small body may decompress to a large file, so each chunk is checked.
+
+    :raises StorageTimeout: the client has sent a deadline, which has passed.
+    """
+    for chunk in chunks:
+        g.options.remaining()
+        yield chunk
 
 
 def _seconds_left() -> float:

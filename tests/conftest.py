@@ -26,7 +26,7 @@ from cassandra.concurrent import execute_concurrent_with_args
 
 from auth.callers import Scope
 from dev.local_cassandra.jars import NodeError
-from dev.local_cassandra.node import STATE, TEST_JAVA_OPTIONS, TEST_SETTINGS, Node, free_port
+from dev.local_cassandra.node import STATE, Node, scratch_node
 from environment import get_settings
 from settings import Settings
 from storage import db_connect, db_initialize
@@ -105,15 +105,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def start_node() -> None:
     """Start a node on free ports and wait until it answers CQL. End the run if it does not."""
     global _node, _port
-    _port = free_port()
     directory = STATE / f"tests-{os.getpid()}"
-    node = Node(
-        directory=directory,
-        native_port=_port,
-        storage_port=free_port(),
-        settings=TEST_SETTINGS,
-        java_options=TEST_JAVA_OPTIONS,
-    )
+    node = scratch_node(directory)
+    _port = node.native_port
     STATE.mkdir(exist_ok=True)
     try:
         # Two processes of pytest-xdist must not download Cassandra at the same time.

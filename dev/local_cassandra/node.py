@@ -237,6 +237,17 @@ class Node:
         ]
 
 
+def scratch_node(directory: Path) -> Node:
+    """A node on free ports that lives as long as a command or a test run: not started yet."""
+    return Node(
+        directory=directory,
+        native_port=free_port(),
+        storage_port=free_port(),
+        settings=TEST_SETTINGS,
+        java_options=TEST_JAVA_OPTIONS,
+    )
+
+
 def service_pid_file(port: int | str) -> Path:
     """The pid file of the gunicorn that `make run` starts on this HTTP port."""
     return STATE / f"gunicorn-{port}.pid"

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dev.local_cassandra.node import STATE, TEST_JAVA_OPTIONS, TEST_SETTINGS, Node, free_port
+from dev.local_cassandra.node import STATE, scratch_node
 from routes import RESOURCES
 from settings import Settings
 from storage import db_connect, db_initialize
@@ -41,13 +41,7 @@ def cassandra() -> Iterator[tuple[str, int]]:
         yield hosts, int(os.environ.get("TEST_CASSANDRA_PORT") or 9042)
         return
     directory = STATE / f"integration-{os.getpid()}"
-    node = Node(
-        directory=directory,
-        native_port=free_port(),
-        storage_port=free_port(),
-        settings=TEST_SETTINGS,
-        java_options=TEST_JAVA_OPTIONS,
-    )
+    node = scratch_node(directory)
     try:
         node.start()
         node.wait_until_ready()

@@ -14,6 +14,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
@@ -159,6 +160,11 @@ class Engine:
         if job.state != "failed" and (kind := self.kinds.get(job.kind)) is not None:
             kind.clean_up(session, job, options)
         close_job(session, job.id, options)
+        if job.state == "failed":
+            with suppress(RowNotFound):
+                if not find_job(session, job.id, options, serial=True).has_ended:
+                    # It was retried before close_job().
+                    reopen_job(session, job.id, options)
 
     def lease_end(self) -> datetime:
         """The time until which a worker that stores its progress now has the job."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from cassandra.cluster import Session
@@ -16,7 +17,7 @@ from jobs.engine import MAX_STALLED, Engine, JobEnded, Outcome, StepFailed, canc
 from settings import Settings
 from storage import db_connect
 from storage.cql import QueryOptions
-from storage.db_io.jobs import Job
+from storage.db_io.jobs import Job, close_job
 from storage.db_io.versioned import now
 from storage.errors import StorageError, StorageTimeout, StorageUnavailable
 from tests.job_steps import EngineJobs, Steps, failing, hopeless
@@ -345,3 +346,19 @@ def test_job_of_an_unknown_kind_is_left_to_another_worker(jobs: EngineJobs) -> N
     assert given_back.failure == "This version of the service has no jobs of the kind steps."
     assert jobs.work_after_lease(job) == "ended"
     assert jobs.find(job).state == "succeeded"
+
+
+def test_job_that_is_retried_during_its_cleanup_stays_in_the_list(
+    jobs: EngineJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = jobs.create()
+
+    def close_after_retry(session: Session, job_id: UUID, options: QueryOptions) -> None:
+        retry(session, job_id, options)
+        close_job(session, job_id, options)
+
+    monkeypatch.setattr(engine, "close_job", close_after_retry)
+    jobs.steps.before = hopeless
+    assert jobs.work(job) == "ended"
+    assert jobs.find(job).state == "queued"
+    assert jobs.is_open(job)

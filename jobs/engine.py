@@ -48,6 +48,12 @@ class StepFailed(Exception):
     """A step can't succeed, however often it is repeated. The message says why, for the client."""
 
 
+class UnknownHere(Exception):
+    """This version of the service does not know what the job needs. During a release, another worker may have a version
+    that does. The message says what, for the client.
+    """
+
+
 class JobEnded(Exception):
     """The state of the job does not allow the change. The message says why, for the client."""
 
@@ -71,6 +77,7 @@ class Kind(Protocol):
         """Do the step `job.checkpoint`. It must have the same effect if it is repeated.
 
         :raises StepFailed: the job fails.
+        :raises UnknownHere: another worker should try.
         :raises StorageError: the step is repeated.
         """
 
@@ -218,6 +225,8 @@ class _Slice:
                 continue
             except StepFailed as error:
                 return self._end(_ended(job, "failed", str(error)))
+            except UnknownHere as error:
+                return self._give_back(job, str(error))
             except Exception as error:
                 log.exception("job %s: step %d failed", job.id, job.checkpoint)
                 return self._give_back(job, f"An unexpected error occurred ({type(error).__name__}).")

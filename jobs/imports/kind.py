@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jobs.engine import Kind, Progress, StepFailed
+from jobs.engine import Kind, Progress, StepFailed, UnknownHere
 from jobs.imports.upload import Importable
 from storage.cql import QueryOptions, Table
 from storage.cql.bulk_write import unpack_rows, write_rows
@@ -25,11 +25,12 @@ class Imports:
     def step(self, session: Session, job: Job, options: QueryOptions) -> Progress:
         """Write the rows of the next chunk. Repeating it writes the same rows.
 
-        :raises StepFailed: the chunk has expired, this version has no such resource, or Cassandra rejects a row.
+        :raises StepFailed: the chunk has expired, or Cassandra rejects a row.
+        :raises UnknownHere: this version has no such resource.
         """
         table = self._tables.get(job.resource)
         if table is None:
-            raise StepFailed(f"This version of the service has no resource {job.resource}.")
+            raise UnknownHere(f"This version of the service has no resource {job.resource}.")
         chunk = read_chunk(session, job.id, job.checkpoint, options)
         if chunk is None:
             raise StepFailed("The rows of the import have expired. Send the file again.")

@@ -19,7 +19,7 @@ from jobs.imports.kind import Imports, kinds_of_jobs
 from settings import Settings
 from storage.cql import QueryOptions
 from storage.cql.bulk_write import pack_rows, row_binder
-from storage.db_io.import_chunks import Chunk, store_chunk
+from storage.db_io.import_chunks import Chunk, delete_chunks, read_chunk, store_chunk
 from storage.db_io.jobs import create_job, find_job, new_job
 from storage.errors import StorageTimeout, StorageUnavailable
 from tests.support import OBSERVER, Service, TcpProxy, wait_for
@@ -285,14 +285,28 @@ def test_a_cancelled_job_writes_nothing(
 def test_a_failed_job_can_be_retried(live: Service, session: Session, genus: str, work: Callable[[str], str]) -> None:
     started = live.client.post("/find/import?background=1", content=finds(genus, 5), headers=NDJSON)
     url, job_id = started.headers["Location"], started.json()["id"]
-    # A version of the service without this resource.
-    assert Engine({"import": Imports({})}, 30, 10).work(session, uuid.UUID(job_id)) == "ended"
+    chunk = read_chunk(session, uuid.UUID(job_id), 0, QueryOptions())
+    delete_chunks(session, uuid.UUID(job_id), 1, QueryOptions())
+    assert work(job_id) == "ended"
     failed = live.client.get(url).json()
-    assert (failed["state"], failed["failure"]) == ("failed", "This version of the service has no resource finds.")
+    assert (failed["state"], "have expired. Send the file again." in failed["failure"]) == ("failed", True)
+    store_chunk(session, uuid.UUID(job_id), 0, chunk, QueryOptions())
     retried = live.client.post(f"{url}/retry")
     assert (retried.status_code, retried.json()["state"], retried.headers["Location"]) == (202, "queued", url)
     assert work(job_id) == "ended"
     assert live.client.get(url).json()["state"] == "succeeded"
+    assert len(live.client.get(f"/find/{genus}").json()) == 5
+
+
+def test_import_of_an_unknown_resource_is_left_to_another_worker(
+    live: Service, session: Session, genus: str, work: Callable[[str], str]
+) -> None:
+    """During a release, an old worker may get an import of a new resource."""
+    started = live.client.post("/find/import?background=1", content=finds(genus, 5), headers=NDJSON).json()
+    assert Engine({"import": Imports({})}, 30, 10).work(session, uuid.UUID(started["id"])) == "later"
+    waiting = live.client.get(f"/jobs/{started['id']}").json()
+    assert (waiting["state"], waiting["failure"]) == ("queued", "This version of the service has no resource finds.")
+    wait_for(lambda: work(started["id"]) == "ended", description="the end of the backoff")
     assert len(live.client.get(f"/find/{genus}").json()) == 5
 
 

@@ -303,6 +303,15 @@ def large_keyspace(settings: Settings, session: Session, add_observers: Callable
 
 
 @pytest.fixture(scope="module")
+def own_session(settings: Settings, session: Session) -> Iterator[Session]:
+    """A session with a keyspace of the module's own."""
+    with database.new_keyspace(session, settings) as name:
+        own = db_connect.open_session(settings.model_copy(update={"cassandra_keyspace": name}), name)
+        yield own
+        own.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
 def migrated(settings: Settings, session: Session) -> Iterator[str]:
     """A keyspace with the schema of the product only."""
     name = f"fieldbook_test_{uuid.uuid4().hex[:12]}"

@@ -168,6 +168,14 @@ class RawClient:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
+    def wait_for_response(self, limit: float = LIMIT) -> None:
+        """Wait until the next response has begun.
+
+        :raises AssertionError: it has not within `limit` seconds.
+        """
+        if not self._received:
+            self._received = self._receive(time.monotonic() + limit)
+
     def read_response(self, method: str = "GET", limit: float = LIMIT) -> RawResponse:
         """Read the next response.
 

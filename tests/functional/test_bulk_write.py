@@ -80,8 +80,8 @@ def values(batch: BatchStatement) -> list[list[bytes]]:
 
 
 @pytest.fixture
-def bulk(session: Session) -> Iterator[Bulk]:
-    bulk = Bulk(session)
+def bulk(own_session: Session) -> Iterator[Bulk]:
+    bulk = Bulk(own_session)
     yield bulk
     bulk.close()
 
@@ -211,11 +211,11 @@ def test_no_more_batches_are_sent_after_an_error(bulk: Bulk) -> None:
 
 
 @pytest.fixture
-def behind_proxy(settings: Settings, proxy: TcpProxy) -> Iterator[Bulk]:
+def behind_proxy(settings: Settings, own_session: Session, proxy: TcpProxy) -> Iterator[Bulk]:
     """Writes through the proxy. Its statement is prepared."""
     own = db_connect.open_session(
         settings.model_copy(update={"cassandra_port": proxy.port, "cassandra_speculative_delay": 0}),
-        settings.cassandra_keyspace,
+        own_session.keyspace,
     )
     bulk = Bulk(own)
     row_binder(own, INSERT, QueryOptions())

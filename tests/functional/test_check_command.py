@@ -79,8 +79,12 @@ def test_lines_are_aligned_and_one_replica_is_only_a_warning(variables: dict[str
     assert {line[:9] for line in lines} == {"ok       ", "warning  "}
     assert list(dict.fromkeys(line[9:22].strip() for line in lines)) == CHECKS
     warnings = [line for line in lines if line.startswith("warning")]
-    assert [line[22:].split(",")[0] for line in warnings] == ["LOCAL_QUORUM can be met", "LOCAL_SERIAL can be met"]
-    assert total == "failures: 0, warnings: 2"
+    assert [line[22:].split(",")[0] for line in warnings] == [
+        "CELERY_BROKER_URL is not set",
+        "LOCAL_QUORUM can be met",
+        "LOCAL_SERIAL can be met",
+    ]
+    assert total == "failures: 0, warnings: 3"
 
 
 def test_json_is_one_document(variables: dict[str, str]) -> None:

@@ -171,7 +171,8 @@ def test_streams_complete_while_draining(
     stream = http_request("GET", "/observers/stream?limit=5000")
     with RawClient(running.port, receive_buffer=4096) as before, RawClient(running.port) as during:
         before.send(stream)
-        wait_for(lambda: in_flight(running) == 1, description="the stream to be in flight")
+        before.wait_for_response()
+        assert in_flight(running) == 1
         drain(running)
         during.send(stream)
         (response,) = during.read_to_end()

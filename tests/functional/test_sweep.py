@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID
 
@@ -13,12 +12,9 @@ from cassandra.util import uuid_from_time
 from jobs.engine import Engine
 from jobs.sweep import send_messages
 from observability import metrics
-from settings import Settings
-from storage import db_connect
 from storage.cql import QueryOptions
 from storage.db_io.jobs import Job, change_job, create_job, new_job, open_job_ids, reopen_job
 from storage.db_io.versioned import now
-from tests.testbed import database
 
 HOUR = 3600.0
 
@@ -55,14 +51,6 @@ class Sweep:
 
     def open_ids(self) -> set[UUID]:
         return set(open_job_ids(self.session, QueryOptions()))
-
-
-@pytest.fixture(scope="module")
-def own_session(settings: Settings, session: Session) -> Iterator[Session]:
-    with database.new_keyspace(session, settings) as name:
-        own = db_connect.open_session(settings.model_copy(update={"cassandra_keyspace": name}), name)
-        yield own
-        own.cluster.shutdown()
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ stop: ## stop everything that make run and make node started
 
 comma := ,
 # Without redis-server, the tests of this module are skipped. The other files are those that pyproject.toml omits.
-OMITTED = $(if $(shell command -v redis-server),,'--omit=tests/*$(comma)dev/*$(comma)gunicorn.conf.py$(comma)wsgi.py$(comma)worker.py$(comma)web/redis_counters.py')
+OMITTED = $(if $(shell command -v redis-server),,'--omit=tests/*$(comma)dev/*$(comma)gunicorn.conf.py$(comma)wsgi.py$(comma)worker.py$(comma)commands/imports.py$(comma)commands/jobs.py$(comma)web/redis_counters.py')
 
 test: .venv/test-ready ## run the unit and functional tests on their own Cassandra (SHORT=1: without slow tests; COVERAGE=1: line coverage)
 	$(if $(COVERAGE),@.venv/bin/python -m coverage erase)

@@ -77,7 +77,7 @@ test-cassandra-4: .venv/test-ready ## run a part of the tests on Cassandra 4.1 (
 	$(call phase,functional tests on Cassandra $(CASSANDRA),$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" \
 		$(foreach name,initialize types observers migrations,tests/functional/test_$(name).py))
 
-test-long: .venv/test-ready ## run the long form of the tests that kill job workers (half an hour)
+test-long: .venv/test-ready ## run the long form of the tests that kill job workers (8 minutes)
 	TEST_LONG=1 $(PYTEST) tests/functional/test_job_faults.py
 
 test-without-samples: .venv/test-ready ## run lint and a part of the tests in a copy without the sample resources

@@ -105,7 +105,7 @@ def test_repeating_a_chunk_changes_no_newer_row(
             "/observers/import?background=1", content=lines(OBSERVER | {"email": email}) * 2, headers=NDJSON
         ),
     ]
-    kind = Imports({each.name: each.table for each in RESOURCES})
+    kind = kinds_of_jobs(RESOURCES)["import"]
     jobs = [find_job(session, uuid.UUID(each.json()["id"]), QueryOptions()) for each in started]
 
     def write() -> None:

@@ -77,7 +77,8 @@ class _Supervised:
                     break
                 # In its own session it does not receive Ctrl-C.
                 self._process = subprocess.Popen(self._command, cwd=PROJECT, start_new_session=True)
-            self._pid_file.write_text(str(self._process.pid))
+            # Beat, which writes the same file, warns of one without a line end.
+            self._pid_file.write_text(f"{self._process.pid}\n")
             status = self._process.wait()
             self._pid_file.unlink(missing_ok=True)
             if self._stopped.is_set():

@@ -117,6 +117,7 @@ def test_run_uses_the_cassandra_in_cassandra_hosts(
     ]
     wait_for(lambda: running.text().count("The job worker is ready") == 2, 60, "messages for the job worker")
     running.interrupt()
+    assert "pidfile" not in running.text()
     assert not [process for process in again if process.is_running()]
     assert not [file for file in files if file.exists()]
     assert port_is_free("127.0.0.1", running.port)
@@ -196,10 +197,11 @@ def test_run_starts_and_stops_its_own_cassandra(run: Callable[..., Run], tmp_pat
     # After `kill -9` of `make run`, the node and the service keep running. `make stop` stops both.
     third = run(clone, CASSANDRA_PORT=port)
     third.wait_until_ready()
+    # Written a moment after the service is ready.
+    worker = process_of(clone / ".fieldbook" / f"job-worker-{third.port}.pid")
     third.process.kill()
     third.process.wait()
     assert third.get("/health/live").status_code == 200
-    worker = psutil.Process(int((clone / ".fieldbook" / f"job-worker-{third.port}.pid").read_text()))
     subprocess.run([sys.executable, "-m", "dev.local_cassandra", "stop"], cwd=clone, timeout=60, check=True)
     wait_for(lambda: port_is_free("127.0.0.1", third.port), description="the end of the service")
     assert not worker.is_running()

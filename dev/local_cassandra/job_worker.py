@@ -14,6 +14,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 # Seconds until a process that has died is started again. The backoff doubles unless it has run for the maximum.
 _BACKOFF = (1.0, 60.0)
+# Seconds after SIGTERM until a process is killed. A worker ends its slices within 20 s.
+_KILL_AFTER = 30.0
 
 
 class JobWorker:
@@ -65,7 +67,12 @@ class _Supervised:
                 self._process.terminate()
 
     def join(self) -> None:
-        if self._thread.ident is not None:
+        if self._thread.ident is None:
+            return
+        self._thread.join(_KILL_AFTER)
+        if self._thread.is_alive() and self._process is not None:
+            print(f"{self._name} did not end within {_KILL_AFTER:.0f} s after SIGTERM and is killed.", flush=True)
+            self._process.kill()
             self._thread.join()
 
     def _run(self) -> None:

@@ -25,18 +25,31 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _StopRequested(BaseException):
-    """Raised when the process receives one of _STOP_SIGNALS."""
+    """Raised when the process receives the first of _STOP_SIGNALS."""
 
 
-def _request_stop(number: int, frame: object) -> None:
-    # `timeout make run` sends the signal twice. Ignore the second one, so that it does not interrupt the cleanup.
-    _ignore_stop_signals()
-    raise _StopRequested
+class _StopSignals:
+    """The handler of _STOP_SIGNALS.
 
+    It stays in place during the cleanup. Python reports an error for a signal that arrived before its handler was
+    replaced with SIG_IGN, and child processes inherit SIG_IGN.
+    """
 
-def _ignore_stop_signals() -> None:
-    for stop_signal in _STOP_SIGNALS:
-        signal.signal(stop_signal, signal.SIG_IGN)
+    def __init__(self) -> None:
+        #: Whether a signal was received, or is not needed any more.
+        self.ignored = False
+
+    def install(self) -> None:
+        for stop_signal in _STOP_SIGNALS:
+            # nohup ignores SIGHUP, so that a closed terminal does not stop the service. Keep it ignored.
+            if stop_signal != signal.SIGHUP or signal.getsignal(stop_signal) is not signal.SIG_IGN:
+                signal.signal(stop_signal, self._handle)
+
+    def _handle(self, number: int, frame: object) -> None:
+        # `timeout make run` sends the signal twice. Ignore the second one, so that it does not interrupt the cleanup.
+        if not self.ignored:
+            self.ignored = True
+            raise _StopRequested
 
 
 def main() -> None:
@@ -44,10 +57,8 @@ def main() -> None:
     parser.add_argument("--reload", action="store_true", help="restart the workers when a Python file changes")
     arguments = parser.parse_args()
     settings = _settings_or_exit()
-    for stop_signal in _STOP_SIGNALS:
-        # nohup ignores SIGHUP, so that a closed terminal does not stop the service. Keep it ignored.
-        if stop_signal != signal.SIGHUP or signal.getsignal(stop_signal) is not signal.SIG_IGN:
-            signal.signal(stop_signal, _request_stop)
+    stop_signals = _StopSignals()
+    stop_signals.install()
     node: Node | None = None
     gunicorn: subprocess.Popen[bytes] | None = None
     job_worker = JobWorker(settings.port)
@@ -79,19 +90,27 @@ def main() -> None:
         if settings.broker_url is not None:
             job_worker.start()
         print(_banner(settings, stops_cassandra=node is not None, reloads=arguments.reload), flush=True)
-        sys.exit(gunicorn.wait())
+        sys.exit(_status_at_end(gunicorn))
     except _StopRequested:
         _print_if_possible("\nStopping ...")
     except NodeError as error:
         sys.exit(str(error))
     finally:
-        _ignore_stop_signals()
+        stop_signals.ignored = True
         job_worker.stop()
         if gunicorn is not None and gunicorn.poll() is None:
             gunicorn.terminate()
             gunicorn.wait()
         if node is not None and node.stop():
             _print_if_possible("Cassandra stopped. Its data is kept for the next start.")
+
+
+def _status_at_end(process: subprocess.Popen[bytes]) -> int:
+    # Don't use wait(): a signal that arrives just before its system call does not end it, and Python does not call the
+    # handler until then.
+    while (status := process.poll()) is None:
+        time.sleep(0.1)
+    return status
 
 
 def _settings_or_exit() -> Settings:

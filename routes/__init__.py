@@ -21,6 +21,7 @@ MODULES = (
     "routes.plants",
     "routes.users",
     "diagnostics.routes",
+    "ui",
 )
 
 BLUEPRINTS: tuple[Blueprint, ...] = tuple(import_module(name).blueprint for name in MODULES)

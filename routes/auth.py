@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from flask import g, request
-from pydantic import TypeAdapter, ValidationError
 from werkzeug.exceptions import BadRequest, Conflict, Forbidden
 
 from auth import accounts
 from auth.accounts import EmailTaken, InvalidCredentials, ScopeNotGranted
-from auth.callers import ordered
 from auth.passwords import Passwords
-from auth.refresh_tokens import InvalidRefreshToken, RefreshTokens
+from auth.refresh_tokens import InvalidRefreshToken
 from routes.blueprint import Blueprint
 from schemas.auth import (
     AccountDocument,
-    AccountEmail,
     KeySet,
     PasswordChange,
     Registration,
@@ -38,6 +34,8 @@ from web.rate_limits import limit_sign_in
 from web.request_body import FieldbookRequest
 from web.responses import ResponseValue
 from web.route_options import route_options
+from web.sign_in import account_options, refresh, sign_in
+from web.sign_in import revoke as revoke_refresh_token
 
 blueprint = Blueprint("auth", __name__, tag="sign-in")
 
@@ -48,9 +46,7 @@ _TOKEN_ERROR: dict[int | str, Any] = {
 }
 # Scopes of an account that a client registers.
 _REGISTERED_SCOPES = ("read", "write")
-_MAX_USERNAME = 254  # characters, as in an e-mail address
 
-_email = TypeAdapter(AccountEmail)
 Model = TypeVar("Model", bound=Body)
 
 
@@ -78,7 +74,7 @@ def register(body: Registration) -> ResponseValue:
     if not current_settings().is_registration_open:
         raise Forbidden("Clients can't create accounts here: REGISTRATION is closed. Ask an operator for an account.")
     limit_sign_in(body.email)
-    options = _options()
+    options = account_options()
     try:
         account = accounts.create(
             g.session, body.email, body.password, _REGISTERED_SCOPES, _passwords(options), options
@@ -108,33 +104,21 @@ def token() -> ResponseValue:
 def _sign_in(body: TokenRequest) -> dict[str, Any]:
     if not body.username or not body.password:
         raise _OAuthError("invalid_request", "grant_type=password needs username and password.")
-    settings, options = current_settings(), _options()
-    requested = _requested_scopes(body)
-    email = _normalized(body.username)
-    limit_sign_in(email)
-    may_write = not settings.read_only
     try:
-        account = accounts.sign_in(g.session, email, body.password, _passwords(options), options, rehash=may_write)
+        return sign_in(body.username, body.password, _requested_scopes(body))
     except InvalidCredentials:
         raise _OAuthError(
             "invalid_grant", "There is no active account with this e-mail address and password."
         ) from None
-    scopes = accounts.narrowed(accounts.scopes_of(account), requested)
-    refresh_token = RefreshTokens(settings).issue(g.session, account, requested, options) if may_write else None
-    return _tokens(account, scopes, refresh_token)
 
 
 def _refresh(body: TokenRequest) -> dict[str, Any]:
     if not body.refresh_token:
         raise _OAuthError("invalid_request", "grant_type=refresh_token needs refresh_token.")
-    settings = current_settings()
     try:
-        refreshed = RefreshTokens(settings).refresh(
-            g.session, body.refresh_token, _requested_scopes(body), _options(), rotate=not settings.read_only
-        )
+        return refresh(body.refresh_token, _requested_scopes(body))
     except InvalidRefreshToken as error:
         raise _OAuthError("invalid_grant", str(error)) from None
-    return _tokens(*refreshed)
 
 
 @blueprint.post("/auth/revoke", responses=responses(200, Revoked, headers=("Cache-Control",)) | _TOKEN_ERROR)
@@ -143,8 +127,7 @@ def revoke() -> ResponseValue:
     """Revoke a refresh token (RFC 7009). Access tokens stay valid until they expire."""
 
     def revoke_token() -> dict[str, Any]:
-        body = _requested(RevocationRequest)
-        RefreshTokens(current_settings()).revoke(g.session, body.token, _options())
+        revoke_refresh_token(_requested(RevocationRequest).token)
         return {}
 
     return _with_oauth_errors(revoke_token)
@@ -154,7 +137,7 @@ def revoke() -> ResponseValue:
 @route_options(scope="account", sign_in="everywhere")
 def me() -> ResponseValue:
     """The account of the caller."""
-    return accounts.document(_account(_options()))
+    return accounts.document(_account(account_options()))
 
 
 @blueprint.post("/auth/password", responses=responses(204, None, 429))
@@ -162,7 +145,7 @@ def me() -> ResponseValue:
 def change_password(body: PasswordChange) -> ResponseValue:
     """Change the password of the caller's account, and revoke all of its refresh tokens."""
     limit_sign_in(g.caller.email)
-    options = _options()
+    options = account_options()
     passwords = _passwords(options)
     account = _account(options)
     if not passwords.matches(account.password_hash, body.current_password):
@@ -179,11 +162,6 @@ def jwks() -> ResponseValue:
     return current_tokens().public_keys()
 
 
-def _options() -> QueryOptions:
-    # Ignore the client's consistency level: with ONE, a stale replica could accept a disabled account.
-    return replace(g.options, consistency_level=None)
-
-
 def _passwords(options: QueryOptions) -> Passwords:
     return Passwords(current_settings(), options)
 
@@ -197,17 +175,6 @@ def _account(options: QueryOptions) -> Account:
     if account is None or account.id != g.caller.account_id or account.disabled:
         raise invalid_token("The account of this token is disabled.")
     return account
-
-
-def _tokens(account: Account, scopes: frozenset[str], refresh_token: str | None) -> dict[str, Any]:
-    access_tokens = current_tokens()
-    document = {
-        "access_token": access_tokens.issue(account.id, account.email, scopes),
-        "token_type": "Bearer",
-        "expires_in": access_tokens.lifetime,
-        "scope": " ".join(ordered(scopes)),
-    }
-    return document if refresh_token is None else {**document, "refresh_token": refresh_token}
 
 
 # --- OAuth 2.0 ---------------------------------------------------------------------------------------------
@@ -242,12 +209,3 @@ def _requested(model: type[Model]) -> Model:
 
 def _requested_scopes(body: TokenRequest) -> frozenset[str] | None:
     return frozenset(body.scope.split()) if body.scope and body.scope.strip() else None
-
-
-def _normalized(username: str) -> str:
-    """The normalized address; if the text is not an address, a key that no account has."""
-    try:
-        return _email.validate_python(username)
-    except ValidationError:
-        # Every address in the table has an @-sign, so a text without one matches no account.
-        return username[:_MAX_USERNAME].lower().replace("@", " ")

@@ -32,5 +32,7 @@ def home() -> ResponseValue:
         },
     }
     if g.media_type == HTML:
-        return Response(render_template("home.html", links=links), content_type="text/html; charset=utf-8")
+        # The page of the folder ui/, if it is there.
+        page = render_template(["ui/home.html", "home.html"], links=links)
+        return Response(page, content_type="text/html; charset=utf-8")
     return links

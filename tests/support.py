@@ -123,7 +123,8 @@ class Service:
         self.process = process
         self.port = port
         self.log = log
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+        self.url = f"http://127.0.0.1:{port}"
+        self.client = httpx.Client(base_url=self.url, timeout=30)
 
     def log_text(self) -> str:
         """Return the log. The service writes lines with a delay: return when there was none for 0.1 s, or after 1 s."""

@@ -11,10 +11,10 @@ from web.media_types import HTML
 
 # Only the pages load anything. No page of any origin may show a response in a frame.
 _POLICY = "default-src 'none'; frame-ancestors 'none'"
-# For the home page and /docs: files and responses of this service only, no inline scripts, no inline styles.
+# For pages: files and responses of this service only, no inline scripts, no inline styles.
 _PAGE_POLICY = (
-    "default-src 'none'; base-uri 'none'; connect-src 'self'; form-action 'none'; frame-ancestors 'none'; "
-    "img-src 'self' data:; script-src 'self'; style-src 'self'"
+    "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; img-src 'self' data:; "
+    "object-src 'none'"
 )
 _ALWAYS = {
     # A browser must not guess a type: text of a user in a JSON response must not run as a script.

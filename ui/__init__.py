@@ -1,0 +1,10 @@
+"""Pages for browsers: dashboard, explorer, imports, diagnostics, accounts. docs/ui.md explains them.
+
+The pages contain no data: their scripts call the routes of the service, as every client does. To remove the pages,
+delete this folder, its tests and its line in `routes/__init__.py`.
+"""
+
+from ui import pages, session  # noqa: F401
+from ui.blueprint import blueprint
+
+__all__ = ["blueprint"]

@@ -1,0 +1,89 @@
+"""The pages and their files."""
+
+from __future__ import annotations
+
+from flask import Response, redirect, render_template, send_from_directory, url_for
+from werkzeug.exceptions import NotFound
+from werkzeug.wrappers import Response as AnyResponse
+
+from schemas.base import Path
+from schemas.service import FilePath
+from ui.blueprint import STATIC, blueprint, has_sign_in, resources
+from ui.explorer import explorer_facts
+from web.dependencies import current_settings
+from web.media_types import HTML
+from web.route_options import route_options
+
+# Modules need this type. Without it, `X-Content-Type-Options: nosniff` prevents their execution.
+_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
+
+_page = route_options(produces=(HTML,), session=False, scope="open")
+
+
+class ResourcePath(Path):
+    """Path of the explorer of a resource."""
+
+    name: str
+
+
+@blueprint.get("/ui", doc_ui=False)
+@_page
+def index() -> AnyResponse:
+    """Redirect to the home page."""
+    return redirect(url_for("home.home"))
+
+
+@blueprint.get("/ui/dashboard", doc_ui=False)
+@_page
+def dashboard() -> Response:
+    """Metrics of the instance, refreshed every two seconds."""
+    return _render("dashboard.html")
+
+
+@blueprint.get("/ui/jobs", doc_ui=False)
+@_page
+def jobs() -> Response:
+    """Imports: upload a file, and watch the jobs."""
+    return _render("jobs.html", resources=[each for each in resources().values() if "import" in each.operations])
+
+
+@blueprint.get("/ui/diagnostics", doc_ui=False)
+@_page
+def diagnostics() -> Response:
+    """Run the probes of the service."""
+    if not current_settings().has_diagnostics:
+        raise NotFound("The diagnostics are off: DIAGNOSTICS is not true.")
+    return _render("diagnostics.html")
+
+
+@blueprint.get("/ui/accounts", doc_ui=False)
+@_page
+def accounts() -> Response:
+    """Accounts: create, disable and enable them, and set passwords."""
+    if not has_sign_in(current_settings()):
+        raise NotFound("Nobody signs in to this service: AUTH is off.")
+    return _render("accounts.html")
+
+
+@blueprint.get("/ui/<name>", doc_ui=False)
+@_page
+def explorer(path: ResourcePath) -> Response:
+    """The rows of a resource."""
+    resource = resources().get(path.name)
+    if resource is None:
+        raise NotFound(f"There is no page {path.name}.")
+    return _render("explorer.html", resource=resource, facts=explorer_facts(resource))
+
+
+@blueprint.get("/ui/static/<filename>", doc_ui=False)
+@route_options(produces=(), session=False, scope="open")
+def static_file(path: FilePath) -> Response:
+    """A script or style sheet of the pages."""
+    response = send_from_directory(STATIC, path.filename, max_age=0, etag=True, conditional=False)
+    suffix = path.filename[path.filename.rfind(".") :]
+    response.content_type = _TYPES.get(suffix, response.content_type)
+    return response
+
+
+def _render(template: str, **variables: object) -> Response:
+    return Response(render_template(f"ui/{template}", **variables), content_type="text/html; charset=utf-8")

@@ -20,11 +20,12 @@ Window = Callable[..., Page]
 
 HOSTILE = "<script>alert(1)</script> \"'`&amp; ${1} \u202eمرحبا שלום 👩‍🌾"
 RUN = """([name, row]) => {
-    window.result = "pending";
     const facts = JSON.parse(document.querySelector("#explorer").dataset.facts);
-    import("/ui/static/edit.js").then((edit) => edit[name](facts, row)).then((result) => {
-        window.result = result === undefined ? "undefined" : JSON.stringify(result);
-    });
+    window.result = import("/ui/static/edit.js")
+        .then((edit) => edit[name](facts, row))
+        .then((value) => (value === undefined ? "nothing" : value));
+    // Without this, Playwright would wait for the dialog to close.
+    return null;
 }"""
 
 
@@ -36,10 +37,10 @@ def start(page: Page, function: str, row: dict[str, Any] | None = None) -> Locat
     return dialog
 
 
-def expect_result(page: Page, result: str) -> None:
-    """Wait for the JSON text of what the function returned."""
+def result(page: Page) -> Any:
+    """What the function returned, once the dialog is closed; "nothing" for undefined."""
     expect(page.locator("dialog")).to_have_count(0)
-    page.wait_for_function("(result) => window.result === result", arg=result)
+    return page.evaluate("window.result")
 
 
 def press(dialog: Locator, name: str) -> None:
@@ -96,7 +97,7 @@ def test_errors_are_shown_beside_their_fields(live: Service, window: Window) -> 
 
     email.fill("grace@example.org")
     press(dialog, "Save")
-    expect_result(page, "true")
+    assert result(page) is True
     expect(page.locator("#messages")).to_have_text("Created.")
 
 
@@ -121,9 +122,9 @@ def test_a_retry_after_an_unknown_outcome_creates_one_row(live: Service, window:
     for column, text in (OBSERVER | {"email": email}).items():
         value_of(dialog, column).fill(str(text))
     press(dialog, "Save")
-    expect(dialog.get_by_role("alert")).to_contain_text("It may be stored nevertheless")
+    expect(dialog.get_by_role("alert")).to_contain_text("may be stored nevertheless")
     press(dialog, "Save")
-    expect_result(page, "true")
+    assert result(page) is True
     assert keys[0] == keys[1] is not None
     observers = live.client.get("/observers/stream", params={"limit": 100_000}).json()
     assert len([each for each in observers if each["email"] == email]) == 1
@@ -132,10 +133,10 @@ def test_a_retry_after_an_unknown_outcome_creates_one_row(live: Service, window:
     for column, text in (OBSERVER | {"email": email}).items():
         value_of(dialog, column).fill(str(text))
     press(dialog, "Save")
-    expect(dialog.get_by_role("alert")).to_contain_text("Too late. It may be stored nevertheless")
+    expect(dialog.get_by_role("alert")).to_contain_text("Too late. The change may be stored nevertheless")
     value_of(dialog, "age").fill("37")
     press(dialog, "Save")
-    expect_result(page, "true")
+    assert result(page) is True
     assert len(set(keys)) == 3
 
 
@@ -147,7 +148,7 @@ def test_hostile_text_is_stored_and_shown_unchanged(live: Service, window: Windo
     for column, text in row.items():
         value_of(dialog, column).fill(str(text))
     press(dialog, "Save")
-    expect_result(page, "true")
+    assert result(page) is True
     path = f"/find/{quote(row['genus'], safe='')}/{quote(row['species'])}"
     assert live.client.get(path).json() == row
 
@@ -157,14 +158,14 @@ def test_hostile_text_is_stored_and_shown_unchanged(live: Service, window: Windo
     expect(value_of(dialog, "genus")).to_have_attribute("readonly", "")
     value_of(dialog, "sightings").fill("4")
     value_of(dialog, "sightings").press("Enter")
-    page.wait_for_function("window.result.includes('\"sightings\":4')")
+    assert result(page) == row | {"sightings": 4}
     assert live.client.get(path).json() == row | {"sightings": 4}
 
     dialog = start(page, "deleteRow", row)
     for column in ("genus", "species"):
         expect(dialog.locator("td", has_text=row[column])).to_have_text(row[column])
     press(dialog, "Delete")
-    expect_result(page, "true")
+    assert result(page) is True
     assert live.client.get(path).status_code == 404
     assert page.locator("script:not([src])").count() == 0
 
@@ -192,8 +193,7 @@ def test_an_edit_that_loses_a_race_shows_both_versions(
     press(conflict, choice)
     expect(second.locator("dialog")).to_have_count(0)
     assert stored(live, observer)["name"] == ("Mine" if choice.startswith("Save") else HOSTILE)
-    page_result = second.evaluate("JSON.parse(window.result)")
-    assert page_result == stored(live, observer)
+    assert result(second) == stored(live, observer)
 
 
 def test_a_second_lost_race_asks_again(live: Service, window: Window, observer: dict[str, Any]) -> None:
@@ -231,9 +231,9 @@ def test_a_row_that_is_gone(live: Service, window: Window, observer: dict[str, A
     expect(value_of(dialog, "name")).to_have_value("Mine")
     press(dialog, "Save")
     press(gone, "Close the form")
-    expect_result(page, "null")
+    assert result(page) is None
     page.evaluate(RUN, ["editRow", observer])
-    expect_result(page, "null")
+    assert result(page) is None
     expect(page.locator("#messages")).to_contain_text("The row does not exist any more.")
 
 
@@ -245,12 +245,86 @@ def test_delete_of_a_changed_row_asks_again(live: Service, window: Window, obser
     press(dialog, "Delete")
     expect(dialog.get_by_role("row", name="age ≠ differs").locator("td")).to_have_text(["36", "99"])
     page.keyboard.press("Escape")
-    expect_result(page, "false")
+    assert result(page) is False
     assert stored(live, observer)["age"] == 99
     dialog = start(page, "deleteRow", observer)
     press(dialog, "Delete")
-    expect_result(page, "true")
+    assert result(page) is True
     assert live.client.get(f"/observers/{observer['id']}").status_code == 404
+
+
+# --- keyboard and accessibility ----------------------------------------------------------------------------
+
+
+def test_an_edit_by_keyboard_only(live: Service, window: Window, observer: dict[str, Any]) -> None:
+    """The focus goes from one dialog to the next and back to where it was; Escape cancels."""
+    page = window(live, "/ui/observers", expected=["412"])
+    link = page.get_by_role("navigation").get_by_role("link").first
+    link.focus()
+    dialog = start(page, "editRow", observer)
+    expect(value_of(dialog, "name")).to_be_focused()
+    page.keyboard.type("Lost")
+    page.keyboard.press("Escape")
+    assert result(page) == "nothing"
+    expect(link).to_be_focused()
+    assert stored(live, observer) == observer
+
+    start(page, "editRow", observer)
+    change(live, observer, age=50)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    expect(value_of(dialog, "age")).to_be_focused()
+    page.keyboard.type("41")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Back to the form")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert result(page)["age"] == 41
+    expect(link).to_be_focused()
+
+    start(page, "deleteRow", observer)
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    assert result(page) is True
+    expect(link).to_be_focused()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_dialogs_have_no_serious_violation_of_accessibility(
+    live: Service, window: Window, observer: dict[str, Any], scheme: str
+) -> None:
+    page = window(live, "/ui/observers", expected=["412", "422"], color_scheme=scheme)
+
+    def check() -> None:
+        found = Axe().run(page).response["violations"]
+        assert not [(each["id"], each["nodes"]) for each in found if each["impact"] in ("serious", "critical")]
+
+    dialog = start(page, "createRow")
+    press(dialog, "Save")
+    expect(error_of(dialog, "age")).to_have_text("Enter a value.")
+    check()
+    page.keyboard.press("Escape")
+
+    dialog = start(page, "editRow", observer)
+    value_of(dialog, "name").fill("Mine")
+    change(live, observer, name="Theirs")
+    press(dialog, "Save")
+    expect(page.get_by_role("row", name="name ≠ differs")).to_be_visible()
+    check()
+    press(page.locator("dialog").last, "Keep what is stored")
+    assert result(page)["name"] == "Theirs"
+
+    dialog = start(page, "deleteRow", observer)
+    change(live, observer, name="Changed")
+    press(dialog, "Delete")
+    expect(page.get_by_role("row", name="name ≠ differs")).to_be_visible()
+    check()
+
+    # A form with an input of each kind.
+    page = window(live, "/ui/finds", color_scheme=scheme)
+    show_form(page, ROW)
+    check()
 
 
 # --- types -------------------------------------------------------------------------------------------------

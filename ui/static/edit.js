@@ -6,7 +6,7 @@ import {ask, h, notify} from "./dom.js";
 import {rowForm, same} from "./form.js";
 import {rowPath} from "./resource.js";
 
-// Without a definite answer, the service may have stored the row. 409: it still works on it.
+// Without a definite answer, the service may have stored the row. 409: it is still at it.
 const isUnsure = ({status}) => !(status < 500) || status === 409;
 
 /** The stored row and its ETag, null if there is none. */
@@ -31,39 +31,40 @@ async function find(facts, row) {
   }
 }
 
-/** Show a dialog until `save` returns [result] or the person cancels. Return [result], or whether it may be stored. */
+/** Show a dialog until `save` returns [result], or the person cancels: then return whether a change may be stored. */
 async function submit(title, label, content, save, form) {
   const message = h("p", {class: "error", role: "alert"});
   const abort = new AbortController();
   let busy, unsure, result;
-  const run = async (event) => {
+  async function run(event) {
     event.preventDefault();
     if (busy) return;
     busy = true;
     message.textContent = "";
+    form?.show([]);
     try {
       result = await save(abort.signal);
       if (result) dialog.close();
     } catch (error) {
-      const {errors = [], status} = error;
-      const others = form?.show(errors) ?? [];
-      message.textContent = errors.length ? others.join(" ") || "Correct the marked fields." : explain(error);
+      const {errors = []} = error;
+      message.textContent = errors.length
+        ? form?.show(errors).join(" ") || "Correct the marked fields."
+        : explain(error);
       if (isUnsure(error)) {
         unsure = true;
         message.append(" The change may be stored nevertheless. You can safely try again if you change nothing else.");
       }
-      if (status === 401) signIn();
+      if (error.status === 401) signIn();
     }
     busy = false;
-  };
-  const dialog = h("dialog", {"aria-labelledby": "edit-title"},
-    h("form", {novalidate: true, onsubmit: run},
-      h("h2", {id: "edit-title"}, title),
-      message,
-      content,
-      h("p", {class: "actions"},
-        h("button", {class: form ? "primary" : "danger"}, label),
-        h("button", {type: "button", autofocus: !form, onclick: () => dialog.close()}, "Cancel"))));
+  }
+  const dialog = h("dialog", {"aria-labelledby": "edit"}, h("form", {novalidate: true, onsubmit: run},
+    h("h2", {id: "edit"}, title),
+    message,
+    content,
+    h("p", {class: "actions"},
+      h("button", {class: form ? "primary" : "danger"}, label),
+      h("button", {type: "button", autofocus: !form, onclick: () => dialog.close()}, "Cancel"))));
   await ask(dialog);
   abort.abort();
   return result ?? Boolean(busy || unsure);
@@ -73,21 +74,21 @@ async function submit(title, label, content, save, form) {
 export async function createRow(facts) {
   const form = rowForm(facts, facts.create);
   let key, sent;
-  return Boolean(await submit("New row", "Save", form.element, async (signal) => {
+  const result = await submit("New row", "Save", form.element, async (signal) => {
     const json = form.body();
-    if (!json) return;
     // With the same key, the service creates no second row.
     if (!same(json, sent)) key = crypto.getRandomValues(new Uint32Array(4)).join("-");
     sent = json;
     try {
-      await call("POST", facts.path, {json, signal, headers: facts.versioned ? {"Idempotency-Key": key} : {}});
+      await call("POST", facts.path, {json, signal, headers: facts.versioned && {"Idempotency-Key": key}});
     } catch (error) {
       if (!isUnsure(error)) sent = null;
       throw error;
     }
     notify("Created.");
     return [true];
-  }, form));
+  }, form);
+  return Boolean(result);
 }
 
 /** Show the form for a row. Return the stored row, null if it does not exist any more, undefined if nothing changed. */
@@ -98,8 +99,8 @@ export async function editRow(facts, row) {
   const form = versioned
     ? rowForm(facts, facts.change, stored.row)
     : rowForm(facts, facts.create, stored.row, [...facts.partition, ...Object.keys(facts.clustering)]);
-  const save = async (signal, json = form.body(versioned)) => {
-    if (!json) return;
+  const note = versioned ? "" : "Save replaces the whole row, also what others change meanwhile.";
+  async function save(signal, json = form.body(versioned)) {
     if (!Object.keys(json).length) return [];
     try {
       const response = versioned
@@ -116,11 +117,10 @@ export async function editRow(facts, row) {
       const choice = await choose(mine, current?.row);
       if (choice === "theirs") return [current && current.row];
       if (current) stored = current;
-      if (choice === "mine") return save(signal, json);
+      if (choice) return save(signal, json);
       if (current) form.rebase(current.row);
     }
-  };
-  const note = versioned ? null : h("p", {}, "Save replaces the whole row, also what others change meanwhile.");
+  }
   const result = await submit("Edit row", "Save", h("div", {}, note, form.element), save, form);
   if (result !== true) return result ? result[0] : undefined;
   stored = await find(facts, row);
@@ -134,7 +134,7 @@ export async function deleteRow(facts, row) {
   const content = h("div", {}, compare({Value: stored.row}));
   const result = await submit("Delete this row?", "Delete", content, async (signal) => {
     try {
-      await call("DELETE", rowPath(facts, row), {signal, headers: facts.versioned ? {"If-Match": stored.etag} : {}});
+      await call("DELETE", rowPath(facts, row), {signal, headers: facts.versioned && {"If-Match": stored.etag}});
     } catch (error) {
       if (error.status !== 412) throw error;
       const current = await read(facts, row);

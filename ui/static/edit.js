@@ -6,148 +6,119 @@ import {ask, h, notify} from "./dom.js";
 import {rowForm, same} from "./form.js";
 import {rowPath} from "./resource.js";
 
-// Without a definite answer, the service may have stored the row. 409: it is still at it.
+// No answer, or no definite one. 409: the service still works on it.
 const isUnsure = ({status}) => !(status < 500) || status === 409;
 
-/** The stored row and its ETag, null if there is none. */
+/** The stored row and its ETag. */
 async function read(facts, row) {
-  try {
-    const response = await call("GET", rowPath(facts, row));
-    return {row: await response.json(), etag: response.headers.get("ETag")};
-  } catch (error) {
-    if (error.status === 404) return null;
-    throw error;
-  }
+  const response = await call("GET", rowPath(facts, row));
+  return {row: await response.json(), etag: response.headers.get("ETag")};
 }
 
-/** As `read`, with messages; undefined after an error. */
-async function find(facts, row) {
-  try {
-    const stored = await read(facts, row);
-    if (!stored) notify("The row does not exist any more.");
-    return stored;
-  } catch (error) {
-    notify(explain(error), "error");
-  }
+/** Show an error outside of a dialog. Return null if the row does not exist. */
+function tell(error) {
+  notify(explain(error), "error");
+  return error.status === 404 ? null : undefined;
 }
 
-/** Show a dialog until `save` returns [result], or the person cancels: then return whether a change may be stored. */
-async function submit(title, label, content, save, form) {
+/** Show a dialog until `save` returns a value, or the person cancels. Return that value and the last error. */
+async function submit(title, label, form, save) {
   const message = h("p", {class: "error", role: "alert"});
-  const abort = new AbortController();
-  let busy, unsure, result;
+  let busy, saved;
+  let failure = {status: 0};
   async function run(event) {
     event.preventDefault();
     if (busy) return;
     busy = true;
     message.textContent = "";
-    form?.show([]);
+    form.show([]);
+    failure = {};
     try {
-      result = await save(abort.signal);
-      if (result) dialog.close();
+      saved = await save();
+      if (saved) dialog.close();
     } catch (error) {
-      const {errors = []} = error;
-      message.textContent = errors.length
-        ? form?.show(errors).join(" ") || "Correct the marked fields."
-        : explain(error);
-      if (isUnsure(error)) {
-        unsure = true;
-        message.append(" The change may be stored nevertheless. You can safely try again if you change nothing else.");
-      }
-      if (error.status === 401) signIn();
+      failure = error;
+      const {errors, status} = error;
+      message.textContent = errors?.length ? form.show(errors) || "Correct the marked fields." : explain(error);
+      if (isUnsure(error)) message.append(" The change may be stored nevertheless. To repeat it without other changes is safe.");
+      if (status === 404) message.append(". Copy your values if you need them, and close the form.");
+      if (status === 412) dialog.close();
+      if (status === 401) signIn();
     }
     busy = false;
   }
   const dialog = h("dialog", {"aria-labelledby": "edit"}, h("form", {novalidate: true, onsubmit: run},
     h("h2", {id: "edit"}, title),
     message,
-    content,
+    form.element,
     h("p", {class: "actions"},
-      h("button", {class: form ? "primary" : "danger"}, label),
-      h("button", {type: "button", autofocus: !form, onclick: () => dialog.close()}, "Cancel"))));
+      h("button", {class: "primary"}, label),
+      h("button", {type: "button", autofocus: true, onclick: () => dialog.close()}, "Cancel"))));
   await ask(dialog);
-  abort.abort();
-  return result ?? Boolean(busy || unsure);
+  return [saved, failure];
 }
 
 /** Show the form for a new row. Return whether a row was, or may have been, created. */
 export async function createRow(facts) {
   const form = rowForm(facts, facts.create);
   let key, sent;
-  const result = await submit("New row", "Save", form.element, async (signal) => {
+  const [saved, failure] = await submit("New row", "Save", form, async () => {
     const json = form.body();
     // With the same key, the service creates no second row.
     if (!same(json, sent)) key = crypto.getRandomValues(new Uint32Array(4)).join("-");
     sent = json;
-    try {
-      await call("POST", facts.path, {json, signal, headers: facts.versioned && {"Idempotency-Key": key}});
-    } catch (error) {
-      if (!isUnsure(error)) sent = null;
-      throw error;
-    }
+    await call("POST", facts.path, {json, headers: facts.versioned && {"Idempotency-Key": key}});
     notify("Created.");
-    return [true];
-  }, form);
-  return Boolean(result);
+    return true;
+  });
+  return saved ?? isUnsure(failure);
 }
 
 /** Show the form for a row. Return the stored row, null if it does not exist any more, undefined if nothing changed. */
 export async function editRow(facts, row) {
-  const {versioned} = facts;
-  let stored = await find(facts, row);
+  let stored = await read(facts, row).catch(tell);
   if (!stored) return stored;
+  const {versioned} = facts;
   const form = versioned
     ? rowForm(facts, facts.change, stored.row)
     : rowForm(facts, facts.create, stored.row, [...facts.partition, ...Object.keys(facts.clustering)]);
-  const note = versioned ? "" : "Save replaces the whole row, also what others change meanwhile.";
-  async function save(signal, json = form.body(versioned)) {
-    if (!Object.keys(json).length) return [];
+  if (!versioned) form.element.prepend("Save replaces the whole row, also what others change meanwhile.");
+  async function save(json) {
+    const mine = {...stored.row, ...json};
+    // Nothing was edited, or an earlier request without an answer was carried out.
+    if (same(mine, stored.row)) return mine;
     try {
       const response = versioned
-        ? await call("PATCH", rowPath(facts, row), {json, signal, headers: {"If-Match": stored.etag}})
-        : await call("POST", facts.path, {json, signal});
+        ? await call("PATCH", rowPath(facts, row), {json, headers: {"If-Match": stored.etag}})
+        : await call("POST", facts.path, {json});
       notify("Saved.");
-      return [versioned ? await response.json() : {...stored.row, ...json}];
+      return versioned ? await response.json() : mine;
     } catch (error) {
-      if (!versioned || ![404, 412].includes(error.status)) throw error;
-      const current = await read(facts, row);
-      const mine = {...(current ?? stored).row, ...json};
-      // A request without an answer was carried out.
-      if (same(mine, current?.row)) return [mine];
-      const choice = await choose(mine, current?.row);
-      if (choice === "theirs") return [current && current.row];
-      if (current) stored = current;
-      if (choice) return save(signal, json);
-      if (current) form.rebase(current.row);
+      if (error.status !== 412) throw error;
+      stored = await read(facts, row);
+      const merged = {...stored.row, ...json};
+      const choice = same(merged, stored.row) ? "mine" : await choose(merged, stored.row);
+      if (choice === "mine") return save(json);
+      if (choice) return stored.row;
+      form.rebase(stored.row);
     }
   }
-  const result = await submit("Edit row", "Save", h("div", {}, note, form.element), save, form);
-  if (result !== true) return result ? result[0] : undefined;
-  stored = await find(facts, row);
-  return stored && stored.row;
+  const [saved, {status}] = await submit("Edit row", "Save", form, () => save(form.body(versioned && stored.row)));
+  return saved ?? (status === 404 ? null : undefined);
 }
 
 /** Ask, and delete a row. Return whether it does not exist any more. */
-export async function deleteRow(facts, row) {
-  let stored = await find(facts, row);
+export async function deleteRow(facts, row, before) {
+  const stored = await read(facts, row).catch(tell);
   if (!stored) return stored === null;
-  const content = h("div", {}, compare({Value: stored.row}));
-  const result = await submit("Delete this row?", "Delete", content, async (signal) => {
-    try {
-      await call("DELETE", rowPath(facts, row), {signal, headers: facts.versioned && {"If-Match": stored.etag}});
-    } catch (error) {
-      if (error.status !== 412) throw error;
-      const current = await read(facts, row);
-      if (current) {
-        const versions = compare({Before: stored.row, "Stored now": current.row});
-        content.replaceChildren(h("p", {role: "alert"}, "Somebody else has changed this row. Delete it nevertheless?"), versions);
-        versions.focus();
-        stored = current;
-        return;
-      }
-    }
-    notify("Deleted.");
-    return [true];
-  });
-  return result === true ? (await find(facts, row)) === null : Boolean(result);
+  const [deleted, {status}] = await submit(
+    before ? "Somebody else has changed this row. Delete it nevertheless?" : "Delete this row?",
+    "Delete",
+    {element: compare({...(before && {Before: before}), "Stored now": stored.row}), show() {}},
+    async () => {
+      await call("DELETE", rowPath(facts, row), {headers: facts.versioned && {"If-Match": stored.etag}});
+      notify("Deleted.");
+      return true;
+    });
+  return deleted ?? (status === 412 ? deleteRow(facts, row, stored.row) : false);
 }

@@ -3,144 +3,127 @@
 import {Problem} from "./api.js";
 import {h} from "./dom.js";
 
+const NAN = "NaN and infinity read as null";
 const HINTS = {
-  timestamp: "UTC",
-  float: "NaN and infinity read as null",
-  double: "NaN and infinity read as null",
-  decimal: "such as 21.350",
-  time: "such as 08:30:00.5",
-  duration: "such as P1Y2M3DT4H5M6.5S",
-  inet: "such as 2001:db8::1",
-  blob: "base64, such as AP8Q",
-  uuid: "such as 123e4567-e89b-42d3-a456-426614174000",
-  timeuuid: "UUID of version 1",
+  timestamp: "UTC", float: NAN, double: NAN, decimal: "such as 21.350", time: "such as 08:30:00.5",
+  duration: "such as P1Y2M3DT4H5M6.5S", inet: "such as 2001:db8::1", blob: "base64, such as AP8Q",
+  uuid: "such as 123e4567-e89b-42d3-a456-426614174000", timeuuid: "UUID of version 1",
 };
 
 export const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
 function fieldOf(column, type, schema, required, initial, locked) {
-  // null | T, but not inet: its alternatives have no type.
+  // Alternatives have a type only if one of them is null.
   const rule = schema.anyOf?.find((each) => each.type && each.type !== "null") ?? schema;
   const nullable = rule !== schema;
   const isNumber = /integer|number/.test(rule.type);
-  const isChoice = rule.type === "boolean" && !locked;
   const isJson = !isNumber && rule.type !== "string";
-  const isText = !isJson && !rule.format && /^(text|ascii|blob)$/.test(type);
+  const isText = /^(text|ascii|blob)$/.test(type) && !rule.format;
   const allowsEmpty = isText && !rule.minLength;
-
   const id = `field-${column}`;
-  const common = {id, readonly: locked, autofocus: !locked, dir: "auto", "aria-describedby": `${id}-hint ${id}-error`};
+  const common = {id, readonly: locked, autofocus: !locked, dir: "auto", "aria-describedby": `${id}-help`};
   // No maxlength: browsers count an emoji as two.
-  const control = isChoice
-    ? h("select", common, h("option", {value: ""}, nullable ? "null" : "Choose …"), h("option", {}, "true"), h("option", {}, "false"))
-    : isJson || (isText && !(rule.maxLength < 500))
-      ? h("textarea", {...common, rows: 3})
-      : h("input", {
-        ...common,
-        type: isNumber ? "number" : {date: "date", timestamp: "datetime-local"}[type],
-        inputmode: {email: "email", iri: "url"}[rule.format],
-        min: rule.minimum,
-        max: rule.maximum ?? (rule.exclusiveMaximum && rule.exclusiveMaximum - 1),
-        step: rule.type === "integer" ? 1 : isNumber ? "any" : 0.001,
-      });
-  const nothing = nullable && allowsEmpty ? h("input", {type: "checkbox"}) : null;
-  control.addEventListener("input", () => nothing && (nothing.checked = false));
-  nothing?.addEventListener("change", () => nothing.checked && (control.value = ""));
-
-  let shown;
+  const input =
+    rule.type === "boolean" && !locked
+      ? h("select", common, h("option", {value: ""}, nullable ? "null" : "Choose …"), ["true", "false"].map((each) => h("option", {}, each)))
+      : isJson || (isText && !(rule.maxLength < 500))
+        ? h("textarea", common)
+        : h("input", {
+          ...common,
+          type: isNumber ? "number" : {date: "date", timestamp: "datetime-local"}[type],
+          inputmode: {email: "email", iri: "url"}[rule.format],
+          min: rule.minimum,
+          max: rule.maximum,
+          step: {number: "any", string: 0.001}[rule.type],
+        });
+  const isNull = nullable && allowsEmpty ? h("input", {type: "checkbox"}) : null;
+  input.addEventListener("input", () => isNull && (isNull.checked = false));
+  isNull?.addEventListener("change", () => (input.value = ""));
+  const state = () => [input.value, input.validity.badInput, isNull?.checked].join();
+  let untouched;
   const set = (value) => {
     initial = value;
     const text = value == null ? "" : isJson ? JSON.stringify(value) : String(value);
-    control.value = control.type === "datetime-local" ? text.slice(0, -1) : text;
-    // Pickers have no years before 1 or after 9999.
-    if (text && !control.value) {
-      control.type = "text";
-      control.value = text;
+    input.value = input.type === "datetime-local" ? text.slice(0, -1) : text;
+    if (text && !input.value) {
+      // A year before 1 or after 9999.
+      input.type = "text";
+      input.value = text;
     }
-    shown = control.value;
-    if (nothing) nothing.checked = value === null;
+    if (isNull) isNull.checked = value === null;
+    untouched = state();
   };
   set(initial);
-  const untouched = () =>
-    control.value === shown && !control.validity.badInput && !(nothing && nothing.checked !== (initial === null));
+  const error = h("span", {class: "error"});
+  const hints = [type, required && "required", locked && "part of the key", isJson && "as JSON", HINTS[type]];
 
-  function read() {
-    const text = control.value;
-    // The input may show less than the value has, such as LF for CR LF.
-    if (untouched() && (initial !== undefined || !required)) return initial;
-    if (nothing?.checked) return null;
-    if (!control.validity.valid) throw Error(control.validationMessage);
-    if (!text && !allowsEmpty) {
-      if (nullable) return null;
-      if (rule.type === "array") return [];
-      if ("default" in schema) return schema.default;
-      throw Error("Enter a value.");
-    }
-    if (isJson) return JSON.parse(text);
-    if (isNumber && /^-?\d+$/.test(text) && BigInt(text) !== BigInt(+text)) throw Error("This number has too many digits.");
-    if (isNumber) return +text;
-    // Browsers leave out seconds that are zero.
-    return control.type === "datetime-local" ? `${text.padEnd(19, ":00")}Z` : text;
-  }
-
-  const error = h("p", {id: `${id}-error`, class: "error"});
-  const hints = [type, required && "required", locked && "part of the key", isJson && !isChoice && "as JSON", HINTS[type]];
   return {
     column,
     element: h("div", {class: "field"},
       h("label", {for: id}, column),
-      control,
-      nothing && h("label", {class: "check"}, nothing, `${column} is null`),
-      h("small", {id: `${id}-hint`, class: "muted"}, hints.filter(Boolean).join(", ")),
-      error),
-    read(changes) {
-      const value = read();
-      return changes && same(value, initial) ? undefined : value;
+      input,
+      isNull && h("label", {class: "check"}, isNull, `${column} is null`),
+      h("small", {id: `${id}-help`}, error, hints.filter(Boolean).join(", "))),
+    read() {
+      // The input may show less than the value has, such as LF for CR LF.
+      if (state() === untouched && (initial !== undefined || !required)) return initial;
+      if (isNull?.checked) return null;
+      const {validationMessage, value} = input;
+      if (validationMessage) throw Error(validationMessage);
+      if (!value && !allowsEmpty) {
+        if (nullable) return null;
+        if (rule.type === "array") return [];
+        if ("default" in schema) return schema.default;
+        throw Error("Enter a value.");
+      }
+      if (isJson) return JSON.parse(value);
+      if (isNumber) return +value;
+      // Browsers leave out seconds that are zero.
+      return input.type === "datetime-local" ? `${value.padEnd(19, ":00")}Z` : value;
     },
-    fail(text) {
-      error.textContent = text;
-      control.ariaInvalid = String(text !== "");
-    },
-    rebase(value) {
-      if (untouched()) set(value);
-      else [initial, shown] = [value];
+    rebase: (value) => state() === untouched && set(value),
+    fail(message) {
+      error.textContent = message;
+      input.ariaInvalid = message !== "";
     },
   };
 }
 
 /** A form for a row. The columns `locked` can't be edited. */
 export function rowForm(facts, schema, row, locked = []) {
-  const fields = Object.entries(schema.properties).map(([column, rule]) => fieldOf(
-    column, facts.columns[column], rule, schema.required?.includes(column), row ? row[column] : rule.default,
-    locked.includes(column)));
+  const fields = Object.entries(schema.properties).map(([column, rule]) => fieldOf(column, facts.columns[column], rule,
+    schema.required?.includes(column), row ? row[column] : rule.default, locked.includes(column)));
   const element = h("div", {}, fields.map((each) => each.element));
   return {
     element,
-    /** The request body, with `changes` only what was edited. Raise a Problem if it is not valid. */
-    body(changes) {
+    /** The request body, without the values that `base` has. */
+    body(base) {
+      const body = {};
       const errors = [];
-      const values = fields.map(({column, read}) => {
+      for (const {column, read} of fields) {
         try {
-          return [column, read(changes)];
+          const value = read();
+          if (!same(value, base?.[column])) body[column] = value;
         } catch ({message}) {
           errors.push({loc: ["body", column], msg: message});
         }
-      });
+      }
       if (errors.length) throw new Problem(422, {errors});
-      return Object.fromEntries(values.filter(([, value]) => value !== undefined));
+      return body;
     },
-    /** Show errors beside their fields. Return the others. */
+    /** Show a newer version of the row in the fields that nobody has edited. */
+    rebase: (current) => fields.forEach(({column, rebase}) => rebase(current[column])),
+    /** Show errors beside their fields. Return the text of the others. */
     show(errors) {
       for (const {fail} of fields) fail("");
-      const others = errors.filter(({loc: [part, column, ...rest], msg}) => {
+      let others = "";
+      for (const {loc: [part, column, ...rest], msg} of errors) {
         const field = part === "body" && fields.find((each) => each.column === column);
-        field?.fail?.([...rest, msg].join(": "));
-        return !field;
-      });
+        if (field) field.fail([...rest, msg].join(": "));
+        else others += `${column ?? ""} ${msg} `;
+      }
       element.querySelector("[aria-invalid=true]")?.focus();
-      return others.map(({loc, msg}) => `${loc.join(".")}: ${msg}`);
+      return others;
     },
-    /** Show a newer version of the row, except where somebody has typed. */
-    rebase: (current) => fields.forEach(({column, rebase}) => rebase(current[column])),
   };
 }

@@ -19,8 +19,8 @@ export function compare(versions) {
 }
 
 /** Ask which version to keep. Return "mine", "theirs", or "" for back to the form. */
-export const choose = (mine, theirs) => ask(h("dialog", {"aria-labelledby": "conflict"}, h("form", {method: "dialog"},
-  h("h2", {id: "conflict"}, "Somebody else has changed this row"),
+export const choose = (mine, theirs) => ask(h("dialog", {"aria-labelledby": "conflict-title"}, h("form", {method: "dialog"},
+  h("h2", {id: "conflict-title"}, "Somebody else has changed this row"),
   h("p", {}, "Nothing is saved yet. “Yours” has your changes, and what is stored in all other columns."),
   compare({Yours: mine, "Stored now": theirs}),
   h("p", {class: "actions"},

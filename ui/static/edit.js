@@ -9,46 +9,45 @@ import {rowPath} from "./resource.js";
 // No answer, or no definite one. 409: the service still works on it.
 const isUnsure = ({status}) => !(status < 500) || status === 409;
 
-/** The stored row and its ETag. */
 async function read(facts, row) {
   const response = await call("GET", rowPath(facts, row));
   return {row: await response.json(), etag: response.headers.get("ETag")};
 }
 
-/** Show an error outside of a dialog. Return null if the row does not exist. */
+// What the functions below return if the row can't be read.
 function tell(error) {
   notify(explain(error), "error");
   return error.status === 404 ? null : undefined;
 }
 
-/** Show a dialog until `save` returns a value, or the person cancels. Return that value and the last error. */
+/** Show a dialog until `save` succeeds or the person cancels. Return what it returned, and the last error. */
 async function submit(title, label, form, save) {
   const message = h("p", {class: "error", role: "alert"});
-  let busy, saved;
-  let failure = {status: 0};
+  let busy, saved, failure = {status: 0};
   async function run(event) {
     event.preventDefault();
     if (busy) return;
     busy = true;
-    message.textContent = "";
+    message.textContent = `${label} …`;
     form.show([]);
     failure = {};
     try {
       saved = await save();
+      message.textContent = "";
       if (saved) dialog.close();
     } catch (error) {
       failure = error;
       const {errors, status} = error;
-      message.textContent = errors?.length ? form.show(errors) || "Correct the marked fields." : explain(error);
-      if (isUnsure(error)) message.append(" The change may be stored nevertheless. To repeat it without other changes is safe.");
+      message.textContent = errors?.length ? form.show(errors) : explain(error);
+      if (isUnsure(error)) message.append(" The change may be stored nevertheless. You can repeat it safely.");
       if (status === 404) message.append(". Copy your values if you need them, and close the form.");
       if (status === 412) dialog.close();
       if (status === 401) signIn();
     }
     busy = false;
   }
-  const dialog = h("dialog", {"aria-labelledby": "edit"}, h("form", {novalidate: true, onsubmit: run},
-    h("h2", {id: "edit"}, title),
+  const dialog = h("dialog", {"aria-labelledby": "edit-title"}, h("form", {novalidate: true, onsubmit: run},
+    h("h2", {id: "edit-title"}, title),
     message,
     form.element,
     h("p", {class: "actions"},
@@ -82,7 +81,6 @@ export async function editRow(facts, row) {
   const form = versioned
     ? rowForm(facts, facts.change, stored.row)
     : rowForm(facts, facts.create, stored.row, [...facts.partition, ...Object.keys(facts.clustering)]);
-  if (!versioned) form.element.prepend("Save replaces the whole row, also what others change meanwhile.");
   async function save(json) {
     const mine = {...stored.row, ...json};
     // Nothing was edited, or an earlier request without an answer was carried out.

@@ -3,11 +3,10 @@
 import {Problem} from "./api.js";
 import {h} from "./dom.js";
 
-const NAN = "NaN and infinity read as null";
 const HINTS = {
-  timestamp: "UTC", float: NAN, double: NAN, decimal: "such as 21.350", time: "such as 08:30:00.5",
-  duration: "such as P1Y2M3DT4H5M6.5S", inet: "such as 2001:db8::1", blob: "base64, such as AP8Q",
-  uuid: "such as 123e4567-e89b-42d3-a456-426614174000", timeuuid: "UUID of version 1",
+  timestamp: "UTC", decimal: "such as 21.350", time: "such as 08:30:00.5", duration: "such as P1Y2M3DT4H5M6.5S",
+  inet: "such as 2001:db8::1", blob: "base64, such as AP8Q", uuid: "such as 123e4567-e89b-42d3-a456-426614174000",
+  timeuuid: "UUID of version 1",
 };
 
 export const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
@@ -55,7 +54,8 @@ function fieldOf(column, type, schema, required, initial, locked) {
   };
   set(initial);
   const error = h("span", {class: "error"});
-  const hints = [type, required && "required", locked && "part of the key", isJson && "as JSON", HINTS[type]];
+  const hints = [type, required && "required", locked && "part of the key", isJson && "as JSON",
+    rule.type === "number" && "NaN and infinity read as null", HINTS[type]];
 
   return {
     column,
@@ -77,6 +77,7 @@ function fieldOf(column, type, schema, required, initial, locked) {
         throw Error("Enter a value.");
       }
       if (isJson) return JSON.parse(value);
+      if (/^-?\d{16,}$/.test(value) && isNumber && BigInt(value) !== BigInt(+value)) throw Error("This number has too many digits.");
       if (isNumber) return +value;
       // Browsers leave out seconds that are zero.
       return input.type === "datetime-local" ? `${value.padEnd(19, ":00")}Z` : value;
@@ -93,13 +94,13 @@ function fieldOf(column, type, schema, required, initial, locked) {
 export function rowForm(facts, schema, row, locked = []) {
   const fields = Object.entries(schema.properties).map(([column, rule]) => fieldOf(column, facts.columns[column], rule,
     schema.required?.includes(column), row ? row[column] : rule.default, locked.includes(column)));
-  const element = h("div", {}, fields.map((each) => each.element));
+  const note = facts.versioned ? null : "Save replaces the row that has this key, also what others change meanwhile.";
+  const element = h("div", {}, note, fields.map((each) => each.element));
   return {
     element,
     /** The request body, without the values that `base` has. */
     body(base) {
-      const body = {};
-      const errors = [];
+      const body = {}, errors = [];
       for (const {column, read} of fields) {
         try {
           const value = read();
@@ -113,17 +114,17 @@ export function rowForm(facts, schema, row, locked = []) {
     },
     /** Show a newer version of the row in the fields that nobody has edited. */
     rebase: (current) => fields.forEach(({column, rebase}) => rebase(current[column])),
-    /** Show errors beside their fields. Return the text of the others. */
+    /** Show errors beside their fields. Return what to say about the others. */
     show(errors) {
       for (const {fail} of fields) fail("");
       let others = "";
-      for (const {loc: [part, column, ...rest], msg} of errors) {
-        const field = part === "body" && fields.find((each) => each.column === column);
+      for (const {loc: [, column, ...rest], msg} of errors) {
+        const field = fields.find((each) => each.column === column);
         if (field) field.fail([...rest, msg].join(": "));
-        else others += `${column ?? ""} ${msg} `;
+        else others += `${msg}. `;
       }
       element.querySelector("[aria-invalid=true]")?.focus();
-      return others;
+      return others || "Correct the marked fields.";
     },
   };
 }

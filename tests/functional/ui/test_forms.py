@@ -154,7 +154,7 @@ def test_hostile_text_is_stored_and_shown_unchanged(live: Service, window: Windo
     assert live.client.get(path).json() == row
 
     dialog = start(page, "editRow", row)
-    expect(dialog).to_contain_text("Save replaces the whole row")
+    expect(dialog).to_contain_text("Save replaces the row that has this key")
     expect(value_of(dialog, "genus")).to_have_value(row["genus"])
     expect(value_of(dialog, "genus")).to_have_attribute("readonly", "")
     value_of(dialog, "sightings").fill("4")
@@ -448,3 +448,56 @@ def test_values_of_every_type_can_be_entered(live: Service, window: Window) -> N
     body = page.evaluate("form.body()")
     assert body | {"a_timestamp": "2026-11-21T06:50:04.61Z"} == entered
     EveryType.model_validate(body)
+
+
+def test_an_edited_form_sends_only_changes(live: Service, window: Window) -> None:
+    """An empty input is null, except for text, and an empty list for lists."""
+    page = window(live, "/ui/finds")
+    show_form(page, ROW)
+    form = page.locator("#explorer")
+    for column in ("a_text", "a_int", "a_vector", "a_list"):
+        value_of(form, column).fill("")
+    value_of(form, "a_timestamp").fill("2026-11-21T06:50")
+    value_of(form, "a_double").fill("-1.5e-300")
+    value_of(form, "a_boolean").select_option("true")
+    assert page.evaluate("row => form.body(row)", ROW) == {
+        "a_text": "",
+        "a_int": None,
+        "a_vector": None,
+        "a_list": [],
+        "a_timestamp": "2026-11-21T06:50:00Z",
+        "a_double": -1.5e-300,
+        "a_boolean": True,
+    }
+
+
+def test_null_and_empty_text_differ(live: Service, window: Window) -> None:
+    page = window(live, "/ui/finds")
+    show_form(page, ROW)
+    form = page.locator("#explorer")
+    is_null = form.get_by_label("a_text is null")
+    is_null.check()
+    expect(value_of(form, "a_text")).to_have_value("")
+    assert page.evaluate("row => form.body(row)", ROW) == {"a_text": None}
+    is_null.uncheck()
+    assert page.evaluate("row => form.body(row)", ROW) == {"a_text": ""}
+    is_null.check()
+    value_of(form, "a_text").fill("text")
+    expect(is_null).not_to_be_checked()
+    assert page.evaluate("row => form.body(row)", ROW) == {"a_text": "text"}
+
+
+def test_inputs_reject_what_they_cannot_send(live: Service, window: Window) -> None:
+    page = window(live, "/ui/finds")
+    show_form(page, ROW)
+    form = page.locator("#explorer")
+    for column, text in {"a_tinyint": "-129", "a_int": "1.5", "a_double": "9007199254740993", "a_map": "{"}.items():
+        value_of(form, column).fill(text)
+    value_of(form, "a_float").press_sequentially("1e")
+    value_of(form, "a_decimal").fill("")
+    page.evaluate("try { form.body() } catch (error) { form.show(error.errors) }")
+    for column in ("a_tinyint", "a_int", "a_float", "a_double", "a_decimal", "a_map"):
+        expect(error_of(form, column)).not_to_be_empty()
+        expect(value_of(form, column)).to_have_attribute("aria-invalid", "true")
+    expect(value_of(form, "a_tinyint")).to_be_focused()
+    assert form.locator("[aria-invalid=true]").count() == 6

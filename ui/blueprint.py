@@ -49,11 +49,6 @@ def has_sign_in(settings: Settings) -> bool:
     return settings.sign_in != "off" or settings.is_production
 
 
-def has_diagnostics() -> bool:
-    """Whether the diagnostics are on, and their folder was not removed."""
-    return "diagnostics" in current_app.blueprints
-
-
 def write_scope() -> str | None:
     """The scope that a person needs to change rows; None if everybody may."""
     return _WRITE.required_scope("POST", current_settings())
@@ -66,7 +61,7 @@ def _pages(settings: Settings) -> list[Page]:
         *(Page(name.capitalize(), url_for("ui.explorer", name=name)) for name in resources()),
         Page("Imports", url_for("ui.jobs"), _IMPORT.required_scope("POST", settings)),
     ]
-    if has_diagnostics():
+    if settings.has_diagnostics:
         pages.append(Page("Diagnostics", url_for("ui.diagnostics"), _OPERATE.required_scope("POST", settings)))
     if has_sign_in(settings):
         pages.append(Page("Accounts", url_for("ui.accounts"), "operator"))

@@ -8,7 +8,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from schemas.base import Path
 from schemas.service import FilePath
-from ui.blueprint import STATIC, blueprint, has_diagnostics, has_sign_in, resources
+from ui.blueprint import STATIC, blueprint, has_sign_in, resources
 from ui.explorer import explorer_facts
 from web.dependencies import current_settings
 from web.media_types import HTML
@@ -52,7 +52,7 @@ def jobs() -> Response:
 @_page
 def diagnostics() -> Response:
     """Run the probes of the service."""
-    if not has_diagnostics():
+    if not current_settings().has_diagnostics:
         raise NotFound("The diagnostics are off: DIAGNOSTICS is not true.")
     return _render("diagnostics.html")
 

@@ -53,13 +53,14 @@ def test_page_of_the_documentation_has_every_route() -> None:
 
 def test_pages_work_without_resources() -> None:
     """As after `python -m dev.resource remove --samples`."""
-    settings = Settings.model_validate({"secret_key": "the secret of the unit tests", "diagnostics": True})
+    values = {"secret_key": "the secret of the unit tests", "diagnostics": True, "auth": "all"}
+    settings = Settings.model_validate(values)
     blueprints = tuple(each for each in BLUEPRINTS if each.resource is None)
     client = create_app(settings, None, blueprints).test_client()
     for path in ("/", "/ui/dashboard", "/ui/jobs", "/ui/diagnostics", "/ui/accounts"):
-        response = client.get(path, headers={"Accept": "text/html"})
+        response = client.get(path, headers={"Accept": "text/html"}, buffered=True)
         assert (response.status_code, response.mimetype) == (200, "text/html")
-    assert client.get("/", headers={"Accept": "text/html"}).text.count("<pre") == 3
+        assert path != "/" or response.text.count("<pre") == 3
     assert client.get("/ui/observers").status_code == 404
 
 
@@ -70,7 +71,7 @@ def test_diagnostics_that_are_off_have_no_page() -> None:
     assert "/ui/diagnostics" not in client.get("/ui/dashboard").text
 
 
-@pytest.mark.parametrize("plural", ["dashboard", "accounts", "session"])
+@pytest.mark.parametrize("plural", ["dashboard", "session"])
 def test_a_resource_can_not_have_the_path_of_a_page(plural: str) -> None:
     """Its explorer would be at /ui/<plural>."""
     spec = spec_of("reading", plural, ["sensor:text"], [], ["value:int"], ttl=None, deletable=True, uuid_key=False)

@@ -160,7 +160,7 @@ clean: stop ## stop Cassandra, then delete its data, the virtual environment and
 
 # The tools that only tests and lint need.
 .venv/test-ready: .venv/ready requirements-test.txt
-	@echo "Installing the tools of tests and lint into .venv (500 MB) ..."
+	@echo "Installing the tools of tests and lint into .venv (650 MB) ..."
 	@$(INSTALL) -r requirements.txt -r requirements-dev.txt -r requirements-test.txt
 	@touch $@
 

@@ -11,8 +11,8 @@ const show = (value) =>
 
 /** Run the probe of a card. Return its findings, or nothing if it has failed. */
 async function run(card, query = "") {
-  const {classList, dataset} = card;
-  if (classList.contains("busy")) return;
+  const {busy, method, path} = card.dataset;
+  if (busy) return;
   const stop = new AbortController();
   $(".stop", card).onclick = () => stop.abort();
   const began = performance.now();
@@ -21,12 +21,13 @@ async function run(card, query = "") {
   const result = $(".result", card);
   result.replaceChildren();
   say("Running …", "");
-  classList.add("busy");
+  card.dataset.busy = "yes";
   try {
-    const response = await call(dataset.method, dataset.path + query, {signal: stop.signal});
+    const response = await call(method, path + query, {signal: stop.signal});
     const {events = [], ...findings} = await response.json();
-    const timeline = [["request sent", "0 ms"], ...events.map((event) => [event]), ["response received", time()]];
-    say(`Answered after ${time()}.`, "good");
+    const took = time();
+    const timeline = [["request sent", "0 ms"], ...events.map((event) => [event]), ["response received", took]];
+    say(`Answered after ${took}.`, "good");
     result.append(
       h("ol", {}, timeline.map(([event, at]) => h("li", {}, named(event), at && h("time", {}, at)))),
       h("dl", {}, Object.entries(findings).flatMap(([name, value]) => [h("dt", {}, named(name)), h("dd", {}, show(value))])));
@@ -34,7 +35,7 @@ async function run(card, query = "") {
   } catch (error) {
     say(stop.signal.aborted ? `Stopped after ${time()}.` : `Failed after ${time()}: ${explain(error)}`, "error");
   } finally {
-    classList.remove("busy");
+    delete card.dataset.busy;
   }
 }
 

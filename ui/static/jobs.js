@@ -1,11 +1,11 @@
-// Imports: upload a file, and watch the jobs. The page has templates for a job and for errors by line.
+// Imports: upload a file, and watch the jobs. The page has templates of a job and of a table of errors.
 
 import {$, h, notify} from "./dom.js";
 import {call, explain, start} from "./api.js";
 import {accessToken, can, root} from "./session.js";
 
 const [form, file, bar, state, list, more, problem] =
-  ["import", "file", "upload", "state", "jobs", "more", "problem"].map((id) => $(`#${id}`));
+  ["#import", "#file", "#upload", "#state", "#jobs", "#more", "#problem"].map((id) => $(id));
 const OPEN = "[data-state=queued], [data-state=running]";
 let loads = 0;
 
@@ -14,8 +14,8 @@ const copy = (id) => $(id).content.firstElementChild.cloneNode(true);
 function table(errors = []) {
   const element = copy("#lines");
   // In a response 422, the line is a part of `loc`.
-  const cells = ({line, loc, msg}) => [line ?? loc[1], loc.slice(line ? 0 : 2).join("."), msg];
-  $("tbody", element).append(...errors.map((each) => h("tr", {}, cells(each).map((text) => h("td", {}, text)))));
+  $("tbody", element).append(...errors.map(({line, loc, msg}) =>
+    h("tr", {}, [line ?? loc[1], loc.slice(line ? 0 : 2).join("."), msg].map((text) => h("td", {}, text)))));
   return element;
 }
 
@@ -26,18 +26,17 @@ function report(textContent, className = "", errors) {
 
 form.onsubmit = async (event) => {
   event.preventDefault();
-  if (form.ariaBusy) return;
+  if (form.dataset.busy) return;
   const [chosen, second] = file.files;
   const [, type, gzip] = /\.(csv|ndjson|jsonl)(\.gz)?$/i.exec(chosen.name) ?? [];
-  if (!type || second) return report("Choose one .csv, .ndjson or .jsonl file, perhaps with .gz after its name.", "error");
-  const url = `${root}${$("#resource").value}/import?${new URLSearchParams(new FormData(form))}`;
-  form.ariaBusy = true;
+  if (!type || second) return report("Choose one file: .csv, .ndjson, .jsonl, or one of these with .gz.", "error");
+  form.dataset.busy = "yes";
   bar.value = 0;
   report("");
   const token = await accessToken();
   // fetch() reports no progress of uploads.
   const request = new XMLHttpRequest();
-  request.open("POST", url);
+  request.open("POST", `${root}${$("#resource").value}/import?${new URLSearchParams(new FormData(form))}`);
   request.responseType = "json";
   request.setRequestHeader("Content-Type", /csv/i.test(type) ? "text/csv" : "application/x-ndjson");
   if (gzip) request.setRequestHeader("Content-Encoding", "gzip");
@@ -48,7 +47,7 @@ form.onsubmit = async (event) => {
     load();
   };
   request.onloadend = async () => {
-    form.ariaBusy = null;
+    delete form.dataset.busy;
     state.selectedIndex = 0;
     await load();
     const {read, written, failed, errors, detail} = request.response ?? {};
@@ -57,8 +56,7 @@ form.onsubmit = async (event) => {
     else if (request.status === 202) {
       report("The import continues in the background: see the first job.");
       $("h3", list)?.focus();
-    } else
-      report(detail ?? "The upload ended without an answer. If there is no new job, no row was written.", "error", errors);
+    } else report(detail ?? "The upload ended without an answer. Without a new job, no row was written.", "error", errors);
   };
   $("#stop").onclick = () => request.abort();
   request.send(chosen);
@@ -90,12 +88,15 @@ const update = async (path, method = "GET") => show(await (await call(method, `/
 
 list.onclick = ({target}) => {
   const {method, action} = target.dataset;
-  if (method) update(target.closest("li").id + action, method).catch((error) => notify(explain(error), "error"));
+  const job = target.closest("li");
+  // The button disappears, so the focus moves to the heading.
+  if (method)
+    update(job.id + action, method).then(() => $("h3", job).focus(), (error) => notify(explain(error), "error"));
 };
 
 /** Show the error of `work` until the next call succeeds. */
 const attempt = (work) =>
-  work().then(() => (problem.textContent = ""), (error) => (problem.textContent = explain(error)));
+  work().then(() => (problem.textContent = ""), (error) => (problem.textContent ||= explain(error)));
 
 /** Show the first page of the list, or add the next one. Of several calls, the last one counts. */
 const load = (next) =>
@@ -107,16 +108,15 @@ const load = (next) =>
     if (number !== loads) return;
     if (!next) list.replaceChildren();
     jobs.forEach(show);
-    more.value = /<(.+)>/.exec(response.headers.get("Link"))?.[1].slice(root.length) ?? "";
+    more.value = response.headers.get("Link")?.split(/[<>]/)[1].slice(root.length) ?? "";
   });
 
+const updateOpen = async () => {
+  for (const {id} of list.querySelectorAll(OPEN)) await update(id);
+};
+
 async function poll() {
-  if (document.hidden);
-  else if (problem.textContent) await load();
-  else
-    await attempt(async () => {
-      for (const {id} of list.querySelectorAll(OPEN)) await update(id);
-    });
+  if (!document.hidden) await (problem.textContent ? load() : attempt(updateOpen));
   setTimeout(poll, 1500);
 }
 

@@ -12,6 +12,7 @@ from flask import current_app, request, url_for
 from routes.blueprint import Blueprint
 from routes.resource import Resource
 from settings import Settings
+from ui.probes import has_probes
 from web.dependencies import current_settings
 from web.route_options import RouteOptions
 
@@ -23,6 +24,7 @@ blueprint.template_folder = "templates"
 # The routes that the scripts of the pages call, by what a person does.
 _WRITE = RouteOptions()
 _IMPORT = RouteOptions(scope="operator")
+_LIST_JOBS = RouteOptions(private=True)
 _OPERATE = RouteOptions(scope="operator", sign_in="in production")
 
 
@@ -54,15 +56,30 @@ def write_scope() -> str | None:
     return _WRITE.required_scope("POST", current_settings())
 
 
+def import_scope() -> str | None:
+    """The scope that a person needs to import a file."""
+    return _IMPORT.required_scope("POST", current_settings())
+
+
+def jobs_scope() -> str | None:
+    """The scope that a person needs to list jobs."""
+    return _LIST_JOBS.required_scope("GET", current_settings())
+
+
+def probe_scope() -> str | None:
+    """The scope that a person needs to run a probe."""
+    return _OPERATE.required_scope("POST", current_settings())
+
+
 def _pages(settings: Settings) -> list[Page]:
     pages = [
         Page("Home", url_for("home.home")),
         Page("Dashboard", url_for("ui.dashboard")),
         *(Page(name.capitalize(), url_for("ui.explorer", name=name)) for name in resources()),
-        Page("Imports", url_for("ui.jobs"), _IMPORT.required_scope("POST", settings)),
+        Page("Imports", url_for("ui.jobs"), import_scope()),
     ]
-    if settings.has_diagnostics:
-        pages.append(Page("Diagnostics", url_for("ui.diagnostics"), _OPERATE.required_scope("POST", settings)))
+    if has_probes():
+        pages.append(Page("Diagnostics", url_for("ui.diagnostics"), probe_scope()))
     if has_sign_in(settings):
         pages.append(Page("Accounts", url_for("ui.accounts"), "operator"))
     return pages

@@ -8,8 +8,9 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from schemas.base import Path
 from schemas.service import FilePath
-from ui.blueprint import STATIC, blueprint, has_sign_in, resources
+from ui.blueprint import STATIC, blueprint, has_sign_in, import_scope, jobs_scope, probe_scope, resources
 from ui.explorer import explorer_facts
+from ui.probes import has_probes, probes
 from web.dependencies import current_settings
 from web.media_types import HTML
 from web.route_options import route_options
@@ -45,16 +46,17 @@ def dashboard() -> Response:
 @_page
 def jobs() -> Response:
     """Imports: upload a file, and watch the jobs."""
-    return _render("jobs.html", resources=[each for each in resources().values() if "import" in each.operations])
+    importable = [each for each in resources().values() if "import" in each.operations]
+    return _render("jobs.html", resources=importable, import_scope=import_scope(), jobs_scope=jobs_scope())
 
 
 @blueprint.get("/ui/diagnostics", doc_ui=False)
 @_page
 def diagnostics() -> Response:
     """Run the probes of the service."""
-    if not current_settings().has_diagnostics:
+    if not has_probes():
         raise NotFound("The diagnostics are off: DIAGNOSTICS is not true.")
-    return _render("diagnostics.html")
+    return _render("diagnostics.html", probes=probes(), scope=probe_scope())
 
 
 @blueprint.get("/ui/accounts", doc_ui=False)

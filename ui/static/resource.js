@@ -11,27 +11,20 @@ export const fill = (facts, template, row) =>
 /** The path of a row. */
 export const rowPath = (facts, row) => fill(facts, facts.routes.row.path, row);
 
-// Numbers keep their digits: without this, 21.0 would be shown as 21. Older browsers don't have rawJSON.
+// JSON.parse turns 21.0 into 21. Older browsers have no rawJSON.
 const exact = JSON.rawJSON && ((_, value, {source}) => (typeof value === "number" ? JSON.rawJSON(source) : value));
 
-/** Parse a document whose values are only shown. */
-export const parse = (text) => JSON.parse(text, exact);
+/** Parse JSON whose values are only shown: numbers keep their digits. */
+export const parse = (json) => JSON.parse(json, exact);
 
-/** A value as text: strings as they are, everything else as JSON. */
+/** A value as text. */
 export const text = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
-const field = (value) => {
-  if (value === null) return "";
-  const shown = text(value);
-  return shown === "" || /[",\r\n]/.test(shown) ? `"${shown.replaceAll('"', '""')}"` : shown;
-};
+const field = (value) =>
+  value === null ? "" : text(value).replace(/^$|^[^]*[",\r\n][^]*$/, (all) => `"${all.replaceAll('"', '""')}"`);
 
-/** Rows as CSV, as docs/types.md defines it. */
-export const csv = (facts, lines) => {
+/** The lines of a CSV file (docs/types.md) with rows that are given as JSON. */
+export const csv = (facts, rows) => {
   const columns = Object.keys(facts.columns);
-  const rows = lines.map((line) => {
-    const row = parse(line);
-    return columns.map((column) => field(row[column]));
-  });
-  return [columns, ...rows].map((row) => `${row}\r\n`);
+  return [columns, ...rows.map((row) => Object.values({...facts.columns, ...parse(row)}).map(field))].map((line) => `${line}\r\n`);
 };

@@ -35,7 +35,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "date": {"format": "date"},
 }
 # Widths of columns in rem. Columns of other types have 12.
-_WIDTHS = {"uuid": 21, "timeuuid": 21, "timestamp": 15, "tinyint": 6, "smallint": 6, "int": 7, "boolean": 6}
+_WIDTHS = {"uuid": 23, "timeuuid": 23, "timestamp": 16, "tinyint": 6, "smallint": 6, "int": 7, "boolean": 6}
 
 
 @dataclass(frozen=True)

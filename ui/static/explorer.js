@@ -9,35 +9,28 @@ import {can, root} from "./session.js";
 import {readRows} from "./stream.js";
 
 const facts = JSON.parse($("#explorer").dataset.facts);
-const [form, stop, following, progress, outcome, problem, details] =
-  ["query", "stop", "next", "progress", "outcome", "problem", "details"].map((id) => $(`#${id}`));
+const form = $("#query");
 const view = form.elements["explorer-view"];
+const details = $("#details");
 const table = rowTable($(".rows"), facts, show);
 const number = (value) => Math.round(value).toLocaleString("en");
-const count = () => `${number(table.rows.length)} ${table.rows.length === 1 ? "row" : "rows"}`;
 
-let controller;
-let next;
-let pages;
-let suffix;
-let kind;
-let isSignedIn;
+// What is loading or shown: the page, the path of the next page, a part of the names of files.
+let controller, kind, page, next, suffix, isSignedIn;
 
-/** Enable the inputs of the chosen view. */
-function choose() {
-  for (const each of form.querySelectorAll("fieldset")) each.disabled = each.name !== view.value;
-}
+const inputs = () => $("fieldset:enabled", form);
+const say = (id, text) => ($(id).textContent = text);
 
 /** Show the rows that the form asks for. */
 function submit() {
   if (!form.reportValidity()) return;
-  const {path, defaults} = $("fieldset:enabled", form).dataset;
+  const {path, defaults} = inputs().dataset;
   const values = [...new FormData(form)].filter(([, value]) => value);
   history.replaceState(null, "", `?${new URLSearchParams(values)}`);
   const query = new URLSearchParams(defaults);
   for (const [name, value] of values) if (name !== view.name && !path.includes(`{${name}}`)) query.set(name, value);
-  pages = 0;
   kind = view.value;
+  page = 0;
   load(`${fill(facts, path, Object.fromEntries(values))}?${query}`);
 }
 
@@ -45,51 +38,49 @@ async function load(path) {
   controller?.abort();
   const own = (controller = new AbortController());
   const began = performance.now();
+  const rows = (table.rows = []);
   let frame;
   const update = () => {
     frame = null;
     const seconds = (performance.now() - began) / 1000;
-    progress.textContent = `${count()}, ${number(table.rows.length / seconds)} rows a second, ${seconds.toFixed(1)} s`;
+    const rate = number(rows.length / seconds);
+    say("#progress", `Rows: ${number(rows.length)}. Time: ${seconds.toFixed(1)} s. Rows a second: ${rate}.`);
     table.draw();
   };
-  const push = (rows) => {
-    if (own !== controller) return;
-    table.rows.push(...rows);
+  const add = (more) => {
+    rows.push(...more);
     frame ??= requestAnimationFrame(update);
   };
-  table.reset();
-  pages++;
+  page++;
   next = null;
   suffix = "-incomplete";
-  stop.ariaDisabled = "false";
-  outcome.textContent = "Loading …";
-  problem.textContent = "";
+  table.draw();
+  $("#stop").ariaDisabled = "false";
+  say("#outcome", "Loading …");
+  say("#problem", "");
   for (const field of form.querySelectorAll("fieldset .field")) mark(field, "");
-  let result;
-  try {
-    await read(path, own.signal, push);
-    suffix = "";
-    result = `${next || pages > 1 ? `Page ${pages}` : "Complete"}: ${count()}.${next ? " There are more." : ""}`;
-  } catch (error) {
-    if (own !== controller) return;
-    result = `${own.signal.aborted ? "Stopped" : "Failed"} after ${count()}: the result is not complete.`;
-    if (!own.signal.aborted) report(error);
-  }
+  const failure = await read(path, own.signal, add).catch((error) => error);
+  cancelAnimationFrame(frame);
+  if (own !== controller) return;
   update();
-  outcome.textContent = result;
-  stop.ariaDisabled = "true";
-  following.ariaDisabled = `${!next}`;
+  let outcome = next || page > 1 ? `Page ${page}. ${next ? "There are more." : "It is the last one."}` : "Complete.";
+  if (failure) outcome = `${own.signal.aborted ? "Stopped" : "Failed"}: the result is not complete.`;
+  else suffix = "";
+  if (failure && !own.signal.aborted) report(failure);
+  say("#outcome", `${outcome} ${$("#progress").textContent}`);
+  say("#progress", "");
+  $("#stop").ariaDisabled = "true";
+  $("#next").ariaDisabled = `${!next}`;
 }
 
-/** Read rows. `next` is then the path of the next page, if there is one. */
-async function read(path, signal, push) {
-  if (["partition", "list", "stream"].includes(kind)) {
-    const response = await readRows(path, signal, push);
+async function read(path, signal, add) {
+  if (!["pages", "row"].includes(kind)) {
+    const response = await readRows(path, signal, add);
     next = response.headers.get("Link")?.match(/<(.*)>/)[1].slice(root.length);
     return;
   }
   const found = parse(await (await call("GET", path, {signal})).text());
-  push((kind === "row" ? [found] : found[facts.name]).map((row) => JSON.stringify(row)));
+  add((kind === "row" ? [found] : found[facts.name]).map((row) => JSON.stringify(row)));
   const url = new URL(path, location);
   url.searchParams.set("page_state", found.page_state);
   next = found.has_more && url.pathname + url.search;
@@ -101,9 +92,9 @@ function mark(field, message) {
 }
 
 function report(error) {
-  problem.textContent = explain(error);
+  say("#problem", explain(error));
   for (const {loc, msg} of error.errors ?? []) {
-    const input = $("fieldset:enabled", form).elements[loc[1]];
+    const input = inputs().elements[loc[1]];
     if (input) mark(input.parentElement, msg);
   }
 }
@@ -122,16 +113,18 @@ async function show(index) {
   if (details.returnValue === "delete" && (await deleteRow(facts, JSON.parse(rows[index])))) stored = null;
   if (stored === undefined) return;
   rows.splice(index, 1, ...(stored ? [JSON.stringify(stored)] : []));
-  table.draw(true);
+  table.draw();
 }
 
 const on = (id, run) => $(id)?.addEventListener("click", run);
-on("#stop", () => controller.abort());
+on("#stop", () => controller?.abort());
 on("#next", () => next && load(next));
 on("#create", async () => (await createRow(facts)) && submit());
 on("#csv", () => download(`${facts.name}${suffix}.csv`, "text/csv", csv(facts, table.rows)));
 on("#ndjson", () => download(`${facts.name}${suffix}.ndjson`, "application/x-ndjson", table.rows.map((row) => `${row}\n`)));
-view.addEventListener("change", choose);
+view.addEventListener("change", () => {
+  for (const each of form.querySelectorAll("fieldset")) each.disabled = each.name !== view.value;
+});
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   submit();

@@ -11,10 +11,10 @@ export const fill = (facts, template, row) =>
 /** The path of a row. */
 export const rowPath = (facts, row) => fill(facts, facts.routes.row.path, row);
 
-// JSON.parse turns 21.0 into 21. Older browsers have no rawJSON.
+// JSON.parse makes 21 of 21.0. Older browsers have no rawJSON.
 const exact = JSON.rawJSON && ((_, value, {source}) => (typeof value === "number" ? JSON.rawJSON(source) : value));
 
-/** Parse JSON whose values are only shown: numbers keep their digits. */
+/** Parse JSON for display: numbers keep their digits. */
 export const parse = (json) => JSON.parse(json, exact);
 
 /** A value as text. */
@@ -23,8 +23,9 @@ export const text = (value) => (typeof value === "string" ? value : JSON.stringi
 const field = (value) =>
   value === null ? "" : text(value).replace(/^$|^[^]*[",\r\n][^]*$/, (all) => `"${all.replaceAll('"', '""')}"`);
 
-/** The lines of a CSV file (docs/types.md) with rows that are given as JSON. */
+/** Lines of CSV (docs/types.md) with rows that are given as JSON. */
 export const csv = (facts, rows) => {
   const columns = Object.keys(facts.columns);
-  return [columns, ...rows.map((row) => Object.values({...facts.columns, ...parse(row)}).map(field))].map((line) => `${line}\r\n`);
+  const line = (row) => columns.map((column) => field(row[column]));
+  return [columns, ...rows.map((row) => line(parse(row)))].map((fields) => `${fields}\r\n`);
 };

@@ -38,6 +38,10 @@ def outcome(page: Page) -> Any:
     return expect(page.locator("#outcome"))
 
 
+def field(page: Page, view: str, label: str) -> Locator:
+    return page.locator(f"fieldset[name={view}]").get_by_label(label)
+
+
 def downloaded(page: Page, kind: str) -> tuple[str, str]:
     """The name and the content of the file that a button saves."""
     with page.expect_download() as download:
@@ -52,31 +56,31 @@ def body(live: Service, path: str, media_type: str) -> str:
 def test_partition_is_streamed_and_address_shows_the_same_rows_again(live: Service, window: WINDOW) -> None:
     page = window(live, "/ui/finds")
     outcome(page).to_contain_text("Complete. Rows: 2.")
-    page.get_by_label("Genus").fill("Hieracium")
-    page.get_by_label("From").fill("forma-2990")
-    page.get_by_label("Order").select_option("desc")
+    field(page, "partition", "Genus").fill("Hieracium")
+    field(page, "partition", "From").fill("forma-2990")
+    field(page, "partition", "Order").select_option("desc")
     page.get_by_role("button", name="Show rows").click()
     outcome(page).to_contain_text("Complete. Rows: 10.")
     expect(page.locator(ROWS).first).to_have_text(f"Hieraciumforma-2999{2999 % 7}")
     page.reload()
     outcome(page).to_contain_text("Complete. Rows: 10.")
-    assert page.get_by_label("From").input_value() == "forma-2990"
+    assert field(page, "partition", "From").input_value() == "forma-2990"
 
 
 def test_errors_are_beside_the_inputs(live: Service, window: WINDOW) -> None:
     page = window(live, "/ui/finds?genus=Quercus&from=%20", expected=["422"])
     error = page.locator("#partition-from-error")
     expect(error).to_contain_text("visible character")
-    expect(page.get_by_label("From")).to_have_attribute("aria-invalid", "true")
+    expect(field(page, "partition", "From")).to_have_attribute("aria-invalid", "true")
     expect(page.get_by_role("alert")).to_contain_text("query.from")
-    page.get_by_label("From").fill("")
+    field(page, "partition", "From").fill("")
     page.get_by_role("button", name="Show rows").click()
     outcome(page).to_contain_text("Complete.")
     expect(error).to_be_empty()
     # A slash would lead to another route.
-    page.get_by_label("Genus").fill("Quercus/robur")
+    field(page, "partition", "Genus").fill("Quercus/robur")
     page.get_by_role("button", name="Show rows").click()
-    assert page.get_by_label("Genus").evaluate("(input) => input.validity.patternMismatch")
+    assert field(page, "partition", "Genus").evaluate("(input) => input.validity.patternMismatch")
 
 
 def test_large_stream_has_few_elements_and_scrolls_to_its_end(large: Service, window: WINDOW) -> None:
@@ -96,7 +100,7 @@ def test_stop_ends_the_stream_in_the_service(large: Service, window: WINDOW) -> 
     page = window(large, "/ui/observers")
     outcome(page).to_contain_text("Page 1. There are more.")
     page.get_by_label("Show", exact=True).select_option("All rows")
-    page.get_by_label("Fetch size").fill("10")
+    field(page, "stream", "Fetch size").fill("10")
     page.get_by_role("button", name="Show rows").click()
     expect(page.locator("#progress")).to_have_text(re.compile(r"Rows: [1-9]"))
     page.get_by_role("button", name="Stop").click()
@@ -129,11 +133,39 @@ def test_downloads_equal_the_responses_of_the_service(live: Service, window: WIN
 COLUMNS = {"genus": "text", "species": "text", "image_url": "text", "size": "double", "note": "text", "tags": "map"}
 VALUES = [
     {"genus": "Quercus", "species": "a", "image_url": "/nothing.png", "size": 21.0, "note": "", "tags": {"a": [1.0]}},
-    {"genus": "Quercus", "species": "b", "image_url": "https://other.example/b.png", "size": 1.5, "note": "a,b", "tags": {}},
+    {
+        "genus": "Quercus",
+        "species": "b",
+        "image_url": "https://other.example/b.png",
+        "size": 1.5,
+        "note": "a,b",
+        "tags": {},
+    },
     {"genus": "Quercus", "species": "c", "image_url": None, "size": None, "note": None, "tags": {}},
-    {"genus": "Quercus", "species": "d", "image_url": "javascript:alert(1)", "size": -0.1, "note": "x\r\ny", "tags": {}},
-    {"genus": "Quercus", "species": "<script>alert(1)</script>", "image_url": None, "size": 0.0, "note": "\"", "tags": {}},
-    {"genus": "Quercus", "species": "\u05d0\u05d1\u05d2", "image_url": None, "size": 0.0, "note": "\U0001f98a" * 100, "tags": {}},
+    {
+        "genus": "Quercus",
+        "species": "d",
+        "image_url": "javascript:alert(1)",
+        "size": -0.1,
+        "note": "x\r\ny",
+        "tags": {},
+    },
+    {
+        "genus": "Quercus",
+        "species": "<script>alert(1)</script>",
+        "image_url": None,
+        "size": 0.0,
+        "note": '"',
+        "tags": {},
+    },
+    {
+        "genus": "Quercus",
+        "species": "\u05d0\u05d1\u05d2",
+        "image_url": None,
+        "size": 0.0,
+        "note": "\U0001f98a" * 100,
+        "tags": {},
+    },
 ]
 # Stands for the forms, which have tests of their own.
 FORMS = """
@@ -191,7 +223,7 @@ def test_values_are_shown_as_text_and_missing_images_as_placeholders(made_up: Pa
 
 def test_download_of_special_values_equals_the_csv_of_the_service(live: Service, made_up: Page) -> None:
     rows = [json.dumps(row | {"image_url": image(live, row["image_url"])}) for row in VALUES]
-    expected = b"".join(format_streaming_response(Stream(iter([rows]), tuple(COLUMNS)), CSV)).decode()
+    expected = b"".join(format_streaming_response(Stream((page for page in [rows]), tuple(COLUMNS)), CSV)).decode()
     assert downloaded(made_up, "CSV")[1] == expected
 
 
@@ -234,7 +266,7 @@ def tab_to(page: Page, target: Locator) -> None:
 def test_keyboard_is_enough_to_stream_and_to_open_a_row(live: Service, window: WINDOW) -> None:
     page = window(live, "/ui/finds")
     grid = page.get_by_role("grid")
-    tab_to(page, page.get_by_label("Genus"))
+    tab_to(page, field(page, "partition", "Genus"))
     page.keyboard.type("Hieracium")
     page.keyboard.press("Enter")
     outcome(page).to_contain_text(f"Complete. Rows: {HAWKWEEDS:,}.")

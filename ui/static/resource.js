@@ -2,7 +2,7 @@
 
 /** A segment of a path. Blobs are base64url in paths and base64 in documents. */
 const segment = (type, value) =>
-  encodeURIComponent(type === "blob" ? value.replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "") : String(value));
+  encodeURIComponent(type === "blob" ? value.replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "") : value);
 
 /** Fill a path template such as "/plant/{genus}" with the values of a row. */
 export const fill = (facts, template, row) =>

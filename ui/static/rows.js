@@ -1,24 +1,20 @@
-// A table that has elements only for the rows in view.
-
 import {$, h} from "./dom.js";
 import {parse, text} from "./resource.js";
 
 /** The content of a cell. */
-export function cell(facts, column, value, tabindex) {
-  const isLink = facts.links.includes(column);
-  const missing = isLink && column.startsWith("image") ? h("span", {class: "no-image"}, "No image") : null;
-  if (value === null) return missing ?? h("i", {class: "muted"}, "null");
-  const shown = text(value);
-  if (!isLink || !/^https?:/.test(shown) || !URL.canParse(shown)) return shown;
-  const link = h("a", {href: shown, rel: "noreferrer", target: "_blank", tabindex}, shown);
+export function cell(facts, column, value) {
+  const shown = value === null ? h("i", {class: "muted"}, "null") : text(value);
+  if (!facts.links.includes(column)) return shown;
+  const url = /^https?:/.test(value) && URL.canParse(value) && new URL(value);
+  const missing = column.startsWith("image") ? h("span", {class: "no-image"}, "No image") : null;
   // The policy of the pages forbids requests to other hosts.
-  const isOurs = new URL(shown).origin === location.origin;
-  const image = h("img", {alt: "", onerror: () => image.replaceWith(missing)});
-  if (missing && isOurs) image.src = shown;
-  return [missing && isOurs ? image : missing, link];
+  const image = missing && url.origin === location.origin
+    ? h("img", {src: value, alt: "", onerror: () => image.replaceWith(missing)})
+    : missing;
+  return [image, url ? h("a", {href: value, rel: "noreferrer", target: "_blank"}, shown) : shown];
 }
 
-/** Fill the grid. Call `draw` after each change of `rows`, which are JSON. `open` gets the index of a row. */
+/** A table that has elements only for the rows in view. Call `draw` after each change of `rows`, which are JSON. */
 export function rowTable(grid, facts, open) {
   const [head, spacer] = grid.children;
   const [body] = spacer.children;
@@ -28,12 +24,12 @@ export function rowTable(grid, facts, open) {
   let drawn;
   grid.style.setProperty("--columns", facts.widths);
 
-  const element = (json, index) => {
+  function element(json, index) {
     const row = parse(json);
     return h("div", {role: "row", id: `row-${index}`, "aria-rowindex": index + 2, "aria-selected": `${index === current}`},
       Object.keys(facts.columns).map((column) =>
-        h("div", {role: "gridcell", dir: "auto"}, cell(facts, column, row[column], -1))));
-  };
+        h("div", {role: "gridcell", dir: "auto"}, cell(facts, column, row[column]))));
+  }
 
   function draw() {
     const {length} = table.rows;
@@ -41,7 +37,8 @@ export function rowTable(grid, facts, open) {
     grid.ariaRowCount = length + 1;
     spacer.style.height = `${length * height}px`;
     const first = Math.floor(grid.scrollTop / height);
-    const rows = table.rows.slice(first, first + grid.clientHeight / height + 1);
+    // The style sheet limits the height of the grid.
+    const rows = table.rows.slice(first, first + 32);
     body.style.transform = `translateY(${first * height}px)`;
     // A click needs the same element until its end.
     if (drawn === (drawn = `${first} ${current} ${rows}`)) return;
@@ -50,7 +47,6 @@ export function rowTable(grid, facts, open) {
   }
 
   grid.addEventListener("scroll", draw);
-  new ResizeObserver(draw).observe(grid);
   grid.addEventListener("click", ({target}) => {
     const row = !target.closest("a") && target.closest("[aria-selected]");
     if (row) open((current = row.ariaRowIndex - 2));

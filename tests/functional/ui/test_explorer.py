@@ -212,7 +212,7 @@ def test_values_are_shown_as_text_and_missing_images_as_placeholders(made_up: Pa
     expect(link).to_have_attribute("href", "https://other.example/b.png")
     expect(link).to_have_attribute("rel", "noreferrer")
     expect(page.locator(".rows img")).to_have_count(0)
-    expect(cells(page, 3).nth(2)).to_have_text("javascript:alert(1)")
+    expect(cells(page, 3).nth(2)).to_contain_text("javascript:alert(1)")
     expect(cells(page, 3).nth(2).locator("a")).to_have_count(0)
     expect(cells(page, 0)).to_have_text(["Quercus", "a", re.compile("No image"), "21.0", "", '{"a":[1.0]}'])
     expect(cells(page, 2).nth(4)).to_have_text("null")

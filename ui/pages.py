@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from flask import Response, redirect, render_template, url_for
+from flask import Response, redirect, render_template, request, url_for
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
 from schemas.base import Path
 from schemas.service import FilePath
 from ui.blueprint import STATIC, blueprint, has_sign_in, import_scope, jobs_scope, probe_scope, resources
-from ui.explorer import explorer_facts
+from ui.explorer import explorer_facts, explorer_views, is_editable
 from ui.probes import has_probes, probes
 from web.dependencies import current_settings
 from web.media_types import HTML
@@ -75,7 +75,9 @@ def explorer(path: ResourcePath) -> Response:
     resource = resources().get(path.name)
     if resource is None:
         raise NotFound(f"There is no page {path.name}.")
-    return _render("explorer.html", resource=resource, facts=explorer_facts(resource))
+    facts = explorer_facts(resource)
+    views = explorer_views(facts, request.args)
+    return _render("explorer.html", resource=resource, facts=facts, views=views, editable=is_editable(facts))
 
 
 @blueprint.get("/ui/static/<filename>", doc_ui=False)

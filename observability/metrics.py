@@ -93,6 +93,9 @@ RATE_LIMITER_FAILURES = Counter(
     registry=_registry,
 )
 WORKERS = _gauge("fieldbook_workers", "Worker processes.")
+WORKERS_STARTED = Counter(
+    "fieldbook_workers_started", "Worker processes that have started, also to replace others.", registry=_registry
+)
 # These two gauges count workers. With the minimum over all workers of a gauge that is 0 or 1, the result would be wrong
 # with --preload, because the master adds a 0.
 WORKERS_WITHOUT_QUORUM = _gauge(
@@ -230,6 +233,7 @@ class Sampler:
 
         Another worker may answer GET /metrics, so an update at that time would not be enough.
         """
+        WORKERS_STARTED.inc()
         threading.Thread(target=self._run, name="metrics", daemon=True).start()
 
     def _run(self) -> None:

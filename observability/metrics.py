@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.metrics_core import Metric
 
 from environment import metrics_directory
 from observability.metrics_files import FileCollector
+from observability.text_format import generate_text
 
 log = logging.getLogger(__name__)
 
@@ -323,6 +324,9 @@ def exposition(media_type: str, *, sample: bool = True) -> tuple[str, bytes]:
     :param sample: this process is a worker: update its metrics first.
     """
     generate, content_type = choose_encoder(media_type)
+    # The files of the workers have no times of creation, which this function does not write.
+    if generate is generate_latest and metrics_directory() is not None:
+        generate = generate_text
     return content_type, generate(collect(sample=sample))
 
 

@@ -1,8 +1,9 @@
 """The files of prometheus-client's multiprocess mode, and the merge of those of ended workers.
 
 Each worker writes its counters and histograms to files of its own. After its end, gunicorn's master adds their values
-to one file of all ended workers for each type, such as `counter_ended.db`, so that the number of files does not grow with each restart of a worker.
-Readers hold a shared lock and the merge an exclusive one, so that no reader counts a worker twice or not at all.
+to one file of all ended workers for each type, such as `counter_ended.db`. So the number of files does not grow with
+each restart of a worker. Readers hold a shared lock and the merge an exclusive one, so that no reader counts a worker
+twice or not at all.
 
 | Private API of prometheus-client | Used for |
 |---|---|

@@ -1,105 +1,80 @@
-// The template says what is shown: data-figure, data-chart, data-state.
+// The attributes data-figure, data-gauge, data-chart and data-state in the template say what is shown.
 
 import {call, explain, start} from "./api.js";
-import {draw, format} from "./chart.js";
+import {draw, format, GAP, sum} from "./chart.js";
 import {$} from "./dom.js";
 import {increase, parse, quantile, sums, total} from "./prometheus.js";
+import {root} from "./session.js";
 
-// Milliseconds.
-const INTERVAL = 2000;
-const TIMEOUT = 4000;
-const HISTORY = 600_000;
-const EVENT = 60_000;
-// After a longer pause, as in a hidden tab, a rate would be an average of the pause.
-const MAX_ELAPSED = 10_000;
+// Milliseconds. An event is shown for a minute.
+const [INTERVAL, TIMEOUT, HISTORY, EVENT] = [2000, 4000, 600_000, 60_000];
 
-const charts = [...document.querySelectorAll("[data-chart]")].map((element) => ({element, points: [], ...element.dataset}));
+const all = (selector) => [...document.querySelectorAll(selector)];
+const charts = all("[data-chart]").map((element) => ({element, points: [], ...element.dataset}));
 const events = {};
 let before;
-let workerCounts = [];
+let counts = [];
 let jobs;
 let polls = 0;
 let timer;
-let isPolling = false;
+let isPolling;
 
-function show(name, value, isBad = false) {
-  const element = $(`[data-figure="${name}"]`);
-  element.textContent = typeof value === "string" ? value : format(value);
-  element.classList.toggle("bad", isBad);
-}
+const show = (name, value) => {
+  $(`[data-figure="${name}"]`).textContent = format(value);
+};
 
-/** Show the states, each with its start and its detail. An event stays for a minute. */
+/** Show the states, each with its start and its detail. */
 function showStates(states, now) {
   for (const [name, time] of Object.entries(events)) if (now - time < EVENT) states[name] = "";
-  for (const element of document.querySelectorAll("[data-state]")) {
+  for (const element of all("[data-state]")) {
     const name = element.dataset.state;
-    if (element.hidden || events[name] === now) {
-      $("time", element).textContent = new Date(now).toLocaleTimeString("en-GB");
-    }
+    if (element.hidden || events[name] === now) $("time", element).textContent = new Date(now).toLocaleTimeString("en-GB");
     element.hidden = !(name in states);
-    const detail = $("b", element);
-    if (detail && detail.textContent !== states[name]) detail.textContent = states[name] ?? "";
+    $("b", element).textContent = states[name] ?? "";
   }
 }
 
 /** What a chart shows now, by the name of the line. */
 function current({chart, metric, label}, samples, now) {
-  if (chart === "jobs") return jobs ?? new Map();
+  if (chart === "jobs") return new Map([...Map.groupBy(jobs ?? [], ({state}) => state)].map(([state, {length}]) => [state, length]));
   if (chart === "gauges") return new Map(Object.entries(JSON.parse(metric)).map(([name, gauge]) => [name, total(samples, gauge)]));
-  const elapsed = (now - before?.time) / 1000;
-  if (!(elapsed * 1000 < MAX_ELAPSED)) return new Map();
+  // After a gap, a rate would be an average of the gap.
+  if (!(now - before?.time < GAP)) return new Map();
   const grown = increase(sums(samples, metric, label), sums(before.samples, metric, label));
-  if (chart === "rates") return new Map([...grown].map(([key, count]) => [key, count / elapsed]));
-  return new Map([50, 95, 99].map((percent) => [`p${percent}`, quantile(percent / 100, grown) * 1000 || undefined]));
+  return new Map(chart === "rates"
+    ? [...grown].map(([key, count]) => [key, (count / (now - before.time)) * 1000])
+    : [50, 95, 99].map((percent) => [`p${percent}`, quantile(percent / 100, grown) * 1000 || undefined]));
 }
 
 function showMetrics(samples, now, states) {
   const gauge = (name) => total(samples, `fieldbook_${name}`);
-  const [workers, started] = [gauge("workers"), gauge("workers_started_total")];
+  const started = gauge("workers_started_total");
   if (before && started !== before.started) events[started < before.started ? "restarted" : "replaced"] = now;
-  // As many as in most of the last minute.
-  workerCounts = [...workerCounts.slice(-29), workers];
-  const missing = workerCounts.toSorted((a, b) => a - b)[workerCounts.length >> 1] - workers;
-  if (missing > 0) states.workers = `${missing}`;
-  if (gauge("workers_without_redis")) states.redis = "";
+  // Fewer than in most of the last minute.
+  counts = [...counts.slice(-29), gauge("workers")];
+  const missing = counts.toSorted((a, b) => a - b)[counts.length >> 1] - counts.at(-1);
+  if (missing > 0) states.workers = missing;
 
-  for (const each of charts) {
-    const values = current(each, samples, now);
-    each.points = [...each.points.filter(({time}) => now - time < HISTORY), {time: now, values}];
-    draw(each.element, each.points);
-    if (each.chart === "latency") for (const [name, value] of values) show(name, value);
-    if (each.total) show(each.total, values.size ? [...values.values()].reduce((a, b) => a + b) : undefined);
+  for (const element of all("[data-gauge]")) element.textContent = format(gauge(element.dataset.gauge));
+  for (const chart of charts) {
+    const values = current(chart, samples, now);
+    chart.points = [...chart.points.filter(({time}) => now - time < HISTORY), {time: now, values}];
+    draw(chart.element, chart.points);
+    if (chart.total) show(chart.total, values.size ? sum(values.values()) : null);
+    else if (chart.chart === "latency") for (const [name, value] of values) show(name, value);
   }
   before = {time: now, samples, started};
-  show("workers", workers, missing > 0);
-  for (const name of ["requests", "streams"]) show(name, `${gauge(`${name}_in_flight`)} of ${gauge(`${name}_in_flight_limit`)}`);
-  show("queued", gauge("requests_queued"));
-  show("errors", gauge("driver_errors_total"));
   return {up: gauge("nodes_up"), down: gauge("nodes_down"), quorum: !gauge("workers_without_quorum")};
 }
 
-function showHealth(health, nodes, states) {
-  const {up, down, quorum} = nodes ?? {...health.nodes, quorum: health.quorum};
-  show("up", up);
-  show("down", down, down > 0);
-  show("quorum", quorum ? "yes" : "no", !quorum);
-  if (health && health.status !== "healthy") states[health.status] = "";
-  if (!quorum && health?.status !== "unhealthy") states.quorum = "";
-  if (down) states.down = `${down} of ${up + down}`;
-  if (health?.pending_migrations?.length) states.pending = health.pending_migrations.join(", ");
-}
-
-const get = (path, headers) => call("GET", path, {headers, signal: AbortSignal.timeout(TIMEOUT)});
-const getMetrics = async () => parse(await (await get("/metrics", {Accept: "text/plain"})).text());
-const getHealth = () => get("/health").then((response) => response.json(), (error) => {
-  if (error.document?.nodes) return error.document;
-  throw error;
-});
-
-async function getJobs() {
-  const counts = new Map();
-  for (const {state} of await (await get("/jobs?limit=100")).json()) counts.set(state, (counts.get(state) ?? 0) + 1);
-  return counts;
+function showHealth({status, nodes, quorum, pending_migrations: pending}, seen = {...nodes, quorum}, states) {
+  show("up", seen.up);
+  show("down", seen.down);
+  show("quorum", seen.quorum ? "yes" : "no");
+  if (status !== "healthy") states[status] = "";
+  else if (!seen.quorum) states.quorum = "";
+  if (seen.down) states.down = `${seen.down} of ${seen.up + seen.down}`;
+  if (pending?.length) states.pending = pending.join(", ");
 }
 
 async function poll() {
@@ -108,13 +83,19 @@ async function poll() {
   clearTimeout(timer);
   const now = Date.now();
   const states = {};
-  const [metrics, health, listed] = await Promise.allSettled([getMetrics(), getHealth(), polls++ % 5 ? jobs : getJobs()]);
+  const signal = AbortSignal.timeout(TIMEOUT);
+  const get = (path, Accept) => call("GET", path, {headers: {Accept}, signal});
+  const [metrics, health, listed] = await Promise.allSettled([
+    get("/metrics", "text/plain").then((response) => response.text()),
+    // Also a response with status 503 has the state.
+    fetch(`${root}/health`, {signal}).then((response) => response.json()),
+    polls++ % 5 ? jobs : get("/jobs?limit=100", "*/*").then((response) => response.json()),
+  ]);
   jobs = listed.value;
-  if ([401, 403].includes(metrics.reason?.status)) states.access = metrics.reason.message;
-  else if (metrics.reason && health.value) states.refused = explain(metrics.reason);
-  else if (metrics.reason) states.unreachable = "";
-  const nodes = metrics.value && showMetrics(metrics.value, now, states);
-  if (nodes || health.value) showHealth(health.value, nodes, states);
+  const error = metrics.reason;
+  if (error) states[health.value ? "refused" : "unreachable"] = explain(error);
+  const seen = error ? undefined : showMetrics(parse(metrics.value), now, states);
+  if (health.value) showHealth(health.value, seen, states);
   showStates(states, now);
   isPolling = false;
   timer = setTimeout(poll, now + INTERVAL - Date.now());

@@ -1,32 +1,21 @@
 // The text format of Prometheus, and figures from it.
 
-const number = (text) => Number(text.replace("Inf", "Infinity"));
+/** Parse the text: an array of [name, value, labels]. No label has a character that is escaped. */
+export const parse = (text) =>
+  [...text.matchAll(/^(\w+)(?:\{(.*)\})? (\S+)/gm)].map(([, name, labels = "", value]) =>
+    [name, Number(value), Object.fromEntries([...labels.matchAll(/(\w+)="([^"]*)"/g)].map((pair) => pair.slice(1)))]);
 
-/** Parse the text: a Map of names, each with an array of {labels, value}. */
-export function parse(text) {
-  const samples = new Map();
-  for (const [, name, labels = "", value] of text.matchAll(/^(\w+)(?:\{(.*)\})? (\S+)/gm)) {
-    // No label of the service has a character that the format escapes.
-    const pairs = [...labels.matchAll(/(\w+)="([^"]*)"/g)].map(([, key, text_]) => [key, text_]);
-    if (!samples.has(name)) samples.set(name, []);
-    samples.get(name).push({labels: Object.fromEntries(pairs), value: number(value)});
-  }
-  return samples;
-}
-
-/** The sum of a metric. */
-export const total = (samples, name) => (samples.get(name) ?? []).reduce((sum, {value}) => sum + value, 0);
-
-/** The sums of a metric by the values of a label. */
-export function sums(samples, name, label) {
+/** The sums of a metric by the values of a label, without the requests of these pages, which would hide others. */
+export function sums(samples, metric, label) {
   const found = new Map();
-  for (const {labels, value} of samples.get(name) ?? []) {
-    // The requests of these pages would hide those of clients.
-    if (/^\/(metrics|health|ui)\b/.test(labels.route)) continue;
+  for (const [name, value, labels] of samples) {
+    if (name !== metric || /^\/(metrics|health|ui)\b/.test(labels.route)) continue;
     found.set(labels[label], (found.get(labels[label]) ?? 0) + value);
   }
   return found;
 }
+
+export const total = (samples, metric) => sums(samples, metric).get(undefined) ?? 0;
 
 /** By how much counters have grown. A smaller value means that the service began again with 0. */
 export const increase = (after, before) =>
@@ -34,11 +23,11 @@ export const increase = (after, before) =>
 
 /** A quantile of a histogram, as histogram_quantile() of PromQL; undefined if nothing was counted. */
 export function quantile(share, buckets) {
-  const sorted = [...buckets].map(([bound, count]) => [number(bound), count]).sort(([a], [b]) => a - b);
-  const wanted = share * sorted.at(-1)?.[1];
+  const wanted = share * [...buckets.values()].at(-1);
   let [lower, below] = [0, 0];
-  for (const [upper, count] of sorted) {
-    if (wanted && count >= wanted) return upper === Infinity ? lower : lower + ((upper - lower) * (wanted - below)) / (count - below);
+  for (const [bound, count] of buckets) {
+    const upper = bound === "+Inf" ? lower : Number(bound);
+    if (wanted && count >= wanted) return lower + ((upper - lower) * (wanted - below)) / (count - below);
     [lower, below] = [upper, count];
   }
 }

@@ -1,13 +1,13 @@
-// Diagnostics: run the probes, and compare those that send the same queries in different ways.
+// Diagnostics: run probes, and compare those that send many queries.
 
 import {$, h, svg} from "./dom.js";
 import {call, explain} from "./api.js";
 
 const named = (name) => name.replaceAll("_", " ");
 const show = (value) =>
-  value === Object(value)
-    ? h("details", {}, h("summary", {}, "Show"), h("pre", {tabindex: 0}, JSON.stringify(value, null, 2)))
-    : {true: "yes", false: "no", null: "none"}[value] ?? value.toLocaleString("en", {maximumSignificantDigits: 4});
+  typeof value === "object"
+    ? h("pre", {tabindex: 0}, JSON.stringify(value, null, 2))
+    : value.toLocaleString("en", {maximumSignificantDigits: 4});
 
 /** Run the probe of a card. Return its findings, or nothing if it has failed. */
 async function run(card, query = "") {
@@ -16,48 +16,39 @@ async function run(card, query = "") {
   const stop = new AbortController();
   $(".stop", card).onclick = () => stop.abort();
   const began = performance.now();
-  const time = () => `${show(performance.now() - began)} ms`;
-  const say = (textContent, className) => Object.assign($("[role=status]", card), {textContent, className});
+  const say = (textContent, className = "") => Object.assign($("[role=status]", card), {textContent, className});
+  const after = (what) => `${what} after ${show(performance.now() - began)} ms`;
   const result = $(".result", card);
   result.replaceChildren();
-  say("Running …", "");
+  say("Running …");
   card.dataset.busy = "yes";
   try {
     const response = await call(method, path + query, {signal: stop.signal});
     const {events = [], ...findings} = await response.json();
-    const took = time();
-    const timeline = [["request sent", "0 ms"], ...events.map((event) => [event]), ["response received", took]];
-    say(`Answered after ${took}.`, "good");
+    say(after("Answered"), "good");
     result.append(
-      h("ol", {}, timeline.map(([event, at]) => h("li", {}, named(event), at && h("time", {}, at)))),
+      h("ol", {}, ["request sent", ...events, after("response")].map((event) => h("li", {}, named(event)))),
       h("dl", {}, Object.entries(findings).flatMap(([name, value]) => [h("dt", {}, named(name)), h("dd", {}, show(value))])));
     return findings;
   } catch (error) {
-    say(stop.signal.aborted ? `Stopped after ${time()}.` : `Failed after ${time()}: ${explain(error)}`, "error");
+    say(stop.signal.aborted ? after("Stopped") : `${after("Failed")}: ${explain(error)}`, "error");
   } finally {
     delete card.dataset.busy;
   }
-}
-
-/** A bar for each [title, findings]. */
-function chart(results) {
-  const rates = results.map(([, found]) => found.requests_per_second);
-  const labels = results.map(([title, found], row) => `${title}: ${show(rates[row])} requests/s, ${show(found.total_time)} s`);
-  const bars = labels.flatMap((label, row) => [
-    svg("text", {y: 52 * row + 16}, label),
-    svg("rect", {y: 52 * row + 24, height: 20, width: `${(100 * rates[row]) / Math.max(...rates)}%`})]);
-  return svg("svg", {role: "img", "aria-label": labels.join("; "), width: "100%", height: 52 * rates.length}, bars);
 }
 
 for (const card of document.querySelectorAll(".probe")) $(".run", card).onclick = () => run(card);
 
 $("#compare")?.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const results = [];
+  const bars = [];
   for (const card of document.querySelectorAll("[data-compare]")) {
     const found = await run(card, `?requests=${$("#requests").value}`);
     if (!found) return;
-    results.push([$("h3", card).textContent, found]);
+    bars.push([found.requests_per_second, `${$("h3", card).textContent}: `, ` requests/s, ${show(found.total_time)} s`]);
   }
-  $("#chart").replaceChildren(chart(results));
+  const most = Math.max(...bars.map(([rate]) => rate));
+  $("#chart").replaceChildren(...bars.flatMap(([rate, title, time], row) => [
+    svg("text", {y: 52 * row + 16}, title, show(rate), time),
+    svg("rect", {y: 52 * row + 24, height: 20, width: `${(100 * rate) / most}%`})]));
 });

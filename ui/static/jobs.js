@@ -1,4 +1,4 @@
-// Imports: upload a file, and watch the jobs. The page has templates of a job and of a table of errors.
+// Imports: upload a file, and watch the jobs.
 
 import {$, h, notify} from "./dom.js";
 import {call, explain, start} from "./api.js";
@@ -29,7 +29,7 @@ form.onsubmit = async (event) => {
   if (form.dataset.busy) return;
   const [chosen, second] = file.files;
   const [, type, gzip] = /\.(csv|ndjson|jsonl)(\.gz)?$/i.exec(chosen.name) ?? [];
-  if (!type || second) return report("Choose one file: .csv, .ndjson, .jsonl, or one of these with .gz.", "error");
+  if (!type || second) return report(form.dataset.wrong, "error");
   form.dataset.busy = "yes";
   bar.value = 0;
   report("");
@@ -54,9 +54,9 @@ form.onsubmit = async (event) => {
     if (request.status === 200)
       report(`Rows: ${read} read, ${written} written, ${failed} failed.`, failed ? "warn" : "good", errors);
     else if (request.status === 202) {
-      report("The import continues in the background: see the first job.");
+      report(form.dataset.later);
       $("h3", list)?.focus();
-    } else report(detail ?? "The upload ended without an answer. Without a new job, no row was written.", "error", errors);
+    } else report(detail ?? form.dataset.lost, "error", errors);
   };
   $("#stop").onclick = () => request.abort();
   request.send(chosen);
@@ -73,7 +73,7 @@ function show(job) {
   if (!element) {
     list.append((element = copy("#job")));
     element.id = job.id;
-    $("time", element).textContent = new Date(job.created_at).toLocaleString();
+    $("time", element).append(new Date(job.created_at).toLocaleString());
     $("details", element).append(table(job.errors));
   }
   const wasOpen = element.matches(OPEN);
@@ -87,36 +87,35 @@ function show(job) {
 const update = async (path, method = "GET") => show(await (await call(method, `/jobs/${path}`)).json());
 
 list.onclick = ({target}) => {
-  const {method, action} = target.dataset;
   const job = target.closest("li");
-  // The button disappears, so the focus moves to the heading.
-  if (method)
-    update(job.id + action, method).then(() => $("h3", job).focus(), (error) => notify(explain(error), "error"));
+  const {method, action} = target.dataset;
+  if (method) update(job.id + action, method).then(() => $("h3", job).focus(), (error) => notify(explain(error), "error"));
 };
 
-/** Show the error of `work` until the next call succeeds. */
-const attempt = (work) =>
-  work().then(() => (problem.textContent = ""), (error) => (problem.textContent ||= explain(error)));
-
 /** Show the first page of the list, or add the next one. Of several calls, the last one counts. */
-const load = (next) =>
-  attempt(async () => {
-    if (!can(list.dataset.scope)) return list.replaceChildren();
-    const number = ++loads;
+async function load(next) {
+  const number = ++loads;
+  if (!can(list.dataset.scope)) return list.replaceChildren();
+  try {
     const response = await call("GET", next || state.value);
     const jobs = await response.json();
     if (number !== loads) return;
     if (!next) list.replaceChildren();
     jobs.forEach(show);
     more.value = response.headers.get("Link")?.split(/[<>]/)[1].slice(root.length) ?? "";
-  });
-
-const updateOpen = async () => {
-  for (const {id} of list.querySelectorAll(OPEN)) await update(id);
-};
+    problem.textContent = "";
+  } catch (error) {
+    problem.textContent ||= explain(error);
+  }
+}
 
 async function poll() {
-  if (!document.hidden) await (problem.textContent ? load() : attempt(updateOpen));
+  try {
+    if (problem.textContent) await load();
+    else if (!document.hidden) for (const {id} of list.querySelectorAll(OPEN)) await update(id);
+  } catch (error) {
+    problem.textContent = explain(error);
+  }
   setTimeout(poll, 1500);
 }
 

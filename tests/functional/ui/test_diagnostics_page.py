@@ -9,6 +9,8 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.support import Service
 
+NAMES = ("Async", "Sync")
+
 
 def probe(page: Page, title: str) -> Locator:
     """The part of the page for one probe."""
@@ -20,19 +22,18 @@ def test_short_probes_show_their_findings_and_events(live: Service, window: Call
     titles = ("Query error", "Streaming error", "Concurrent streams", "Nested contexts", "Cancellation", "Status")
     for title in titles:
         probe(page, title).get_by_role("button", name="Run").click()
-        expect(probe(page, title).get_by_role("status")).to_have_text(re.compile(r"Answered after \S+ ms\."))
+        expect(probe(page, title).get_by_role("status")).to_have_text(re.compile(r"Answered after \S+ ms"))
         assert probe(page, title).locator("dt").count() > 1
     nested = probe(page, "Nested contexts")
-    events = [text.split("\n")[0] for text in nested.get_by_role("listitem").all_inner_texts()]
+    first, *events, last = nested.get_by_role("listitem").all_inner_texts()
     assert events == [
-        "request sent",
-        *("cluster opened", "session opened", "stream opened", "stream closed", "session closed", "cluster closed"),
-        "response received",
+        *("cluster opened", "session opened", "stream opened"),
+        *("stream closed", "session closed", "cluster closed"),
     ]
-    expect(nested.locator("dt", has_text="correct order").locator("+ dd")).to_have_text("yes")
-    streams = probe(page, "Concurrent streams")
-    streams.get_by_text("Show").click()
-    expect(streams.locator("pre")).to_contain_text('"count": 20')
+    assert first == "request sent"
+    assert re.fullmatch(r"response after \S+ ms", last)
+    expect(nested.locator("dt", has_text="correct order").locator("+ dd")).to_have_text("true")
+    expect(probe(page, "Concurrent streams").locator("pre")).to_contain_text('"count": 20')
 
 
 def test_chart_compares_the_probes_that_send_many_queries(live: Service, window: Callable[..., Page]) -> None:
@@ -43,11 +44,8 @@ def test_chart_compares_the_probes_that_send_many_queries(live: Service, window:
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type("20")
     page.keyboard.press("Enter")
-    chart = page.get_by_role("img")
-    expect(chart).to_have_accessible_name(
-        re.compile(r"^Async: [\d,.]+ requests/s, [\d.]+ s; Sync: [\d,.]+ requests/s, [\d.]+ s$")
-    )
-    expect(chart.locator("text")).to_have_count(2)
+    chart = page.get_by_role("group", name="Requests a second")
+    expect(chart.locator("text")).to_have_text([re.compile(rf"^{name}: \S+ requests/s, \S+ s$") for name in NAMES])
     widths = [float(str(bar.get_attribute("width")).rstrip("%")) for bar in chart.locator("rect").all()]
     assert max(widths) == 100
     assert all(0 < width <= 100 for width in widths)

@@ -121,7 +121,7 @@ def test_file_is_imported_by_keyboard(live: Service, window: Callable[..., Page]
 def test_refused_files_are_explained(live: Service, window: Callable[..., Page], genus: str) -> None:
     page = window(live, "/ui/jobs", expected=["422"])
     upload(page, "finds.txt", csv(genus, 1))
-    expect(outcome(page)).to_contain_text("Choose one file: .csv, .ndjson, .jsonl")
+    expect(outcome(page)).to_contain_text("Choose one file. Its name must end with .csv")
     upload(page, "finds.csv", "genus,<b>colour</b>\n")
     expect(outcome(page)).to_have_text(re.compile("^Line 1: .*<b>colour</b>.* Nothing was written.$"))
     page.get_by_label("Write nothing unless every line is valid").check()

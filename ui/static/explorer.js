@@ -19,7 +19,7 @@ const number = (value) => Math.round(value).toLocaleString("en");
 const say = (id, words) => ($(id).textContent = words);
 const on = (id, run) => $(id)?.addEventListener("click", run);
 
-form.addEventListener("submit", (event) => {
+form.onsubmit = (event) => {
   event.preventDefault();
   const {path, defaults} = $("fieldset:enabled", form).dataset;
   const values = [...new FormData(form)].filter(([, value]) => value);
@@ -28,7 +28,7 @@ form.addEventListener("submit", (event) => {
   for (const [name, value] of values) if (name !== view.name && !path.includes(`{${name}}`)) query.set(name, value);
   page = 0;
   load(`${fill(facts, path, Object.fromEntries(values))}?${query}`);
-});
+};
 
 async function load(path) {
   controller?.abort();
@@ -104,7 +104,7 @@ on("#next", () => next && load(next));
 on("#create", async () => (await createRow(facts)) && form.requestSubmit());
 on("#csv", () => download(`${facts.name}${suffix}.csv`, "text/csv", csv(facts, table.rows)));
 on("#ndjson", () => download(`${facts.name}${suffix}.ndjson`, "application/x-ndjson", table.rows.map((row) => `${row}\n`)));
-view.addEventListener("change", () => {
+view.onchange = () => {
   for (const each of form.querySelectorAll("fieldset")) each.disabled = each.name !== view.value;
-});
+};
 start(() => form.checkValidity() && form.requestSubmit());

@@ -33,7 +33,11 @@ _TYPES: dict[str, dict[str, Any]] = {
     **{key: {"pattern": r"(?!\.{1,2}$)[^\/]+"} for key in ("ascii", "text")},
     "boolean": {"type": "boolean"},
     "date": {"format": "date"},
+    "time": {"example": "08:30:00"},
+    "timestamp": {"example": "2026-11-21T06:50:04Z"},
 }
+# The parameters of a range of the first clustering column.
+_RANGE = {"from": "inclusive", "to": "exclusive"}
 # Widths of columns in rem. Columns of other types have 12.
 _WIDTHS = {"uuid": 23, "timeuuid": 23, "timestamp": 16, "tinyint": 6, "smallint": 6, "int": 7, "boolean": 6}
 
@@ -66,6 +70,10 @@ class Field:
         if self.schema.get("type") in ("integer", "number"):
             return "number"
         return "date" if self.schema.get("format") == "date" else "text"
+
+    @property
+    def placeholder(self) -> Any:
+        return self.schema.get("default", self.schema.get("example"))
 
     @property
     def step(self) -> str | None:
@@ -138,33 +146,26 @@ def explorer_views(facts: Mapping[str, Any], arguments: Mapping[str, str]) -> li
 
     :param arguments: the query string of the page, which has the values of the inputs.
     """
+    columns: dict[str, str] = facts["columns"]
     views = []
     for name, title in _VIEWS.items():
         route = facts["routes"].get(name)
         if route is None or (name == "list" and "pages" in facts["routes"]):
             continue
-        keys = [
-            Field(
-                column,
-                _TYPES.get(facts["columns"][column], {}),
-                facts["columns"][column],
-                arguments.get(column, facts["sample"].get(column, "")),
-                required=True,
-            )
-            for column in re.findall(r"\{(\w+)\}", route["path"])
-        ]
-        has_all = name == "stream" and any(each["name"] == "limit" for each in route["parameters"])
-        parameters = [
-            Field(
-                each["name"],
-                each["schema"] | ({"default": "all"} if has_all and each["name"] == "limit" else {}),
-                each["description"],
-                arguments.get(each["name"], ""),
-            )
-            for each in route["parameters"]
-        ]
-        defaults = f"limit={_ALL}" if has_all else ""
-        views.append(View(name, title, route["path"], (*keys, *parameters), defaults))
+        fields = []
+        for column in re.findall(r"\{(\w+)\}", route["path"]):
+            value = arguments.get(column, facts["sample"].get(column, ""))
+            fields.append(Field(column, _TYPES.get(columns[column], {}), columns[column], value, required=True))
+        has_all = False
+        for parameter in route["parameters"]:
+            key, schema, hint = parameter["name"], parameter["schema"], parameter["description"]
+            if name == "stream" and key == "limit":
+                has_all, schema = True, schema | {"default": "all"}
+            if not hint and key in _RANGE and facts["clustering"]:
+                first = next(iter(facts["clustering"]))
+                hint = f"{first} ({columns[first]}), {_RANGE[key]}"
+            fields.append(Field(key, schema, hint, arguments.get(key, "")))
+        views.append(View(name, title, route["path"], tuple(fields), f"limit={_ALL}" if has_all else ""))
     return views
 
 

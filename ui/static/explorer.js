@@ -3,7 +3,7 @@ import {$, download, h} from "./dom.js";
 import {createRow, deleteRow, editRow} from "./edit.js";
 import {csv, fill, parse, text} from "./resource.js";
 import {cell, rowTable} from "./rows.js";
-import {can, root} from "./session.js";
+import {root} from "./session.js";
 import {readRows} from "./stream.js";
 
 const facts = JSON.parse($("#explorer").dataset.facts);
@@ -13,13 +13,13 @@ const details = $("#details");
 const table = rowTable($(".rows"), facts, show);
 
 // `next` is the path of the next page; `suffix` is for the names of files.
-let controller, page, next, suffix, isSignedIn;
+let controller, page, next, suffix;
 
 const number = (value) => Math.round(value).toLocaleString("en");
 const say = (id, words) => ($(id).textContent = words);
 const on = (id, run) => $(id)?.addEventListener("click", run);
 
-form.addEventListener("submit", (event) => {
+form.onsubmit = (event) => {
   event.preventDefault();
   const {path, defaults} = $("fieldset:enabled", form).dataset;
   const values = [...new FormData(form)].filter(([, value]) => value);
@@ -28,7 +28,7 @@ form.addEventListener("submit", (event) => {
   for (const [name, value] of values) if (name !== view.name && !path.includes(`{${name}}`)) query.set(name, value);
   page = 0;
   load(`${fill(facts, path, Object.fromEntries(values))}?${query}`);
-});
+};
 
 async function load(path) {
   controller?.abort();
@@ -90,8 +90,10 @@ async function show(index) {
   details.returnValue = "";
   details.showModal();
   await new Promise((resolve) => details.addEventListener("close", resolve, {once: true}));
-  const action = {edit: editRow, delete: async (...row_) => ((await deleteRow(...row_)) ? null : undefined)}[details.returnValue];
-  const stored = await action?.(facts, JSON.parse(rows[index]));
+  const values = JSON.parse(rows[index]);
+  const {returnValue} = details;
+  const stored = returnValue === "edit" ? await editRow(facts, values)
+    : returnValue && (await deleteRow(facts, values)) ? null : undefined;
   if (stored === undefined) return;
   rows.splice(index, 1, ...(stored ? [text(stored)] : []));
   table.draw();
@@ -102,10 +104,7 @@ on("#next", () => next && load(next));
 on("#create", async () => (await createRow(facts)) && form.requestSubmit());
 on("#csv", () => download(`${facts.name}${suffix}.csv`, "text/csv", csv(facts, table.rows)));
 on("#ndjson", () => download(`${facts.name}${suffix}.ndjson`, "application/x-ndjson", table.rows.map((row) => `${row}\n`)));
-view.addEventListener("change", () => {
+view.onchange = () => {
   for (const each of form.querySelectorAll("fieldset")) each.disabled = each.name !== view.value;
-});
-start(() => {
-  // The token is renewed now and then: that is no reason to read the rows again.
-  if (isSignedIn !== (isSignedIn = can("read")) && form.checkValidity()) form.requestSubmit();
-});
+};
+start(() => form.checkValidity() && form.requestSubmit());

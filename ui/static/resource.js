@@ -24,8 +24,8 @@ const field = (value) =>
   value === null ? "" : text(value).replace(/^$|^[^]*[",\r\n][^]*$/, (all) => `"${all.replaceAll('"', '""')}"`);
 
 /** Lines of CSV (docs/types.md) with rows that are given as JSON. */
-export const csv = (facts, rows) => {
+export function csv(facts, rows) {
   const columns = Object.keys(facts.columns);
-  const line = (row) => columns.map((column) => field(row[column]));
-  return [columns, ...rows.map((row) => line(parse(row)))].map((fields) => `${fields}\r\n`);
-};
+  const line = (row) => `${columns.map((column) => field(row[column]))}\r\n`;
+  return [`${columns}\r\n`, ...rows.map((json) => line(parse(json)))];
+}

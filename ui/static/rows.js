@@ -46,12 +46,12 @@ export function rowTable(grid, facts, open) {
     grid.setAttribute("aria-activedescendant", $(`#row-${current}`)?.id ?? "");
   }
 
-  grid.addEventListener("scroll", draw);
-  grid.addEventListener("click", ({target}) => {
+  grid.onscroll = draw;
+  grid.onclick = ({target}) => {
     const row = !target.closest("a") && target.closest("[aria-selected]");
     if (row) open((current = row.ariaRowIndex - 2));
-  });
-  grid.addEventListener("keydown", (event) => {
+  };
+  grid.onkeydown = (event) => {
     const view = grid.clientHeight - height;
     const page = Math.floor(view / height);
     const step = {ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -1e9, End: 1e9, Enter: 0}[event.key];
@@ -62,6 +62,6 @@ export function rowTable(grid, facts, open) {
     draw();
     const top = current * height;
     grid.scrollTop = Math.min(top, Math.max(grid.scrollTop, top + height - view));
-  });
+  };
   return table;
 }

@@ -68,7 +68,7 @@ def test_partition_is_streamed_and_address_shows_the_same_rows_again(live: Servi
 
 
 def test_errors_are_beside_the_inputs(live: Service, window: WINDOW) -> None:
-    page = window(live, "/ui/finds?genus=Quercus&from=%20", expected=["422"])
+    page = window(live, "/ui/finds?genus=Quercus&from=%20", expected=["422", "404"])
     error = page.locator("#partition-from-error")
     expect(error).to_contain_text("visible character")
     expect(field(page, "partition", "From")).to_have_attribute("aria-invalid", "true")
@@ -81,6 +81,12 @@ def test_errors_are_beside_the_inputs(live: Service, window: WINDOW) -> None:
     field(page, "partition", "Genus").fill("Quercus/robur")
     page.get_by_role("button", name="Show rows").click()
     assert field(page, "partition", "Genus").evaluate("(input) => input.validity.patternMismatch")
+    page.goto("/ui/finds?explorer-view=row&genus=Quercus&species=unknown")
+    expect(page.get_by_role("alert")).to_have_text("Find not found")
+    field(page, "row", "Species").fill("robur")
+    page.get_by_role("button", name="Show rows").click()
+    outcome(page).to_contain_text("Complete. Rows: 1.")
+    expect(page.locator(ROWS)).to_have_text("Quercusrobur41")
 
 
 def test_large_stream_has_few_elements_and_scrolls_to_its_end(large: Service, window: WINDOW) -> None:
@@ -119,6 +125,12 @@ def test_pages_have_a_filter_and_lead_to_the_last_row(live: Service, window: WIN
     following.press("Enter")
     outcome(page).to_contain_text("Page 3. It is the last one. Rows: 5.")
     expect(following).to_have_attribute("aria-disabled", "true")
+    # These pages have a `Link` header.
+    page.goto("/ui/finds?genus=Hieracium&limit=1000")
+    outcome(page).to_contain_text("Page 1. There are more. Rows: 1,000.")
+    following.click()
+    outcome(page).to_contain_text("Page 2. There are more. Rows: 1,000.")
+    expect(page.locator(ROWS).first).to_contain_text("forma-1000")
 
 
 @pytest.mark.parametrize("genus", ["Hieracium", "Quercus"])
@@ -131,41 +143,13 @@ def test_downloads_equal_the_responses_of_the_service(live: Service, window: WIN
 
 # Columns that the testbed does not have, and their values. None of the images exists on this host.
 COLUMNS = {"genus": "text", "species": "text", "image_url": "text", "size": "double", "note": "text", "tags": "map"}
-VALUES = [
-    {"genus": "Quercus", "species": "a", "image_url": "/nothing.png", "size": 21.0, "note": "", "tags": {"a": [1.0]}},
-    {
-        "genus": "Quercus",
-        "species": "b",
-        "image_url": "https://other.example/b.png",
-        "size": 1.5,
-        "note": "a,b",
-        "tags": {},
-    },
-    {"genus": "Quercus", "species": "c", "image_url": None, "size": None, "note": None, "tags": {}},
-    {
-        "genus": "Quercus",
-        "species": "d",
-        "image_url": "javascript:alert(1)",
-        "size": -0.1,
-        "note": "x\r\ny",
-        "tags": {},
-    },
-    {
-        "genus": "Quercus",
-        "species": "<script>alert(1)</script>",
-        "image_url": None,
-        "size": 0.0,
-        "note": '"',
-        "tags": {},
-    },
-    {
-        "genus": "Quercus",
-        "species": "\u05d0\u05d1\u05d2",
-        "image_url": None,
-        "size": 0.0,
-        "note": "\U0001f98a" * 100,
-        "tags": {},
-    },
+VALUES: list[dict[str, Any]] = [
+    {"species": "a", "image_url": "/nothing.png", "size": 21.0, "note": "", "tags": {"a": [1.0]}},
+    {"species": "b", "image_url": "https://other.example/b.png", "size": 1.5, "note": "a,b", "tags": {}},
+    {"species": "c", "image_url": None, "size": None, "note": None, "tags": {}},
+    {"species": "d", "image_url": "javascript:alert(1)", "size": -0.1, "note": "x\r\ny", "tags": {}},
+    {"species": "<script>alert(1)</script>", "image_url": None, "size": 0.0, "note": '"', "tags": {}},
+    {"species": "\u05d0\u05d1\u05d2", "image_url": None, "size": 0.0, "note": "\U0001f98a" * 100, "tags": {}},
 ]
 # Stands for the forms, which have tests of their own.
 FORMS = """
@@ -175,11 +159,18 @@ export const deleteRow = async () => true;
 """
 
 
+def special_rows(live: Service) -> list[str]:
+    """The rows above as JSON. The first image has a URL of the service itself."""
+    rows = [{"genus": "Quercus"} | row for row in VALUES]
+    rows[0]["image_url"] = live.url + rows[0]["image_url"]
+    return [json.dumps(row, ensure_ascii=False) for row in rows]
+
+
 @pytest.fixture
 def made_up(live: Service, window: WINDOW) -> Page:
     """The explorer with the columns and values above, and with forms that answer at once."""
     page = window(live, "/ui/finds", expected=["404"])
-    rows = [json.dumps(row | {"image_url": image(live, row["image_url"])}, ensure_ascii=False) for row in VALUES]
+    rows = special_rows(live)
 
     def explorer(route: Route) -> None:
         response = route.fetch()
@@ -194,10 +185,6 @@ def made_up(live: Service, window: WINDOW) -> Page:
     page.goto("/ui/finds")
     outcome(page).to_contain_text(f"Complete. Rows: {len(VALUES)}.")
     return page
-
-
-def image(live: Service, value: str | None) -> str | None:
-    return live.url + value if value and value.startswith("/") else value
 
 
 def cells(page: Page, row: int) -> Locator:
@@ -222,8 +209,8 @@ def test_values_are_shown_as_text_and_missing_images_as_placeholders(made_up: Pa
 
 
 def test_download_of_special_values_equals_the_csv_of_the_service(live: Service, made_up: Page) -> None:
-    rows = [json.dumps(row | {"image_url": image(live, row["image_url"])}) for row in VALUES]
-    expected = b"".join(format_streaming_response(Stream((page for page in [rows]), tuple(COLUMNS)), CSV)).decode()
+    pages = Stream((page for page in [special_rows(live)]), tuple(COLUMNS))
+    expected = b"".join(format_streaming_response(pages, CSV)).decode()
     assert downloaded(made_up, "CSV")[1] == expected
 
 

@@ -59,7 +59,7 @@ async function submit(title, label, form, save) {
 
 /** Show the form for a new row. Return whether a row was, or may have been, created. */
 export async function createRow(facts) {
-  const form = rowForm(facts, facts.create);
+  const form = rowForm("create");
   let key, sent;
   const [saved, failure] = await submit("New row", "Save", form, async () => {
     const json = form.body();
@@ -79,8 +79,8 @@ export async function editRow(facts, row) {
   if (!stored) return stored;
   const {versioned} = facts;
   const form = versioned
-    ? rowForm(facts, facts.change, stored.row)
-    : rowForm(facts, facts.create, stored.row, [...facts.partition, ...Object.keys(facts.clustering)]);
+    ? rowForm("change", stored.row)
+    : rowForm("create", stored.row, [...facts.partition, ...Object.keys(facts.clustering)]);
   async function save(json) {
     const mine = {...stored.row, ...json};
     // Nothing was edited, or an earlier request without an answer was carried out.

@@ -3,6 +3,9 @@
 import {Problem} from "./api.js";
 import {$} from "./dom.js";
 
+/** An element of ui/templates/ui/forms.html. */
+export const clone = (name) => $(`#template-${name}`).content.firstElementChild.cloneNode(true);
+
 export const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
 function fieldOf(element, row, locked) {
@@ -54,7 +57,7 @@ function fieldOf(element, row, locked) {
 
 /** The form "create" or "change". `row` has its values, without it the defaults; the columns `locked` can't be edited. */
 export function rowForm(name, row, locked = []) {
-  const element = $(`#form-${name}`).content.firstElementChild.cloneNode(true);
+  const element = clone(name);
   const fields = [...element.querySelectorAll(".field")].map((each) => fieldOf(each, row, locked));
   return {
     element,

@@ -416,7 +416,7 @@ EDGES: dict[str, Any] = {
     "a_vector": None,
 }
 FORM = """([html, row]) => import("/ui/static/form.js").then(({rowForm}) => {
-    document.querySelector("#form-create").outerHTML = html;
+    document.querySelector("#template-create").outerHTML = html;
     window.form = rowForm("create", row);
     document.querySelector("#explorer").replaceChildren(window.form.element);
 })"""

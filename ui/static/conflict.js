@@ -1,7 +1,7 @@
 // Versions of a row.
 
-import {ask, h} from "./dom.js";
-import {same} from "./form.js";
+import {$, ask, h} from "./dom.js";
+import {clone, same} from "./form.js";
 
 /** A table of one or two versions of a row: {heading: row}. */
 export function compare(versions) {
@@ -19,11 +19,8 @@ export function compare(versions) {
 }
 
 /** Ask which version to keep. Return "mine", "theirs", or "" for back to the form. */
-export const choose = (mine, theirs) => ask(h("dialog", {"aria-labelledby": "conflict-title"}, h("form", {method: "dialog"},
-  h("h2", {id: "conflict-title"}, "Somebody else has changed this row"),
-  h("p", {}, "Nothing is saved yet. “Yours” has your changes, and what is stored in all other columns."),
-  compare({Yours: mine, "Stored now": theirs}),
-  h("p", {class: "actions"},
-    h("button", {value: "", autofocus: true}, "Back to the form"),
-    h("button", {value: "theirs"}, "Keep what is stored"),
-    h("button", {value: "mine", class: "danger"}, "Save mine anyway")))));
+export function choose(mine, theirs) {
+  const dialog = clone("conflict");
+  $("p", dialog).after(compare({Yours: mine, "Stored now": theirs}));
+  return ask(dialog);
+}

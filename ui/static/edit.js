@@ -2,8 +2,8 @@
 
 import {call, explain, signIn} from "./api.js";
 import {choose, compare} from "./conflict.js";
-import {ask, h, notify} from "./dom.js";
-import {rowForm, same} from "./form.js";
+import {$, ask, notify} from "./dom.js";
+import {clone, rowForm, same} from "./form.js";
 import {rowPath} from "./resource.js";
 
 // No answer, or no definite one. 409: the service still works on it.
@@ -22,9 +22,15 @@ function tell(error) {
 
 /** Show a dialog until `save` succeeds or the person cancels. Return what it returned, and the last error. */
 async function submit(title, label, form, save) {
-  const message = h("p", {class: "error", role: "alert"});
+  const dialog = clone("edit");
+  const message = $("[role=alert]", dialog);
+  const [confirm, cancel] = dialog.querySelectorAll("button");
   let busy, saved, failure = {status: 0};
-  async function run(event) {
+  $("h2", dialog).textContent = title;
+  confirm.textContent = label;
+  message.after(form.element);
+  cancel.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (busy) return;
     busy = true;
@@ -45,21 +51,14 @@ async function submit(title, label, form, save) {
       if (status === 401) signIn();
     }
     busy = false;
-  }
-  const dialog = h("dialog", {"aria-labelledby": "edit-title"}, h("form", {novalidate: true, onsubmit: run},
-    h("h2", {id: "edit-title"}, title),
-    message,
-    form.element,
-    h("p", {class: "actions"},
-      h("button", {class: "primary"}, label),
-      h("button", {type: "button", autofocus: true, onclick: () => dialog.close()}, "Cancel"))));
+  });
   await ask(dialog);
   return [saved, failure];
 }
 
 /** Show the form for a new row. Return whether a row was, or may have been, created. */
 export async function createRow(facts) {
-  const form = rowForm(facts, facts.create);
+  const form = rowForm("create");
   let key, sent;
   const [saved, failure] = await submit("New row", "Save", form, async () => {
     const json = form.body();
@@ -79,8 +78,8 @@ export async function editRow(facts, row) {
   if (!stored) return stored;
   const {versioned} = facts;
   const form = versioned
-    ? rowForm(facts, facts.change, stored.row)
-    : rowForm(facts, facts.create, stored.row, [...facts.partition, ...Object.keys(facts.clustering)]);
+    ? rowForm("change", stored.row)
+    : rowForm("create", stored.row, [...facts.partition, ...Object.keys(facts.clustering)]);
   async function save(json) {
     const mine = {...stored.row, ...json};
     // Nothing was edited, or an earlier request without an answer was carried out.

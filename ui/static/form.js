@@ -1,48 +1,26 @@
-// A form for a row, from the JSON Schema of a body and the CQL types. The service decides what is valid.
+// Forms for rows. ui/forms.py has their inputs; the service decides what is valid.
 
 import {Problem} from "./api.js";
-import {h} from "./dom.js";
+import {$} from "./dom.js";
 
-const HINTS = {
-  timestamp: "UTC", decimal: "such as 21.350", time: "such as 08:30:00.5", duration: "such as P1Y2M3DT4H5M6.5S",
-  inet: "such as 2001:db8::1", blob: "base64, such as AP8Q", uuid: "such as 123e4567-e89b-42d3-a456-426614174000",
-  timeuuid: "UUID of version 1",
-};
+/** An element of ui/templates/ui/forms.html. */
+export const clone = (name) => $(`#template-${name}`).content.firstElementChild.cloneNode(true);
 
 export const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
-function fieldOf(column, type, schema, required, initial, locked) {
-  // Alternatives have a type only if one of them is null.
-  const rule = schema.anyOf?.find((each) => each.type && each.type !== "null") ?? schema;
-  const nullable = rule !== schema;
-  const isNumber = /integer|number/.test(rule.type);
-  const isJson = !isNumber && rule.type !== "string";
-  const isText = /^(text|ascii|blob)$/.test(type) && !rule.format;
-  const allowsEmpty = isText && !rule.minLength;
-  const id = `field-${column}`;
-  const common = {id, readonly: locked, autofocus: !locked, dir: "auto", "aria-describedby": `${id}-help`};
-  // No maxlength: browsers count an emoji as two.
-  const input =
-    rule.type === "boolean" && !locked
-      ? h("select", common, h("option", {value: ""}, nullable ? "null" : "Choose …"), ["true", "false"].map((each) => h("option", {}, each)))
-      : isJson || (isText && !(rule.maxLength < 500))
-        ? h("textarea", common)
-        : h("input", {
-          ...common,
-          type: isNumber ? "number" : {date: "date", timestamp: "datetime-local"}[type],
-          inputmode: {email: "email", iri: "url"}[rule.format],
-          min: rule.minimum,
-          max: rule.maximum,
-          step: {number: "any", string: 0.001}[rule.type],
-        });
-  const isNull = nullable && allowsEmpty ? h("input", {type: "checkbox"}) : null;
+function fieldOf(element, row, locked) {
+  const {column, kind, optional, empty, initial: first} = element.dataset;
+  const [input, isNull] = element.querySelectorAll("input, select, textarea");
+  const isLocked = locked.includes(column);
+  input[input.options ? "disabled" : "readOnly"] = isLocked;
+  input.autofocus = !isLocked;
   input.addEventListener("input", () => isNull && (isNull.checked = false));
   isNull?.addEventListener("change", () => (input.value = ""));
   const state = () => [input.value, input.validity.badInput, isNull?.checked].join();
-  let untouched;
+  let initial, untouched;
   const set = (value) => {
     initial = value;
-    const text = value == null ? "" : isJson ? JSON.stringify(value) : String(value);
+    const text = value == null ? "" : kind === "json" ? JSON.stringify(value) : String(value);
     input.value = input.type === "datetime-local" ? text.slice(0, -1) : text;
     if (text && !input.value) {
       // A year before 1 or after 9999.
@@ -52,50 +30,35 @@ function fieldOf(column, type, schema, required, initial, locked) {
     if (isNull) isNull.checked = value === null;
     untouched = state();
   };
-  set(initial);
-  const error = h("span", {class: "error"});
-  const hints = [type, required && "required", locked && "part of the key", isJson && "as JSON",
-    rule.type === "number" && "NaN and infinity read as null", HINTS[type]];
-
+  set(row ? row[column] : first && JSON.parse(first));
   return {
     column,
-    element: h("div", {class: "field"},
-      h("label", {for: id}, column),
-      input,
-      isNull && h("label", {class: "check"}, isNull, `${column} is null`),
-      h("small", {id: `${id}-help`}, error, hints.filter(Boolean).join(", "))),
     read() {
       // The input may show less than the value has, such as LF for CR LF.
-      if (state() === untouched && (initial !== undefined || !required)) return initial;
+      if (state() === untouched && (initial !== undefined || optional)) return initial;
       if (isNull?.checked) return null;
       const {validationMessage, value} = input;
-      if (validationMessage) throw Error(validationMessage);
-      if (!value && !allowsEmpty) {
-        if (nullable) return null;
-        if (rule.type === "array") return [];
-        if ("default" in schema) return schema.default;
-        throw Error("Enter a value.");
+      if (validationMessage || !(value || empty)) throw Error(validationMessage || "Enter a value.");
+      if (!value || kind === "json") return JSON.parse(value || empty);
+      if (kind === "number") {
+        if (/^-?\d{16,}$/.test(value) && BigInt(value) !== BigInt(+value)) throw Error("This number has too many digits.");
+        return +value;
       }
-      if (isJson) return JSON.parse(value);
-      if (/^-?\d{16,}$/.test(value) && isNumber && BigInt(value) !== BigInt(+value)) throw Error("This number has too many digits.");
-      if (isNumber) return +value;
       // Browsers leave out seconds that are zero.
       return input.type === "datetime-local" ? `${value.padEnd(19, ":00")}Z` : value;
     },
     rebase: (value) => state() === untouched && set(value),
     fail(message) {
-      error.textContent = message;
+      $(".error", element).textContent = message;
       input.ariaInvalid = message !== "";
     },
   };
 }
 
-/** A form for a row. The columns `locked` can't be edited. */
-export function rowForm(facts, schema, row, locked = []) {
-  const fields = Object.entries(schema.properties).map(([column, rule]) => fieldOf(column, facts.columns[column], rule,
-    schema.required?.includes(column), row ? row[column] : rule.default, locked.includes(column)));
-  const note = facts.versioned ? null : "Save replaces the row that has this key, also what others change meanwhile.";
-  const element = h("div", {}, note, fields.map((each) => each.element));
+/** The form "create" or "change". `row` has its values, without it the defaults; the columns `locked` can't be edited. */
+export function rowForm(name, row, locked = []) {
+  const element = clone(name);
+  const fields = [...element.querySelectorAll(".field")].map((each) => fieldOf(each, row, locked));
   return {
     element,
     /** The request body, without the values that `base` has. */
@@ -123,7 +86,7 @@ export function rowForm(facts, schema, row, locked = []) {
         if (field) field.fail([...rest, msg].join(": "));
         else others += `${msg}. `;
       }
-      element.querySelector("[aria-invalid=true]")?.focus();
+      $("[aria-invalid=true]", element)?.focus();
       return others || "Correct the marked fields.";
     },
   };

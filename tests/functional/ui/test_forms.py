@@ -10,14 +10,18 @@ from uuid import uuid4
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from jinja2 import Environment, FileSystemLoader
 from playwright.sync_api import Locator, Page, Route, expect
 from pydantic import Field
 
+import api  # noqa: F401  # imports ui in the right order
 from schemas import fields, parameters
 from schemas.base import Body
-from tests.support import OBSERVER, Service
+from tests.support import OBSERVER, PROJECT, Service
+from ui.forms import row_fields
 
 Window = Callable[..., Page]
+TEMPLATES = Environment(loader=FileSystemLoader(PROJECT / "ui" / "templates"), autoescape=True)
 
 HOSTILE = "<script>alert(1)</script> \"'`&amp; ${1} \u202eمرحبا שלום 👩‍🌾"
 RUN = """([name, row]) => {
@@ -33,14 +37,14 @@ RUN = """([name, row]) => {
 def start(page: Page, function: str, row: dict[str, Any] | None = None) -> Locator:
     """Open a dialog as the buttons of the explorer do: `start(page, "editRow", row)`."""
     page.evaluate(RUN, [function, row])
-    dialog = page.locator("dialog").first
+    dialog = page.locator("dialog[open]").first
     expect(dialog).to_be_visible()
     return dialog
 
 
 def result(page: Page) -> Any:
     """What the function returned, once the dialog is closed; "nothing" for undefined."""
-    expect(page.locator("dialog")).to_have_count(0)
+    expect(page.locator("dialog[open]")).to_have_count(0)
     return page.evaluate("window.result")
 
 
@@ -184,7 +188,7 @@ def test_an_edit_that_loses_a_race_shows_both_versions(
     value_of(dialogs[0], "name").fill(HOSTILE)
     value_of(dialogs[1], "name").fill("Mine")
     press(dialogs[0], "Save")
-    expect(first.locator("dialog")).to_have_count(0)
+    expect(first.locator("dialog[open]")).to_have_count(0)
 
     press(dialogs[1], "Save")
     conflict = second.get_by_role("dialog", name="Somebody else has changed this row")
@@ -192,7 +196,7 @@ def test_an_edit_that_loses_a_race_shows_both_versions(
     expect(row.locator("td")).to_have_text(["Mine", HOSTILE])
     expect(conflict.get_by_role("row", name="age")).not_to_contain_text("differs")
     press(conflict, choice)
-    expect(second.locator("dialog")).to_have_count(0)
+    expect(second.locator("dialog[open]")).to_have_count(0)
     assert stored(live, observer)["name"] == ("Mine" if choice.startswith("Save") else HOSTILE)
     assert result(second) == stored(live, observer)
 
@@ -215,7 +219,7 @@ def test_a_second_lost_race_asks_again(live: Service, window: Window, observer: 
     # The value that the form showed at first is a change now.
     value_of(dialog, "age").fill("36")
     press(dialog, "Save")
-    expect(page.locator("dialog")).to_have_count(0)
+    expect(page.locator("dialog[open]")).to_have_count(0)
     assert stored(live, observer)["age"] == 36
     assert stored(live, observer)["name"] == "Other"
 
@@ -312,7 +316,7 @@ def test_dialogs_have_no_serious_violation_of_accessibility(
     press(dialog, "Save")
     expect(page.get_by_role("row", name="name ≠ differs")).to_be_visible()
     check()
-    press(page.locator("dialog").last, "Keep what is stored")
+    press(page.locator("dialog[open]").last, "Keep what is stored")
     assert result(page)["name"] == "Theirs"
 
     dialog = start(page, "deleteRow", observer)
@@ -411,14 +415,17 @@ EDGES: dict[str, Any] = {
     "a_map": {},
     "a_vector": None,
 }
-FORM = """([columns, schema, row]) => import("/ui/static/form.js").then(({rowForm}) => {
-    window.form = rowForm({columns}, schema, row);
+FORM = """([html, row]) => import("/ui/static/form.js").then(({rowForm}) => {
+    document.querySelector("#template-create").outerHTML = html;
+    window.form = rowForm("create", row);
     document.querySelector("#explorer").replaceChildren(window.form.element);
 })"""
 
 
 def show_form(page: Page, row: dict[str, Any] | None) -> None:
-    page.evaluate(FORM, [COLUMNS, EveryType.model_json_schema(), row])
+    macros: Any = TEMPLATES.get_template("ui/forms.html").module
+    html = macros.row_form("create", row_fields(EveryType.model_json_schema(), COLUMNS), "")
+    page.evaluate(FORM, [html, row])
 
 
 def test_an_unedited_form_keeps_every_value(live: Service, window: Window) -> None:

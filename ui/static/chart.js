@@ -2,7 +2,7 @@
 
 import {$, h, svg} from "./dom.js";
 
-/** Milliseconds without figures that are a gap in a line. */
+/** Milliseconds without figures that interrupt a line. */
 export const GAP = 10_000;
 
 export const format = (value) => value?.toLocaleString("en", {maximumSignificantDigits: 3}) ?? "–";
@@ -10,17 +10,16 @@ export const sum = (values) => [...values].reduce((all, value) => all + (value ?
 
 /** The lines to draw, [name, values]: the four largest, and the sum of the others. */
 function choose(points) {
-  const column = (name) => points.map(({values}) => values.get(name));
-  const sizes = new Map(points.flatMap(({values}) => [...values.keys()]).map((name) => [name, 0]));
-  for (const name of sizes.keys()) sizes.set(name, sum(column(name)));
-  const names = [...sizes.keys()].sort((a, b) => sizes.get(b) - sizes.get(a));
-  const others = names.splice(names.length > 5 ? 4 : 5);
-  const lines = names.sort().map((name) => [name, column(name)]);
-  if (others.length) lines.push(["other", points.map(({values}) => sum(others.map((name) => values.get(name))))]);
+  const names = new Set(points.flatMap(({values}) => [...values.keys()]));
+  const lines = [...names].map((name) => [name, points.map(({values}) => values.get(name))]);
+  lines.sort(([, a], [, b]) => sum(b) - sum(a));
+  const others = lines.splice(lines.length > 5 ? 4 : 5);
+  lines.sort(([a], [b]) => (a < b ? -1 : 1));
+  if (others.length) lines.push(["other", points.map((_, index) => sum(others.map(([, values]) => values[index])))]);
   return lines;
 }
 
-/** Draw points, {time, values}, where `values` is a Map of numbers by the name of the line. */
+/** Draw points, {time, values}: a Map of numbers by the name of the line. */
 export function draw(element, points) {
   const lines = choose(points);
   const highest = Math.max(0, ...lines.flatMap(([, values]) => values.filter(Boolean)));
@@ -39,11 +38,10 @@ export function draw(element, points) {
     }).join("");
   };
   const line = (index, d) => svg("path", {class: `line${index}`, d});
-  const plot = $("svg", element);
-  plot.replaceChildren(...lines.map(([, values], index) => line(index, path(values))));
   $(".top", element).textContent = format(top);
   const legend = lines.map(([name, values]) => `${name}: ${format(values.at(-1))}`);
-  plot.setAttribute("aria-label", `Now ${legend.join(", ") || "nothing"}. Highest in 10 minutes: ${format(highest)}.`);
+  $("svg", element).replaceChildren(svg("desc", {}, `Now ${legend.join(", ") || "nothing"}. Maximum: ${format(highest)}.`),
+    ...lines.map(([, values], index) => line(index, path(values))));
   $("ul", element).replaceChildren(...legend.map((text, index) =>
-    h("li", {}, svg("svg", {viewBox: "0 0 24 8"}, line(index, "M0 4H24")), text)));
+    h("li", {}, svg("svg", {viewBox: "0 0 24 8", "aria-hidden": "true"}, line(index, "M0 4H24")), text)));
 }

@@ -1,4 +1,4 @@
-// The attributes data-figure, data-gauge, data-chart and data-state in the template say what is shown.
+// The data attributes in the template say what is shown.
 
 import {call, explain, start} from "./api.js";
 import {draw, format, GAP, sum} from "./chart.js";
@@ -7,7 +7,8 @@ import {increase, parse, quantile, sums, total} from "./prometheus.js";
 import {root} from "./session.js";
 
 // Milliseconds. An event is shown for a minute.
-const [INTERVAL, TIMEOUT, HISTORY, EVENT] = [2000, 4000, 600_000, 60_000];
+const [INTERVAL, TIMEOUT, EVENT] = [2000, 4000, 60_000];
+const POINTS = 300;
 
 const all = (selector) => [...document.querySelectorAll(selector)];
 const charts = all("[data-chart]").map((element) => ({element, points: [], ...element.dataset}));
@@ -16,33 +17,35 @@ let before;
 let counts = [];
 let jobs;
 let polls = 0;
-let timer;
-let isPolling;
+let busy;
 
 const show = (name, value) => {
   $(`[data-figure="${name}"]`).textContent = format(value);
 };
 
-/** Show the states, each with its start and its detail. */
+/** Show the states with their start and detail. */
 function showStates(states, now) {
-  for (const [name, time] of Object.entries(events)) if (now - time < EVENT) states[name] = "";
+  for (const name in events) if (now - events[name] < EVENT) states[name] = "";
   for (const element of all("[data-state]")) {
     const name = element.dataset.state;
     if (element.hidden || events[name] === now) $("time", element).textContent = new Date(now).toLocaleTimeString("en-GB");
     element.hidden = !(name in states);
-    $("b", element).textContent = states[name] ?? "";
+    const [detail, text] = [$("b", element), `${states[name] ?? ""}`];
+    // A screen reader announces each change.
+    if (detail.textContent !== text) detail.textContent = text;
   }
 }
 
 /** What a chart shows now, by the name of the line. */
 function current({chart, metric, label}, samples, now) {
-  if (chart === "jobs") return new Map([...Map.groupBy(jobs ?? [], ({state}) => state)].map(([state, {length}]) => [state, length]));
-  if (chart === "gauges") return new Map(Object.entries(JSON.parse(metric)).map(([name, gauge]) => [name, total(samples, gauge)]));
-  // After a gap, a rate would be an average of the gap.
-  if (!(now - before?.time < GAP)) return new Map();
+  if (chart === "jobs") return sums((jobs ?? []).map((job) => ["job", 1, job]), "job", "state");
+  if (chart === "gauges") return new Map(JSON.parse(metric).map(([name, gauge]) => [name, total(samples, gauge)]));
+  // After a gap, rates would be averages of the gap.
+  const elapsed = now - before?.time;
+  if (!(elapsed < GAP)) return new Map();
   const grown = increase(sums(samples, metric, label), sums(before.samples, metric, label));
   return new Map(chart === "rates"
-    ? [...grown].map(([key, count]) => [key, (count / (now - before.time)) * 1000])
+    ? [...grown].map(([key, count]) => [key, (1000 * count) / elapsed])
     : [50, 95, 99].map((percent) => [`p${percent}`, quantile(percent / 100, grown) * 1000 || undefined]));
 }
 
@@ -58,7 +61,7 @@ function showMetrics(samples, now, states) {
   for (const element of all("[data-gauge]")) element.textContent = format(gauge(element.dataset.gauge));
   for (const chart of charts) {
     const values = current(chart, samples, now);
-    chart.points = [...chart.points.filter(({time}) => now - time < HISTORY), {time: now, values}];
+    chart.points = [...chart.points, {time: now, values}].slice(-POINTS);
     draw(chart.element, chart.points);
     if (chart.total) show(chart.total, values.size ? sum(values.values()) : null);
     else if (chart.chart === "latency") for (const [name, value] of values) show(name, value);
@@ -78,9 +81,6 @@ function showHealth({status, nodes, quorum, pending_migrations: pending}, seen =
 }
 
 async function poll() {
-  if (isPolling || document.hidden) return;
-  isPolling = true;
-  clearTimeout(timer);
   const now = Date.now();
   const states = {};
   const signal = AbortSignal.timeout(TIMEOUT);
@@ -94,12 +94,14 @@ async function poll() {
   jobs = listed.value;
   const error = metrics.reason;
   if (error) states[health.value ? "refused" : "unreachable"] = explain(error);
-  const seen = error ? undefined : showMetrics(parse(metrics.value), now, states);
+  const seen = metrics.value && showMetrics(parse(metrics.value), now, states);
   if (health.value) showHealth(health.value, seen, states);
   showStates(states, now);
-  isPolling = false;
-  timer = setTimeout(poll, now + INTERVAL - Date.now());
 }
 
-document.addEventListener("visibilitychange", poll);
-start(poll);
+// Not twice at the same time, and not in a hidden tab.
+const tick = () => document.hidden || (busy ??= poll().finally(() => (busy = null)));
+
+setInterval(tick, INTERVAL);
+document.addEventListener("visibilitychange", tick);
+start(tick);

@@ -5,7 +5,7 @@ export const parse = (text) =>
   [...text.matchAll(/^(\w+)(?:\{(.*)\})? (\S+)/gm)].map(([, name, labels = "", value]) =>
     [name, Number(value), Object.fromEntries([...labels.matchAll(/(\w+)="([^"]*)"/g)].map((pair) => pair.slice(1)))]);
 
-/** The sums of a metric by the values of a label, without the requests of these pages, which would hide others. */
+/** The sums of a metric by a label, without the requests of these pages, which would hide others. */
 export function sums(samples, metric, label) {
   const found = new Map();
   for (const [name, value, labels] of samples) {
@@ -17,9 +17,9 @@ export function sums(samples, metric, label) {
 
 export const total = (samples, metric) => sums(samples, metric).get(undefined) ?? 0;
 
-/** By how much counters have grown. A smaller value means that the service began again with 0. */
+/** How much counters have grown. A smaller value means that the service began again with 0. */
 export const increase = (after, before) =>
-  new Map([...after].map(([key, value]) => [key, value - (before.get(key) <= value ? before.get(key) : 0)]));
+  new Map([...after].map(([key, value]) => [key, before.get(key) <= value ? value - before.get(key) : value]));
 
 /** A quantile of a histogram, as histogram_quantile() of PromQL; undefined if nothing was counted. */
 export function quantile(share, buckets) {

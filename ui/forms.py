@@ -28,6 +28,7 @@ _NOTES = {
     "float": "NaN and infinity read as null",
     "double": "NaN and infinity read as null",
 }
+_JSON_FORMS = {"array": "as JSON: […, …]", "object": 'as JSON: {"key": …}'}
 # Text may have line breaks if it may be longer than this.
 _LINE = 500
 
@@ -64,14 +65,17 @@ def row_fields(schema: Mapping[str, Any], columns: Mapping[str, str]) -> list[Ro
     :param columns: the CQL types of the columns.
     """
     required = schema.get("required", ())
-    return [_field(name, columns.get(name, ""), rule, name in required) for name, rule in schema["properties"].items()]
+    return [
+        _field(name, columns.get(name, ""), rule, name in required)
+        for name, rule in schema.get("properties", {}).items()
+    ]
 
 
 def _field(column: str, cql_type: str, schema: Mapping[str, Any], is_required: bool) -> RowField:
     alternatives: list[dict[str, Any]] = schema.get("anyOf", [])
     is_nullable = {"type": "null"} in alternatives
     rule = next(each for each in alternatives if each != {"type": "null"}) if is_nullable else schema
-    json_type = rule.get("type")
+    json_type = rule.get("type", "")
     choices = [True, False] if json_type == "boolean" else rule.get("enum", [])
     is_number = json_type in ("integer", "number")
     is_json = bool(choices) or not (is_number or json_type == "string")
@@ -83,10 +87,12 @@ def _field(column: str, cql_type: str, schema: Mapping[str, Any], is_required: b
         empty.append([] if json_type == "array" else {})
     if "default" in schema:
         empty.append(schema["default"])
+    attributes = {} if is_json or is_long else _attributes(rule, cql_type)
     hints = [
         cql_type,
         "required" if is_required else "may be null" if is_nullable else "",
-        "as JSON" if is_json and not choices else "",
+        _JSON_FORMS.get(json_type, "as JSON") if is_json and not choices else "",
+        *(f"{name} {attributes[name]}" for name in ("min", "max") if attributes.get(name) is not None),
         _NOTES.get(cql_type, ""),
         f"for example {_EXAMPLES[cql_type]}" if cql_type in _EXAMPLES else "",
     ]
@@ -94,7 +100,7 @@ def _field(column: str, cql_type: str, schema: Mapping[str, Any], is_required: b
         column,
         "json" if is_json else "number" if is_number else "text",
         element="select" if choices else "textarea" if is_json or is_long else "input",
-        attributes={} if is_json or is_long else _attributes(rule, cql_type),
+        attributes=attributes,
         choices=tuple(_json(each) for each in choices),
         has_null=allows_empty and is_nullable,
         empty=_json(empty[0]) if empty else None,

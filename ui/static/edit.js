@@ -45,7 +45,7 @@ async function submit(title, label, form, save) {
       failure = error;
       const {errors, status} = error;
       message.textContent = errors?.length ? form.show(errors) : explain(error);
-      if (isUnsure(error)) message.append(" The change may be stored nevertheless. You can repeat it safely.");
+      if (isUnsure(error)) message.append(" The change may be stored nevertheless. You can safely repeat it unchanged.");
       if (status === 404) message.append(". Copy your values if you need them, and close the form.");
       if (status === 412) dialog.close();
       if (status === 401) signIn();

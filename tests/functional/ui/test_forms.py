@@ -158,7 +158,7 @@ def test_hostile_text_is_stored_and_shown_unchanged(live: Service, window: Windo
     assert live.client.get(path).json() == row
 
     dialog = start(page, "editRow", row)
-    expect(dialog).to_contain_text("Save replaces the row that has this key")
+    expect(dialog).to_contain_text("The last save wins")
     expect(value_of(dialog, "genus")).to_have_value(row["genus"])
     expect(value_of(dialog, "genus")).to_have_attribute("readonly", "")
     value_of(dialog, "sightings").fill("4")

@@ -41,7 +41,7 @@ endef
 
 .DEFAULT_GOAL := help
 .PHONY: help run node stop test test-long test-cassandra-4 test-without-samples integration chaos bench bench-scale bench-imports bench-compare \
-	schema openapi lint lint-deployment format clean
+	screenshots schema openapi lint lint-deployment format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,6 +101,9 @@ bench-imports: .venv/bench-ready ## measure the memory of the service and a job 
 bench-compare: .venv/bench-ready ## compare the cost of the working tree with that of a Git revision (REF=main~5)
 	.venv/bin/python -m dev.bench compare $(if $(SHORT),--short) $(REF)
 
+screenshots: .venv/test-ready ## take the pictures of the pages in docs/images/ui, with Chromium (2 minutes)
+	.venv/bin/python -m tests.screenshots
+
 schema: .venv/ready ## write storage/schema.json: the schema that the migrations create
 	@.venv/bin/python -m dev.schema
 
@@ -157,7 +160,7 @@ clean: stop ## stop Cassandra, then delete its data, the virtual environment and
 
 # The tools that only tests and lint need.
 .venv/test-ready: .venv/ready requirements-test.txt
-	@echo "Installing the tools of tests and lint into .venv (500 MB) ..."
+	@echo "Installing the tools of tests and lint into .venv (650 MB) ..."
 	@$(INSTALL) -r requirements.txt -r requirements-dev.txt -r requirements-test.txt
 	@touch $@
 

@@ -162,8 +162,8 @@ class Settings(BaseSettings):
     cassandra_serial_consistency_level: Literal["SERIAL", "LOCAL_SERIAL"] = "LOCAL_SERIAL"
     cassandra_protocol_version: Annotated[int, Field(ge=4, le=5)] | None = None
     cassandra_connect_timeout: Seconds = 5.0
-    cassandra_heartbeat_interval: Seconds = 5.0
-    cassandra_heartbeat_timeout: Seconds = 5.0
+    cassandra_heartbeat_interval: Seconds = 4.0
+    cassandra_heartbeat_timeout: Seconds = 3.0
     cassandra_reconnect_min: Seconds = 0.5
     cassandra_reconnect_max: Seconds = 10.0
     cassandra_speculative_delay: Annotated[float, Field(ge=0, le=60)] = 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -89,8 +89,7 @@ def set_password(
     :returns: false if the account has changed since, so that nothing was changed.
     :raises TooManyHashes: other requests are hashing passwords.
     """
-    after = account._replace(password_hash=passwords.hash(password), credentials=uuid4())
-    return accounts.update_account(session, account, after, options)
+    return change(session, account, {"password_hash": passwords.hash(password)}, options) is not None
 
 
 def set_disabled(session: Session, account: Account, disabled: bool, options: QueryOptions) -> bool:
@@ -99,8 +98,18 @@ def set_disabled(session: Session, account: Account, disabled: bool, options: Qu
     :param account: as it was read.
     :returns: false if the account has changed since, so that nothing was changed.
     """
-    after = account._replace(disabled=disabled, credentials=uuid4())
-    return accounts.update_account(session, account, after, options)
+    return change(session, account, {"disabled": disabled}, options) is not None
+
+
+def change(session: Session, account: Account, columns: Mapping[str, Any], options: QueryOptions) -> Account | None:
+    """Change columns of an account, and revoke all of its refresh tokens.
+
+    :param account: as it was read.
+    :param columns: new values of `password_hash`, `scopes` and `disabled`, or of some of them.
+    :returns: None if the account has changed since, so that nothing was changed.
+    """
+    after = account._replace(**columns, credentials=uuid4())
+    return after if accounts.update_account(session, account, after, options) else None
 
 
 def scopes_of(account: Account) -> frozenset[str]:
@@ -116,6 +125,11 @@ def document(account: Account) -> dict[str, Any]:
         "scopes": ordered(account.scopes),
         "created_at": rfc3339(account.created_at),
     }
+
+
+def managed_document(account: Account) -> dict[str, Any]:
+    """An account as operators receive it."""
+    return document(account) | {"disabled": account.disabled}
 
 
 def narrowed(scopes: frozenset[str], requested: frozenset[str] | None) -> frozenset[str]:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from inspect import cleandoc
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import click
 from pydantic import TypeAdapter, ValidationError
@@ -104,7 +104,7 @@ def list_command(as_json: bool) -> None:
     with database() as (session, _, options):
         found = sorted(list_accounts(session, options))
     if as_json:
-        click.echo(json.dumps({"accounts": list(map(_document, found))}, indent=2))
+        click.echo(json.dumps({"accounts": list(map(accounts.managed_document, found))}, indent=2))
     else:
         for account in found:
             click.echo(_line(account))
@@ -162,11 +162,7 @@ def _change(session: Session, email: str, change: Callable[[Account], bool], opt
     raise CommandError(f"Other requests change the account {email} at the same time. Run the command again.")
 
 
-def _document(account: Account) -> dict[str, Any]:
-    return accounts.document(account) | {"disabled": account.disabled}
-
-
 def _line(account: Account) -> str:
-    document = _document(account)
+    document = accounts.document(account)
     state = "  disabled" if account.disabled else ""
     return f"{account.email}  {' '.join(document['scopes'])}  {document['created_at']}{state}"

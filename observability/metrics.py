@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.metrics_core import Metric
 
 from environment import metrics_directory
 from observability.metrics_files import FileCollector
+from observability.text_format import generate_text
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,9 @@ RATE_LIMITER_FAILURES = Counter(
     registry=_registry,
 )
 WORKERS = _gauge("fieldbook_workers", "Worker processes.")
+WORKERS_STARTED = Counter(
+    "fieldbook_workers_started", "Worker processes that have started, also to replace others.", registry=_registry
+)
 # These two gauges count workers. With the minimum over all workers of a gauge that is 0 or 1, the result would be wrong
 # with --preload, because the master adds a 0.
 WORKERS_WITHOUT_QUORUM = _gauge(
@@ -196,9 +200,12 @@ class Sampler:
         if MEMORY is not None:
             self._sources.append((MEMORY, _resident_memory))
         self._increments: list[tuple[Counter, Callable[[], float]]] = []
+        # Counted here too, because a sum over the histograms of all statements takes more than a millisecond.
+        self._queries = 0
         # Values of time.monotonic(), each with the number of queries until then.
-        self._query_counts: deque[tuple[float, float]] = deque()
+        self._query_counts: deque[tuple[float, int]] = deque()
         self._lock = threading.Lock()
+        self._queries_lock = threading.Lock()
 
     def add(self, gauge: Gauge, source: Callable[[], float]) -> None:
         """Register the function that supplies a gauge's value; it replaces an earlier one.
@@ -217,6 +224,11 @@ class Sampler:
         with self._lock:
             self._increments.append((counter, source))
 
+    def count_query(self) -> None:
+        """Count a query for `fieldbook_queries_per_second`."""
+        with self._queries_lock:
+            self._queries += 1
+
     def sample(self) -> None:
         """Update all metrics with a registered function now."""
         with self._lock:
@@ -230,6 +242,7 @@ class Sampler:
 
         Another worker may answer GET /metrics, so an update at that time would not be enough.
         """
+        WORKERS_STARTED.inc()
         threading.Thread(target=self._run, name="metrics", daemon=True).start()
 
     def _run(self) -> None:
@@ -241,13 +254,7 @@ class Sampler:
             time.sleep(_INTERVAL)
 
     def _queries_per_second(self) -> float:
-        now = time.monotonic()
-        total = sum(
-            sample.value
-            for metric in QUERY_SECONDS.collect()
-            for sample in metric.samples
-            if sample.name.endswith("_count")
-        )
+        now, total = time.monotonic(), self._queries
         self._query_counts.append((now, total))
         while now - self._query_counts[0][0] > _RATE_WINDOW:
             self._query_counts.popleft()
@@ -294,6 +301,7 @@ def observe_query(statement: str, started: float) -> float:
     """
     seconds = time.monotonic() - started
     _query_series(statement).observe(seconds)
+    sampler.count_query()
     return seconds
 
 
@@ -319,6 +327,9 @@ def exposition(media_type: str, *, sample: bool = True) -> tuple[str, bytes]:
     :param sample: this process is a worker: update its metrics first.
     """
     generate, content_type = choose_encoder(media_type)
+    # The files of the workers have no times of creation, which this function does not write.
+    if generate is generate_latest and metrics_directory() is not None:
+        generate = generate_text
     return content_type, generate(collect(sample=sample))
 
 

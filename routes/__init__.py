@@ -16,6 +16,7 @@ MODULES = (
     "routes.admin",
     "routes.docs",
     "routes.auth",
+    "routes.accounts",
     "routes.jobs",
     "routes.animals",
     "routes.plants",

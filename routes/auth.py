@@ -26,15 +26,14 @@ from schemas.auth import (
 )
 from schemas.base import Body, InvalidInput
 from storage.cql import QueryOptions
-from storage.db_io.accounts import Account, find_account
-from web.access import current_tokens, invalid_token
+from web.access import current_tokens
 from web.dependencies import current_settings
 from web.openapi import error_response, json_error, responses
 from web.rate_limits import limit_sign_in
 from web.request_body import FieldbookRequest
 from web.responses import ResponseValue
 from web.route_options import route_options
-from web.sign_in import account_options, refresh, sign_in
+from web.sign_in import account_options, current_account, refresh, sign_in
 from web.sign_in import revoke as revoke_refresh_token
 
 blueprint = Blueprint("auth", __name__, tag="sign-in")
@@ -137,7 +136,7 @@ def revoke() -> ResponseValue:
 @route_options(scope="account", sign_in="everywhere")
 def me() -> ResponseValue:
     """The account of the caller."""
-    return accounts.document(_account(account_options()))
+    return accounts.document(current_account())
 
 
 @blueprint.post("/auth/password", responses=responses(204, None, 429))
@@ -147,7 +146,7 @@ def change_password(body: PasswordChange) -> ResponseValue:
     limit_sign_in(g.caller.email)
     options = account_options()
     passwords = _passwords(options)
-    account = _account(options)
+    account = current_account()
     if not passwords.matches(account.password_hash, body.current_password):
         raise InvalidInput.at("body", "current_password", "This is not the password of the account")
     if not accounts.set_password(g.session, account, body.new_password, passwords, options):
@@ -164,17 +163,6 @@ def jwks() -> ResponseValue:
 
 def _passwords(options: QueryOptions) -> Passwords:
     return Passwords(current_settings(), options)
-
-
-def _account(options: QueryOptions) -> Account:
-    """The account of the caller.
-
-    :raises Unauthorized: it was disabled after the token was issued.
-    """
-    account = find_account(g.session, g.caller.email, options)
-    if account is None or account.id != g.caller.account_id or account.disabled:
-        raise invalid_token("The account of this token is disabled.")
-    return account
 
 
 # --- OAuth 2.0 ---------------------------------------------------------------------------------------------

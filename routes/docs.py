@@ -5,13 +5,14 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from flask import Response, render_template, request, send_from_directory
+from flask import Response, render_template
 
 from routes.blueprint import Blueprint
 from schemas.service import FilePath
 from web.media_types import HTML, JSON
 from web.openapi import current_document, responses
 from web.route_options import route_options
+from web.static_files import send_file
 
 _SWAGGER_UI = str(files("flask_swagger_ui") / "dist")
 # Our own files: the style sheet of the home page, and the script that starts Swagger UI.
@@ -40,13 +41,4 @@ def docs() -> Response:
 def docs_file(path: FilePath) -> Response:
     """A script, style sheet or icon of the pages: our own, otherwise from the package flask-swagger-ui."""
     directory = _STATIC if path.filename in _OWN_FILES else _SWAGGER_UI
-    return send_from_directory(directory, path.filename, max_age=3600, conditional=_dates_are_valid())
-
-
-def _dates_are_valid() -> bool:
-    # Werkzeug raises OverflowError for a date with a number out of range. A server ignores invalid dates (RFC 9110).
-    try:
-        request.if_modified_since, request.if_range  # noqa: B018
-    except OverflowError:
-        return False
-    return True
+    return send_file(directory, path.filename, max_age=3600)

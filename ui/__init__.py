@@ -4,7 +4,7 @@ The pages contain no data: their scripts call the routes of the service, as ever
 delete this folder, its tests and its line in `routes/__init__.py`.
 """
 
-from ui import pages, session  # noqa: F401
+from ui import forms, pages, session  # noqa: F401
 from ui.blueprint import blueprint
 
 __all__ = ["blueprint"]

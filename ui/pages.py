@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from flask import Response, redirect, render_template, send_from_directory, url_for
+from flask import Response, redirect, render_template, request, url_for
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
 from schemas.base import Path
 from schemas.service import FilePath
 from ui.blueprint import STATIC, blueprint, has_sign_in, import_scope, jobs_scope, probe_scope, resources
-from ui.explorer import explorer_facts
+from ui.explorer import explorer_facts, explorer_views, is_editable
 from ui.probes import has_probes, probes
 from web.dependencies import current_settings
 from web.media_types import HTML
 from web.route_options import route_options
+from web.static_files import send_file
 
 # Modules need this type. Without it, `X-Content-Type-Options: nosniff` prevents their execution.
 _TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
@@ -74,14 +75,17 @@ def explorer(path: ResourcePath) -> Response:
     resource = resources().get(path.name)
     if resource is None:
         raise NotFound(f"There is no page {path.name}.")
-    return _render("explorer.html", resource=resource, facts=explorer_facts(resource))
+    facts = explorer_facts(resource)
+    views = explorer_views(facts, request.args)
+    return _render("explorer.html", resource=resource, facts=facts, views=views, editable=is_editable(facts))
 
 
 @blueprint.get("/ui/static/<filename>", doc_ui=False)
 @route_options(produces=(), session=False, scope="open")
 def static_file(path: FilePath) -> Response:
     """A script or style sheet of the pages."""
-    response = send_from_directory(STATIC, path.filename, max_age=0, etag=True, conditional=False)
+    # After an upgrade, no page may use a script of the earlier version: the browser asks before each use.
+    response = send_file(STATIC, path.filename, max_age=0)
     suffix = path.filename[path.filename.rfind(".") :]
     response.content_type = _TYPES.get(suffix, response.content_type)
     return response

@@ -18,7 +18,7 @@ from auth.refresh_tokens import InvalidRefreshToken
 from schemas.auth import Password
 from schemas.base import Body
 from ui.blueprint import blueprint
-from web.access import NotSignedIn
+from web.access import NotSignedIn, current_tokens
 from web.dependencies import current_settings
 from web.responses import ResponseValue
 from web.route_options import route_options
@@ -45,7 +45,12 @@ def create_session(body: SignIn) -> ResponseValue:
         tokens = sign_in(body.email, body.password, None)
     except InvalidCredentials:
         raise NotSignedIn("There is no active account with this e-mail address and password.", "Bearer") from None
-    return _with_cookie(tokens)
+    _revoke_cookie()
+    response = _with_cookie(tokens)
+    if "refresh_token" not in tokens:
+        # Read-only mode: without this, a reload of the page would bring back the account that was signed in before.
+        response.delete_cookie(_COOKIE, **_attributes())
+    return response
 
 
 @blueprint.post("/ui/session/token", doc_ui=False)
@@ -63,12 +68,11 @@ def renew_session() -> ResponseValue:
 
 
 @blueprint.delete("/ui/session", doc_ui=False)
-@route_options(scope="open")
+@route_options(scope="open", writes=False)
 def delete_session() -> ResponseValue:
-    """Sign out: revoke the refresh token and delete the cookie."""
+    """Sign out: revoke the refresh token and delete the cookie. In read-only mode, only delete the cookie."""
     _require_own_page()
-    if token := request.cookies.get(_COOKIE):
-        revoke(token)
+    _revoke_cookie()
     return _without_cookie()
 
 
@@ -82,9 +86,18 @@ def _require_own_page() -> None:
         raise Forbidden(f"Only pages of this service can use this route. They send the header {_HEADER}.")
 
 
+def _revoke_cookie() -> None:
+    """Revoke the refresh token in the cookie, if there is one."""
+    token = request.cookies.get(_COOKIE)
+    if token and not current_settings().read_only:
+        revoke(token)
+
+
 def _with_cookie(tokens: dict[str, Any]) -> Response:
-    refresh_token = tokens.pop("refresh_token", None)
-    response = jsonify(tokens)
+    """The access token with the address of its account, and the refresh token as a cookie."""
+    refresh_token = tokens.get("refresh_token")
+    document = {name: value for name, value in tokens.items() if name != "refresh_token"}
+    response = jsonify(document | {"email": current_tokens().verify(tokens["access_token"]).email})
     response.headers.update(_NO_STORE)
     # In read-only mode there is no new refresh token, and an earlier one stays valid.
     if refresh_token is not None:

@@ -42,7 +42,9 @@ class SecurityHeaders:
         :param context: Flask's `g`.
         """
         headers = response.headers
-        for name, value in self._pages if response.mimetype == HTML else self._others:
+        # Flask's response to OPTIONS has the type of a page, and no body.
+        is_page = response.mimetype == HTML and request.method != "OPTIONS"
+        for name, value in self._pages if is_page else self._others:
             headers[name] = value
         if self._transport and request.is_secure:
             headers["Strict-Transport-Security"] = self._transport

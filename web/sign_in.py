@@ -14,8 +14,8 @@ from auth.passwords import Passwords
 from auth.refresh_tokens import RefreshTokens
 from schemas.auth import AccountEmail
 from storage.cql import QueryOptions
-from storage.db_io.accounts import Account
-from web.access import current_tokens
+from storage.db_io.accounts import Account, find_account
+from web.access import current_tokens, invalid_token
 from web.dependencies import current_settings
 from web.rate_limits import limit_sign_in
 
@@ -28,6 +28,17 @@ def account_options() -> QueryOptions:
     """The options of queries for accounts and tokens."""
     # Ignore the client's consistency level: with ONE, a stale replica could accept a disabled account.
     return replace(g.options, consistency_level=None)
+
+
+def current_account() -> Account:
+    """The account of the caller, read again.
+
+    :raises NotSignedIn: it was disabled after the token was issued.
+    """
+    account = find_account(g.session, g.caller.email, account_options())
+    if account is None or account.id != g.caller.account_id or account.disabled:
+        raise invalid_token("The account of this token is disabled.")
+    return account
 
 
 def sign_in(username: str, password: str, requested: frozenset[str] | None) -> dict[str, Any]:

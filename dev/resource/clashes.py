@@ -22,7 +22,8 @@ def check_is_free(spec: Spec) -> None:
         if path.exists():
             raise Refused(f"{path.relative_to(PROJECT)} already exists")
     taken = _names_in_use()
-    for name in (spec.singular, spec.plural):
+    # The explorer of a resource has the page /ui/<plural>.
+    for name in (spec.singular, spec.plural, f"ui/{spec.plural}"):
         if name in taken:
             raise Refused(f"{name} is the name of {taken[name]}, so choose another name")
 
@@ -36,7 +37,9 @@ def _names_in_use() -> dict[str, str]:
     # Include the routes of the testbed: functional tests serve them together with the new resource.
     application = create_app()
     taken |= dict.fromkeys(application.blueprints, "a blueprint")
-    taken |= {rule.rule.split("/")[1]: f"the route {rule.rule}" for rule in application.url_map.iter_rules()}
+    rules = [rule.rule for rule in application.url_map.iter_rules()]
+    taken |= {rule.split("/")[1]: f"the route {rule}" for rule in rules}
+    taken |= {rule[1:]: f"the page {rule}" for rule in rules if rule.startswith("/ui/")}
     return taken
 
 

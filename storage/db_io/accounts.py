@@ -11,7 +11,7 @@ from uuid import UUID
 
 from cassandra.cluster import Session
 
-from storage.cql import QueryOptions, Statement, execute, stream
+from storage.cql import Page, QueryOptions, Statement, execute, stream
 from storage.cql.consistency import serial_level
 from storage.db_io.versioned import can_be_settled
 from storage.errors import StorageError, StorageTimeout
@@ -21,7 +21,7 @@ class Account(NamedTuple):
     """A row of `accounts`.
 
     :ivar email: normalized and in lower case.
-    :ivar credentials: a new value with each new password and each change of `disabled`.
+    :ivar credentials: a new value with each new password and each change of `scopes` or `disabled`.
     """
 
     email: Annotated[str, "text"]
@@ -48,7 +48,7 @@ SELECT_ACCOUNTS = Statement("select_accounts", "SELECT {columns} FROM {keyspace}
 UPDATE_ACCOUNT = Statement(
     "update_account",
     "UPDATE {keyspace}.accounts SET {assignments} WHERE email = ? IF credentials = ?",
-    ("password_hash", "disabled", "credentials"),
+    ("password_hash", "scopes", "disabled", "credentials"),
     kind="lwt",
     idempotent=False,
 )
@@ -87,8 +87,18 @@ def list_accounts(session: Session, options: QueryOptions) -> Iterator[Account]:
             yield from map(_account, page)
 
 
+def retrieve_accounts_page(session: Session, limit: int, paging_state: bytes | None, options: QueryOptions) -> Page:
+    """Read one page of all accounts, in token order.
+
+    :returns: at most `limit` accounts.
+    :raises PagingStateRefused: the server does not accept the paging state.
+    """
+    page = execute(session, SELECT_ACCOUNTS, (), options, fetch_size=limit, paging_state=paging_state)
+    return Page(list(map(_account, page.rows)), page.paging_state)
+
+
 def update_account(session: Session, before: Account, after: Account, options: QueryOptions) -> bool:
-    """Change the password and `disabled` of an account.
+    """Change the password, `scopes` and `disabled` of an account.
 
     :param before: as it was read.
     :param after: with new `credentials`.

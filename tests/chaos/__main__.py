@@ -27,7 +27,7 @@ from tests.chaos.system import Timing, clean_up_killed_runs, running_service
 from tests.support import clean_environment
 
 # The service's defaults, and shorter values for a run of two to three minutes.
-DEFAULTS = Timing(heartbeat_interval=5, heartbeat_timeout=5, reconnect_min=0.5, reconnect_max=10, connect_timeout=5)
+DEFAULTS = Timing(heartbeat_interval=4, heartbeat_timeout=3, reconnect_min=0.5, reconnect_max=10, connect_timeout=5)
 SHORT = Timing(heartbeat_interval=1, heartbeat_timeout=2, reconnect_min=0.5, reconnect_max=3, connect_timeout=3)
 
 KEYSPACE = "faults"

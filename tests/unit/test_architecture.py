@@ -40,6 +40,7 @@ SERVICE = {
     "web": {"settings", "observability", "server", "schemas", "storage", "auth", "jobs"},
     "routes": {"settings", "observability", "server", "schemas", "storage", "auth", "jobs", "web"},
     "diagnostics": {"settings", "routes", "schemas", "storage", "web"},
+    "ui": {"settings", "routes", "schemas", "auth", "web"},
     "commands": {"settings", "environment", "server", "schemas", "storage", "auth", "jobs", "routes", "web"},
     "api": {"settings", "environment", "observability", "commands", "routes", "storage", "web"},
     "wsgi": {"api"},
@@ -54,9 +55,9 @@ DRIVER, HTTP, GUNICORN = {"cassandra"}, {"flask", "flask_openapi3", "werkzeug"},
 EXTERNAL = {
     "cassandra": ("storage/", "diagnostics/table.py", "diagnostics/probes.py"),
     "gunicorn": ("server/",),
-    "flask": ("api.py", "commands/", "web/", "routes/", "diagnostics/routes.py"),
+    "flask": ("api.py", "commands/", "web/", "routes/", "diagnostics/routes.py", "ui/"),
     "flask_openapi3": ("api.py", "web/", "routes/"),
-    "werkzeug": ("api.py", "web/", "routes/"),
+    "werkzeug": ("api.py", "web/", "routes/", "ui/"),
     "argon2": ("auth/",),
     "joserfc": ("auth/",),
     "limits": ("settings.py", "web/"),
@@ -198,7 +199,8 @@ def test_every_route_module_is_registered() -> None:
     found = {
         name for name, path in MODULES_OF_SERVICE.items() if re.search(r"^blueprint = ", path.read_text(), re.MULTILINE)
     }
-    assert found == set(MODULES)
+    # A package may register the blueprint of one of its modules: `ui` has that of `ui.blueprint`.
+    assert {name if name in MODULES else name.rpartition(".")[0] for name in found} == set(MODULES)
 
 
 def test_resources_have_different_names_and_paths() -> None:
@@ -323,7 +325,10 @@ def test_sample_rows_have_the_columns_of_their_insert(module: str) -> None:
 FOLDERS_OF_A_RESOURCE = ("routes", "schemas", "storage/db_io", "storage/sample_data")
 
 # Feature: files and folders to delete, the route module to unregister, a URL that must return 404 afterwards.
-REMOVALS = {"the diagnostics": (["diagnostics"], "diagnostics.routes", "/slow_query")} | {
+REMOVALS = {
+    "the diagnostics": (["diagnostics"], "diagnostics.routes", "/slow_query"),
+    "the pages": (["ui"], "ui", "/ui/dashboard"),
+} | {
     each.name: ([f"{folder}/{each.name}.py" for folder in FOLDERS_OF_A_RESOURCE], f"routes.{each.name}", each.path)
     for each in RESOURCES
 }
@@ -361,12 +366,15 @@ def test_deleting_files_and_one_line_removes_a_feature(feature: str, tmp_path: P
 
 @pytest.fixture(scope="module")
 def routes_of_the_app() -> set[tuple[str, str]]:
-    """Method and path of every route, in the notation of the OpenAPI document."""
+    """Method and path of every route, in the notation of the OpenAPI document.
+
+    The pages for browsers are not part of the API: docs/ui.md lists them.
+    """
     return {
         (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
         for rule in create_app().url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        if rule.endpoint not in ("static", "docs.docs_file")
+        if rule.endpoint not in ("static", "docs.docs_file") and not rule.endpoint.startswith("ui.")
     }
 
 

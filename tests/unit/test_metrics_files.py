@@ -7,17 +7,20 @@ import threading
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from observability.metrics_files import FileCollector, merge_ended
+from observability.text_format import generate_text
 
 
-def write(path: Path, name: str, value: float, **labels: str) -> None:
+def write(path: Path, name: str, value: float, timestamp: float = 0.0, /, **labels: str) -> None:
     """Add a value to a file, as a worker does."""
     file = MmapedDict(str(path))
-    family = name.removesuffix("_bucket").removesuffix("_sum")
-    file.write_value(mmap_key(family, name, list(labels), list(labels.values()), "Help."), value, 0.0)
+    family = name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_total")
+    file.write_value(mmap_key(family, name, list(labels), list(labels.values()), "Help.\\\n"), value, timestamp)
     file.close()
 
 
@@ -103,3 +106,31 @@ def test_no_value_is_lost_if_the_merge_fails(tmp_path: Path) -> None:
     obstacle.rmdir()
     merge_ended(str(tmp_path), {os.getpid()})
     assert read(tmp_path, "requests_total") == 7
+
+
+def samples(metrics: list[Metric]) -> list[tuple[object, ...]]:
+    return sorted(
+        (metric.name, metric.type, metric.documentation, sample.name, *sorted(sample.labels.items()), sample.value)
+        for metric in metrics
+        for sample in metric.samples
+    )
+
+
+def test_values_are_those_of_prometheus_client(tmp_path: Path) -> None:
+    """Each type of metric and each mode of a gauge, with several workers and labels; also as text."""
+    for process in (1, 2, 3):
+        for route in ("/a", 'quo"te\\', "line\n"):
+            write(tmp_path / f"counter_{process}.db", "requests_total", process, route=route, method="GET")
+            for bound in ("+Inf", "0.5", "10.0"):
+                write(tmp_path / f"histogram_{process}.db", "seconds_bucket", process, route=route, le=bound)
+            write(tmp_path / f"histogram_{process}.db", "seconds_sum", process / 7, route=route)
+        write(tmp_path / f"gauge_livesum_{process}.db", "memory", 1e9)
+        for number, value in enumerate((process, -process)):
+            write(tmp_path / f"gauge_livemax_{process}.db", f"nodes{number}", value)
+            write(tmp_path / f"gauge_livemostrecent_{process}.db", f"jobs{number}", value, abs(process - 2), kind="x")
+    found = FileCollector(str(tmp_path)).collect()
+    merged = MultiProcessCollector.merge([str(path) for path in tmp_path.glob("*.db")])  # type: ignore[no-untyped-call]
+    assert samples(found) == samples(merged)
+    registry = CollectorRegistry()
+    registry.register(FileCollector(str(tmp_path)))
+    assert generate_text(registry) == generate_latest(registry)

@@ -1,6 +1,6 @@
 // Requests to the service.
 
-import {accessToken, ready, renew, root, signIn} from "./session.js";
+import {accessToken, offerSignIn, ready, renew, root, signIn, unreachable} from "./session.js";
 
 /** An error of the service. `errors` has those of single fields: {loc, msg}. */
 export class Problem extends Error {
@@ -12,7 +12,9 @@ export class Problem extends Error {
   }
 }
 
-/** Send a request. Return the response if it is a success; raise a Problem, or a TypeError without a response. */
+/** Send a request. Return the response if it is a success; raise a Problem, or a TypeError without a response.
+ *
+ * If it needs a sign-in, the page offers it. After the sign-in, a request other than GET is sent again. */
 export async function call(method, path, {json, body, headers = {}, signal} = {}) {
   for (let attempt = 0; ; attempt++) {
     const token = await accessToken();
@@ -27,20 +29,25 @@ export async function call(method, path, {json, body, headers = {}, signal} = {}
       body: json === undefined ? body : JSON.stringify(json),
     });
     if (response.ok) return response;
-    // The token may have been revoked by a new key of the service.
-    if (response.status === 401 && token && attempt === 0 && (await renew())) continue;
+    if (response.status === 401) {
+      // The service may have a new key.
+      if (token && attempt === 0 && (await renew())) continue;
+      // Not for GET: a refresh in the background must open no dialog.
+      if (method !== "GET" && (await signIn())) continue;
+      offerSignIn();
+    }
     throw new Problem(response.status, await response.json().catch(() => ({})));
   }
 }
 
 /** What to tell the person about an error. */
 export const explain = (error) =>
-  error instanceof Problem ? error.message : "The service can't be reached. Check that it runs, and try again.";
+  !(error instanceof Problem) ? unreachable : error.status === 401 ? "Sign in to continue." : error.message;
 
 /** Run what a page does at its start; again when the person signs in or out. */
 export async function start(run) {
   await ready;
-  document.addEventListener("session", run);
+  document.addEventListener("session", () => run());
   await run();
 }
 

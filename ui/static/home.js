@@ -9,7 +9,8 @@ async function check() {
     const {status, cassandra, nodes} = await response.json();
     health.className = `panel ${response.ok ? "good" : "bad"}`;
     const down = nodes.down ? `, ${nodes.down} down` : "";
-    health.textContent = `The service is ${status}. Cassandra is ${cassandra}: ${nodes.up} of its nodes up${down}.`;
+    const up = `${nodes.up} ${nodes.up === 1 ? "node is" : "nodes are"} up`;
+    health.textContent = `The service is ${status}. Cassandra is ${cassandra}: ${up}${down}.`;
   } catch {
     health.className = "panel bad";
     health.textContent = "The service can't be reached.";

@@ -44,6 +44,7 @@ def test_commands_on_the_page_work(
     assert '"email":"ada@example.org"' in run.stdout
     assert "created root@example.org  read write operator  " in run.stdout
     assert "password of grace@example.org changed" in run.stdout
+    assert re.search(r'"email":"emil@example.org","scopes":\["read"\],.*"disabled":true', run.stdout)
     first = {**WITHOUT_LIMITS, "TOKEN_KEYS": str(tmp_path / "token_keys.json")}
     published = start(first, app=PRODUCT).client.get("/auth/jwks.json").json()
     assert [key["kid"] for key in published["keys"]] == ["2026-12"]

@@ -58,6 +58,17 @@ def test_secrets_are_neither_logged_nor_returned(
     planted.secrets.append(planted.send("POST", "/auth/token", 200, data=used).json()["refresh_token"])
     change = {"current_password": password, "new_password": planted.secret()}
     planted.send("POST", "/auth/password", 204, json=change, headers=headers)
+    operator = bearer(variables["OPERATOR_TOKEN"])
+    account = {"email": new_email(), "password": planted.secret()}
+    planted.send("POST", "/accounts", 201, json=account, headers=operator)
+    planted.send("POST", "/accounts", 422, json=account | {"password": planted.secret(200)}, headers=operator)
+    for password in (planted.secret(), planted.secret(200)):
+        status = 422 if len(password) > 128 else 200
+        path = f"/accounts/{account['email']}"
+        planted.send("PATCH", path, status, json={"password": password}, headers=operator)
+    own_page = {"X-Requested-With": "fieldbook"}
+    wrong = account | {"password": planted.secret()}
+    planted.send("POST", "/ui/session", 401, json=wrong, headers=own_page)
     # Deadlines: 504.
     registration = {"email": new_email(), "password": planted.secret()}
     planted.send("POST", "/auth/register", 504, json=registration, headers={"X-Request-Timeout": "0.0001"})

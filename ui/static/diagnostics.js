@@ -25,9 +25,10 @@ async function run(card, query = "") {
   try {
     const response = await call(method, path + query, {signal: stop.signal});
     const {events = [], ...findings} = await response.json();
-    say(after("Answered"), "good");
+    const answered = after("Answered");
+    say(answered, "good");
     result.append(
-      h("ol", {}, ["request sent", ...events, after("response")].map((event) => h("li", {}, named(event)))),
+      h("ol", {}, ["Request sent", ...events, answered].map((event) => h("li", {}, named(event)))),
       h("dl", {}, Object.entries(findings).flatMap(([name, value]) => [h("dt", {}, named(name)), h("dd", {}, show(value))])));
     return findings;
   } catch (error) {

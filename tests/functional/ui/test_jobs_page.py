@@ -12,11 +12,14 @@ import pytest
 from cassandra.cluster import Session
 from playwright.sync_api import Locator, Page, expect
 
+from auth import accounts
+from auth.passwords import Passwords
 from jobs.engine import Engine
 from jobs.imports.kind import kinds_of_jobs
 from settings import Settings
 from storage.cql import QueryOptions
 from storage.db_io.import_chunks import delete_chunks, read_chunk, store_chunk
+from tests.functional.auth.accounts import PASSWORD, new_email
 from tests.support import Service, wait_for
 from tests.testbed.app import RESOURCES
 
@@ -214,8 +217,26 @@ def test_older_jobs_are_on_further_pages(live: Service, window: Callable[..., Pa
     expect(page.locator("#jobs > li").nth(20)).to_be_visible()
 
 
-def test_person_who_may_not_import_is_told_why(guarded: Service, window: Callable[..., Page]) -> None:
+def test_operator_signs_in_and_imports(
+    guarded: Service, session: Session, settings: Settings, window: Callable[..., Page], genus: str
+) -> None:
+    """Without the scope, the page shows neither the form nor the jobs, and says why."""
+    options = QueryOptions()
+    passwords = Passwords(settings, options)
+    email = accounts.create(session, new_email(), PASSWORD, ["operator"], passwords, options).email
     page = window(guarded, "/ui/jobs")
-    expect(page.get_by_text("sign in with an account that has the scope operator")).to_be_visible()
+    reason = page.get_by_text("sign in with an account that has the scope operator")
+    expect(reason).to_be_visible()
     expect(page.get_by_role("button", name="Import")).to_have_count(0)
-    expect(page.get_by_role("heading", name=re.compile("Your jobs"))).to_have_count(0)
+    expect(page.get_by_role("heading", name="Your jobs")).to_have_count(0)
+    page.locator("#account").get_by_role("button", name="Sign in").click()
+    page.get_by_label("E-mail").fill(email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(reason).to_be_hidden()
+    upload(page, "finds.csv", csv(genus, 1, 2))
+    expect(outcome(page)).to_have_text("Rows: 2 read, 2 written, 0 failed.")
+    # The list has the jobs of this account only.
+    expect(page.locator("#jobs > li")).to_have_count(1)
+    page.locator("#account").get_by_role("button", name="Sign out").click()
+    expect(page.locator("#jobs > li")).to_have_count(0)

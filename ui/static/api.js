@@ -14,7 +14,7 @@ export class Problem extends Error {
 
 /** Send a request. Return the response if it is a success; raise a Problem, or a TypeError without a response.
  *
- * If it needs a sign-in, the page offers it. After the sign-in, a request other than GET is sent again. */
+ * If it needs a sign-in, the page offers it, and then repeats it, except GET. */
 export async function call(method, path, {json, body, headers = {}, signal} = {}) {
   for (let attempt = 0; ; attempt++) {
     const token = await accessToken();
@@ -32,7 +32,7 @@ export async function call(method, path, {json, body, headers = {}, signal} = {}
     if (response.status === 401) {
       // The service may have a new key.
       if (token && attempt === 0 && (await renew())) continue;
-      // Not for GET: a refresh in the background must open no dialog.
+      // A refresh in the background (GET) opens no dialog.
       if (method !== "GET" && (await signIn())) continue;
       offerSignIn();
     }

@@ -17,11 +17,11 @@ let signingIn = null;
 // 0: the page does not know yet who is signed in.
 let renewAt = 0;
 
-const send = (method, path = "", body = undefined) =>
+const send = (method, path = "", json = undefined) =>
   fetch(`${root}/ui/session${path}`, {
     method,
-    headers: {"X-Requested-With": "fieldbook", ...(body && {"Content-Type": "application/json"})},
-    body: body && JSON.stringify(body),
+    headers: {"X-Requested-With": "fieldbook", "Content-Type": "application/json"},
+    body: JSON.stringify(json),
     signal: AbortSignal.timeout(30_000),
   });
 
@@ -77,11 +77,10 @@ export async function accessToken() {
   return session?.token;
 }
 
-/** Show a banner with a button to sign in, until the person has signed in. */
+/** Show a banner with a button to sign in, until the person does. */
 export function offerSignIn(text = "Sign in to use this page.") {
   if (!hasSignIn || $("#offer")) return;
-  const button = h("button", {type: "button", onclick: signIn}, "Sign in");
-  $("#main").before(h("p", {id: "offer", class: "banner", role: "alert"}, text, " ", button));
+  $("#main").before(h("p", {id: "offer", class: "banner", role: "alert"}, text, h("button", {onclick: signIn}, "Sign in")));
 }
 
 /** Show the form to sign in. Return whether the person did. */
@@ -120,7 +119,7 @@ async function signOut() {
   if (failure) notify(`You are still signed in. ${failure}`, "error");
 }
 
-/** Sign in or out. Return what has failed, or nothing. */
+/** Sign in or out. Return what has failed. */
 async function exchange(method, json) {
   const response = await oneTab(() => send(method, "", json)).catch(() => null);
   const body = await response?.json().catch(() => null);
@@ -132,9 +131,11 @@ async function exchange(method, json) {
 function render() {
   for (const element of document.querySelectorAll("[data-scope]")) element.hidden = !can(element.dataset.scope);
   if (!hasSignIn) return;
-  const button = (text, onclick) => h("button", {type: "button", onclick}, text);
-  const who = () => h("span", {class: "muted", title: `Scopes: ${session.scopes.join(", ")}`}, `${session.email} `);
-  $("#account").replaceChildren(...(session ? [who(), button("Sign out", signOut)] : [button("Sign in", signIn)]));
+  const button = (text, onclick) => h("button", {onclick}, text);
+  $("#account").replaceChildren(
+    h("span", {class: "muted"}, session?.email ?? ""),
+    session ? button("Sign out", signOut) : button("Sign in", signIn),
+  );
 }
 
 tabs.addEventListener("message", renew);

@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import struct
 import time
 from collections import defaultdict
@@ -68,7 +69,7 @@ class _Key(NamedTuple):
     """The parsed key of an entry.
 
     :ivar series: the labels without `le`.
-    :ivar bound: the upper bound of a bucket of a histogram; None for another sample.
+    :ivar bound: the upper bound of a bucket of a histogram; -inf for another sample.
     """
 
     family: str
@@ -76,7 +77,7 @@ class _Key(NamedTuple):
     labels: dict[str, str]
     help_text: str
     series: tuple[tuple[str, str], ...]
-    bound: float | None
+    bound: float
 
 
 # The number of keys is bounded, because that of the values of labels is.
@@ -84,7 +85,7 @@ class _Key(NamedTuple):
 def _parse(key: str) -> _Key:
     family, sample, labels, help_text = json.loads(key)
     series = tuple((name, value) for name, value in labels.items() if name != "le")
-    return _Key(family, sample, labels, help_text, series, float(labels["le"]) if "le" in labels else None)
+    return _Key(family, sample, labels, help_text, series, float(labels.get("le", "-inf")))
 
 
 def _add_up(files: Iterable[Path]) -> dict[str, dict[str, float]]:
@@ -119,13 +120,17 @@ def _add_metrics(metrics: dict[str, Metric], kind: str, totals: dict[str, float]
         metric = metrics.get(key.family)
         if metric is None:
             metric = metrics[key.family] = Metric(key.family, key.help_text, kind)
-        if kind == "histogram" and key.bound is not None:
+        if kind == "histogram":
             histograms[key.family, key.series].append((key.bound, key, value))
         else:
             metric.samples.append(Sample(key.sample, key.labels, value))
-    for (family, series), buckets in histograms.items():
+    # OpenMetrics requires that all samples of a series follow each other.
+    for (family, series), entries in histograms.items():
         samples, count = metrics[family].samples, 0.0
-        for _, key, value in sorted(buckets, key=itemgetter(0)):
+        for bound, key, value in sorted(entries, key=itemgetter(0)):
+            if bound == -math.inf:
+                samples.append(Sample(key.sample, key.labels, value))
+                continue
             # The files contain the number of values in each bucket, without those in smaller ones.
             count += value
             samples.append(Sample(key.sample, key.labels, count))

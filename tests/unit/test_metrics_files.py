@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from observability.metrics_files import FileCollector, merge_ended
 from observability.text_format import generate_text
@@ -117,7 +119,7 @@ def samples(metrics: list[Metric]) -> list[tuple[object, ...]]:
 
 
 def test_values_are_those_of_prometheus_client(tmp_path: Path) -> None:
-    """Each type of metric and each mode of a gauge, with several workers and labels; also as text."""
+    """Each type of metric and each mode of a gauge, with several workers and labels, as samples and as text."""
     for process in (1, 2, 3):
         for route in ("/a", 'quo"te\\', "line\n"):
             write(tmp_path / f"counter_{process}.db", "requests_total", process, route=route, method="GET")
@@ -134,3 +136,6 @@ def test_values_are_those_of_prometheus_client(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     registry.register(FileCollector(str(tmp_path)))
     assert generate_text(registry) == generate_latest(registry)
+    # This parser requires that the samples of a series follow each other.
+    families = list(text_string_to_metric_families(openmetrics.generate_latest(registry).decode()))
+    assert len(families) == len(found)

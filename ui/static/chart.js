@@ -2,7 +2,7 @@
 
 import {$, h, svg} from "./dom.js";
 
-/** Milliseconds without figures that interrupt a line. */
+/** Milliseconds that interrupt a line. */
 export const GAP = 10_000;
 
 export const format = (value) => value?.toLocaleString("en", {maximumSignificantDigits: 3}) ?? "–";

@@ -6,18 +6,15 @@ import {$} from "./dom.js";
 import {increase, parse, quantile, sums, total} from "./prometheus.js";
 import {root} from "./session.js";
 
-// Milliseconds. An event is shown for a minute.
+// Milliseconds.
 const [INTERVAL, TIMEOUT, EVENT] = [2000, 4000, 60_000];
-const POINTS = 300;
 
 const all = (selector) => [...document.querySelectorAll(selector)];
 const charts = all("[data-chart]").map((element) => ({element, points: [], ...element.dataset}));
 const events = {};
-let before;
 let counts = [];
-let jobs;
 let polls = 0;
-let busy;
+let before, jobs, busy;
 
 const show = (name, value) => {
   $(`[data-figure="${name}"]`).textContent = format(value);
@@ -30,13 +27,13 @@ function showStates(states, now) {
     const name = element.dataset.state;
     if (element.hidden || events[name] === now) $("time", element).textContent = new Date(now).toLocaleTimeString("en-GB");
     element.hidden = !(name in states);
-    const [detail, text] = [$("b", element), `${states[name] ?? ""}`];
+    const detail = $("b", element);
     // A screen reader announces each change.
-    if (detail.textContent !== text) detail.textContent = text;
+    if (detail.textContent !== states[name]) detail.textContent = states[name] ?? "";
   }
 }
 
-/** What a chart shows now, by the name of the line. */
+/** What a chart shows now, by line. */
 function current({chart, metric, label}, samples, now) {
   if (chart === "jobs") return sums((jobs ?? []).map((job) => ["job", 1, job]), "job", "state");
   if (chart === "gauges") return new Map(JSON.parse(metric).map(([name, gauge]) => [name, total(samples, gauge)]));
@@ -53,15 +50,15 @@ function showMetrics(samples, now, states) {
   const gauge = (name) => total(samples, `fieldbook_${name}`);
   const started = gauge("workers_started_total");
   if (before && started !== before.started) events[started < before.started ? "restarted" : "replaced"] = now;
-  // Fewer than in most of the last minute.
+  // Compared with the median of a minute.
   counts = [...counts.slice(-29), gauge("workers")];
   const missing = counts.toSorted((a, b) => a - b)[counts.length >> 1] - counts.at(-1);
-  if (missing > 0) states.workers = missing;
+  if (missing > 0) states.workers = `${missing}`;
 
   for (const element of all("[data-gauge]")) element.textContent = format(gauge(element.dataset.gauge));
   for (const chart of charts) {
     const values = current(chart, samples, now);
-    chart.points = [...chart.points, {time: now, values}].slice(-POINTS);
+    chart.points = [...chart.points, {time: now, values}].slice(-300);
     draw(chart.element, chart.points);
     if (chart.total) show(chart.total, values.size ? sum(values.values()) : null);
     else if (chart.chart === "latency") for (const [name, value] of values) show(name, value);
@@ -87,7 +84,6 @@ async function poll() {
   const get = (path, Accept) => call("GET", path, {headers: {Accept}, signal});
   const [metrics, health, listed] = await Promise.allSettled([
     get("/metrics", "text/plain").then((response) => response.text()),
-    // Also a response with status 503 has the state.
     fetch(`${root}/health`, {signal}).then((response) => response.json()),
     polls++ % 5 ? jobs : get("/jobs?limit=100", "*/*").then((response) => response.json()),
   ]);

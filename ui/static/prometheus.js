@@ -17,7 +17,7 @@ export function sums(samples, metric, label) {
 
 export const total = (samples, metric) => sums(samples, metric).get(undefined) ?? 0;
 
-/** How much counters have grown. A smaller value means that the service began again with 0. */
+/** How much counters have grown, also after a restart, when they begin with 0. */
 export const increase = (after, before) =>
   new Map([...after].map(([key, value]) => [key, before.get(key) <= value ? value - before.get(key) : value]));
 

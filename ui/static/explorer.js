@@ -12,8 +12,9 @@ const view = form.elements["explorer-view"];
 const details = $("#details");
 const table = rowTable($(".rows"), facts, show);
 
-// `next` is the path of the next page; `suffix` is for the names of files.
-let controller, page, next, suffix;
+// The latest request, and the number of its page.
+let latest = {suffix: ""};
+let page;
 
 const number = (value) => Math.round(value).toLocaleString("en");
 const say = (id, words) => ($(id).textContent = words);
@@ -31,10 +32,11 @@ form.onsubmit = (event) => {
 };
 
 async function load(path) {
-  controller?.abort();
-  const own = (controller = new AbortController());
+  latest.controller?.abort();
+  // `next` is the path of the next page.
+  const own = (latest = {controller: new AbortController(), next: null, suffix: "-incomplete"});
   const began = performance.now();
-  const rows = (table.rows = []);
+  const rows = table.reset();
   let frame;
   const update = () => {
     frame = null;
@@ -48,20 +50,18 @@ async function load(path) {
     frame ??= requestAnimationFrame(update);
   };
   page++;
-  next = null;
-  suffix = "-incomplete";
-  table.draw();
   $("#stop").ariaDisabled = "false";
   say("#outcome", "Loading …");
-  const failure = await read(path, own.signal, add).catch((error) => error);
+  const failure = await read(path, own, add).catch((error) => error);
   cancelAnimationFrame(frame);
-  if (own !== controller) return;
+  if (own !== latest) return;
+  const {next, controller: {signal}} = own;
   let outcome = next || page > 1 ? `Page ${page}. ${next ? "There are more." : "It is the last one."}` : "Complete.";
-  if (failure) outcome = `${own.signal.aborted ? "Stopped" : "Failed"}: the result is not complete.`;
-  else suffix = "";
+  if (failure) outcome = `${signal.aborted ? "Stopped" : "Failed"}: the result is not complete.`;
+  else own.suffix = "";
   say("#outcome", `${outcome} ${update()}`);
   say("#progress", "");
-  say("#problem", failure && !own.signal.aborted ? explain(failure) : "");
+  say("#problem", failure && !signal.aborted ? explain(failure) : "");
   const errors = Object.fromEntries((failure?.errors ?? []).map(({loc, msg}) => [loc[1], msg]));
   for (const input of $("fieldset:enabled", form).elements) {
     input.ariaInvalid = `${input.name in errors}`;
@@ -71,14 +71,14 @@ async function load(path) {
   $("#next").ariaDisabled = `${!next}`;
 }
 
-async function read(path, signal, add) {
-  const {headers, rest} = await readRows(path, signal, add);
-  next = headers.get("Link")?.match(/<(.*)>/)[1].slice(root.length);
+async function read(path, own, add) {
+  const {headers, rest} = await readRows(path, own.controller.signal, add);
+  own.next = headers.get("Link")?.match(/<(.*)>/)[1].slice(root.length);
   if (!rest) return;
   // One row, or a page with `page_state`.
   const found = parse(rest);
   add([found[facts.name] ?? found].flat().map(text));
-  if (found.has_more) next = `${path.replace(/&page_state=.*/, "")}&page_state=${found.page_state}`;
+  if (found.has_more) own.next = `${path.replace(/&page_state=.*/, "")}&page_state=${found.page_state}`;
 }
 
 /** Show all columns of a row. */
@@ -99,11 +99,12 @@ async function show(index) {
   table.draw();
 }
 
-on("#stop", () => controller?.abort());
-on("#next", () => next && load(next));
+on("#stop", () => latest.controller?.abort());
+on("#next", () => latest.next && load(latest.next));
 on("#create", async () => (await createRow(facts)) && form.requestSubmit());
-on("#csv", () => download(`${facts.name}${suffix}.csv`, "text/csv", csv(facts, table.rows)));
-on("#ndjson", () => download(`${facts.name}${suffix}.ndjson`, "application/x-ndjson", table.rows.map((row) => `${row}\n`)));
+const save = (type, lines) => download(`${facts.name}${latest.suffix}.${type}`, `text/${type}`, lines);
+on("#csv", () => save("csv", csv(facts, table.rows)));
+on("#ndjson", () => save("ndjson", table.rows.map((row) => `${row}\n`)));
 view.onchange = () => {
   for (const each of form.querySelectorAll("fieldset")) each.disabled = each.name !== view.value;
 };

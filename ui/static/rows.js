@@ -14,12 +14,14 @@ export function cell(facts, column, value) {
   return [image, url ? h("a", {href: value, rel: "noreferrer", target: "_blank"}, shown) : shown];
 }
 
-/** A table that has elements only for the rows in view. Call `draw` after each change of `rows`, which are JSON. */
+/** A table that has elements only for the rows in view. Call `draw` after each change of `rows`, which are JSON.
+ *
+ * Browsers limit the height of elements: Firefox shows the first 550,000 rows. */
 export function rowTable(grid, facts, open) {
   const [head, spacer] = grid.children;
   const [body] = spacer.children;
   const height = head.offsetHeight;
-  const table = {rows: [], draw};
+  const table = {rows: [], draw, reset};
   let current = 0;
   let drawn;
   grid.style.setProperty("--columns", facts.widths);
@@ -46,10 +48,20 @@ export function rowTable(grid, facts, open) {
     grid.setAttribute("aria-activedescendant", $(`#row-${current}`)?.id ?? "");
   }
 
+  function reset() {
+    table.rows = [];
+    body.replaceChildren();
+    draw();
+    return table.rows;
+  }
+
   grid.onscroll = draw;
   grid.onclick = ({target}) => {
     const row = !target.closest("a") && target.closest("[aria-selected]");
-    if (row) open((current = row.ariaRowIndex - 2));
+    if (!row) return;
+    current = row.ariaRowIndex - 2;
+    draw();
+    open(current);
   };
   grid.onkeydown = (event) => {
     const view = grid.clientHeight - height;

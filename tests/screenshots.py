@@ -215,6 +215,9 @@ def imports(stage: Stage) -> None:
                 page.get_by_role("button", name="Import", exact=True).click()
                 expect(page.get_by_text("succeeded").locator("visible=true").last).to_be_visible(timeout=60_000)
                 page.locator("summary").first.click()
+                errors = page.locator("#jobs td").first
+                expect(errors).to_be_visible()
+                errors.scroll_into_view_if_needed()
                 save(page, "imports", scheme)
     finally:
         worker.terminate()

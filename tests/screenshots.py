@@ -1,6 +1,6 @@
 """Take the pictures of the pages in docs/images/ui/, in light and dark.
 
-    python -m tests.screenshots [--seconds 60] [PICTURE ...]
+    python -m tests.screenshots [--seconds 300] [PICTURE ...]
 
 This is `make screenshots`. It needs Chromium. It starts a Cassandra node, unless TEST_CASSANDRA_HOSTS (and
 TEST_CASSANDRA_PORT) name a cluster, and a service with the sample rows in a keyspace of its own. It sends some load for
@@ -12,20 +12,25 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import secrets
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlencode
+from urllib.parse import urlencode
 
 import httpx
 from PIL import Image
@@ -52,6 +57,7 @@ EMAIL, PASSWORD = "ada@example.org", "correct horse battery"
 # After the removal of the samples, a project may have no resource yet.
 APP, FOUND = (PRODUCT, RESOURCES) if RESOURCES else (TESTBED, testbed.RESOURCES)
 WORKER = "worker" if RESOURCES else "tests.testbed.worker"
+SAMPLES = "storage.sample_data" if RESOURCES else "tests.testbed.sample_data"
 
 
 @dataclass
@@ -106,18 +112,20 @@ def with_versions() -> Resource:
     return next(each for each in FOUND if "change" in each.operations)
 
 
-def explorer(resource: Resource) -> str:
-    """The path of the explorer. For a resource with partitions, it shows that of the sample rows."""
-    if not resource.table.clustering_key:
-        return f"/ui/{resource.name}"
-    keys = (resource.sample_path or "").partition("?")[0].removeprefix(f"{resource.path}/").split("/")
-    values = dict(zip(resource.table.partition_key, map(unquote, keys), strict=False))
-    return f"/ui/{resource.name}?{urlencode({'explorer-view': 'partition', **values})}"
+def largest_partition() -> str:
+    """The path of the explorer with the largest partition of the sample rows."""
+    sizes: Counter[str] = Counter()
+    for resource in FOUND:
+        if resource.table.clustering_key and find_spec(f"{SAMPLES}.{resource.name}"):
+            for row in import_module(f"{SAMPLES}.{resource.name}").rows():
+                keys = {column: getattr(row, column) for column in resource.table.partition_key}
+                sizes[f"/ui/{resource.name}?{urlencode({'explorer-view': 'partition', **keys})}"] += 1
+    return sizes.most_common(1)[0][0]
 
 
 @contextmanager
 def load(running: Service) -> Iterator[None]:
-    """Send reads, streams and some requests that fail, about 40 a second, until the block ends."""
+    """Send reads, streams and some requests that fail, 10 to 60 a second, until the block ends."""
     paths = [each.sample_path for each in FOUND if each.sample_path] * 6
     paths += [f"{each.path}/stream?limit=2000" for each in FOUND if "stream" in each.operations]
     paths += [f"{with_versions().path}/{uuid.uuid4()}"]
@@ -126,11 +134,12 @@ def load(running: Service) -> Iterator[None]:
     def send() -> None:
         with httpx.Client(base_url=running.url, timeout=30) as client:
             for path in itertools.cycle(paths):
-                if done.wait(0.1):
+                # More and fewer requests in turn, with a period of two minutes.
+                if done.wait(0.2 + 0.15 * math.sin(time.monotonic() / 19)):
                     return
                 client.get(path)
 
-    threads = [threading.Thread(target=send) for _ in range(4)]
+    threads = [threading.Thread(target=send) for _ in range(6)]
     for thread in threads:
         thread.start()
     try:
@@ -162,7 +171,7 @@ def dashboard(stage: Stage) -> None:
 
 def explore(stage: Stage, name: str, options: dict[str, Any]) -> None:
     for scheme in SCHEMES:
-        with stage.window(scheme, explorer(with_partitions()), **options) as page:
+        with stage.window(scheme, largest_partition(), **options) as page:
             expect(page.get_by_role("gridcell").first).to_be_visible()
             expect(page.get_by_text("Complete")).to_be_visible()
             save(page, name, scheme)
@@ -174,13 +183,12 @@ def conflict(stage: Stage) -> None:
     column = next(name for name, kind in resource.table.columns.items() if str(kind) == "text")
     with httpx.Client(base_url=stage.live.url) as client:
         for scheme in SCHEMES:
-            with stage.window(scheme, explorer(resource)) as page:
+            with stage.window(scheme, f"/ui/{resource.name}") as page:
                 page.get_by_role("gridcell").first.click()
                 page.get_by_role("button", name="Edit").click()
                 field = page.locator(f"#field-{column}")
                 value = field.input_value()
-                rows = client.get(resource.path).json()[resource.name]
-                row = next(each for each in rows if each[column] == value)
+                row = next(each for each in client.get(resource.path).json() if each[column] == value)
                 path = f"{resource.path}/{row[resource.table.partition_key[0]]}"
                 client.patch(path, json={column: f"{value} Lovelace"}).raise_for_status()
                 field.fill(f"{value} Byron")
@@ -207,6 +215,9 @@ def imports(stage: Stage) -> None:
                 page.get_by_role("button", name="Import", exact=True).click()
                 expect(page.get_by_text("succeeded").locator("visible=true").last).to_be_visible(timeout=60_000)
                 page.locator("summary").first.click()
+                errors = page.locator("#jobs td").first
+                expect(errors).to_be_visible()
+                errors.scroll_into_view_if_needed()
                 save(page, "imports", scheme)
     finally:
         worker.terminate()
@@ -238,7 +249,7 @@ def accounts(stage: Stage) -> None:
     with service(environment, stage.directory / "accounts.log", app=APP) as running:
         for scheme in SCHEMES:
             with stage.window(scheme, "/ui/accounts", running) as page:
-                page.get_by_role("button", name="Sign in").click()
+                page.locator("#account").get_by_role("button", name="Sign in").click()
                 page.get_by_label("E-mail").locator("visible=true").fill(EMAIL)
                 page.get_by_label("Password").locator("visible=true").fill(PASSWORD)
                 page.get_by_role("dialog").get_by_role("button", name="Sign in").click()
@@ -261,7 +272,7 @@ PICTURES: dict[str, Callable[[Stage], None]] = {
 def main() -> None:
     """Take the pictures that the arguments name, or all."""
     parser = argparse.ArgumentParser(prog="python -m tests.screenshots")
-    parser.add_argument("--seconds", type=int, default=60, help="load before the picture of the dashboard")
+    parser.add_argument("--seconds", type=int, default=300, help="load before the picture of the dashboard")
     parser.add_argument("pictures", nargs="*", help=f"of {', '.join(PICTURES)}; without names, all")
     arguments = parser.parse_args()
     if unknown := set(arguments.pictures) - set(PICTURES):

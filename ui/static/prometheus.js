@@ -9,7 +9,7 @@ export const parse = (text) =>
 export function sums(samples, metric, label) {
   const found = new Map();
   for (const [name, value, labels] of samples) {
-    if (name !== metric || /^\/(metrics|health|ui)\b/.test(labels.route)) continue;
+    if (name !== metric || /^\/(metrics|health|jobs|ui)\b/.test(labels.route)) continue;
     found.set(labels[label], (found.get(labels[label]) ?? 0) + value);
   }
   return found;

@@ -227,7 +227,7 @@ def diagnostics(stage: Stage) -> None:
     for scheme in SCHEMES:
         with stage.window(scheme, "/ui/diagnostics") as page:
             page.get_by_role("button", name="Compare").click()
-            expect(page.locator("#chart svg")).to_be_visible(timeout=60_000)
+            expect(page.locator("#chart meter").first).to_be_visible(timeout=60_000)
             save(page, "diagnostics", scheme)
 
 

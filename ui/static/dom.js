@@ -3,12 +3,12 @@
 export const $ = (selector, parent = document) => parent.querySelector(selector);
 
 const set = (element, attributes, children) => {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value !== false && value != null) element.setAttribute(name, value === true ? "" : value);
-  }
-  element.append(...children.flat().filter((child) => child != null));
-  return element;
+	for (const [name, value] of Object.entries(attributes)) {
+		if (name.startsWith("on")) element[name] = value;
+		else if (value !== false && value != null) element.setAttribute(name, value === true ? "" : value);
+	}
+	element.append(...children.flat().filter((child) => child != null));
+	return element;
 };
 
 /** Create an element: h("button", {class: "small", onclick: run}, "Run"). */
@@ -16,31 +16,24 @@ export const h = (tag, attributes = {}, ...children) => set(document.createEleme
 
 /** Create an SVG element. */
 export const svg = (tag, attributes = {}, ...children) =>
-  set(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+	set(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
-/** Show a message for some seconds. Screen readers announce it. */
+/** Show a message for some seconds. */
 export function notify(text, kind = "info") {
-  const message = h("p", {class: `message ${kind}`}, text);
-  $("#messages").append(message);
-  setTimeout(() => message.remove(), 8000);
+	const message = h("p", {class: `message ${kind}`}, text);
+	$("#messages").append(message);
+	setTimeout(() => message.remove(), 8000);
 }
 
-/** Open a modal dialog and wait until it is closed; return its `returnValue`. Escape returns "". */
+/** Open a modal dialog. Return its `returnValue`; Escape returns "". */
 export function ask(dialog) {
-  document.body.append(dialog);
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      dialog.remove();
-      resolve(dialog.returnValue);
-    });
-  });
-}
-
-/** Save text as a file. */
-export function download(name, type, parts) {
-  const url = URL.createObjectURL(new Blob(parts, {type}));
-  h("a", {href: url, download: name}).click();
-  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+	document.body.append(dialog);
+	dialog.returnValue = "";
+	dialog.showModal();
+	return new Promise((resolve) => {
+		dialog.onclose = () => {
+			dialog.remove();
+			resolve(dialog.returnValue);
+		};
+	});
 }

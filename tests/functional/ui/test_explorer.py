@@ -19,6 +19,9 @@ from tests.testbed.sample_data.finds import HAWKWEEDS
 from web.media_types import CSV
 from web.streaming import format_streaming_response
 
+# The first test that needs many rows also waits until they are inserted.
+pytestmark = pytest.mark.timeout(300)
+
 ROWS = "[aria-selected]"
 WINDOW = Callable[..., Page]
 STREAM = "/observers/stream"
@@ -67,16 +70,15 @@ def test_partition_is_streamed_and_address_shows_the_same_rows_again(live: Servi
     assert field(page, "partition", "From").input_value() == "forma-2990"
 
 
-def test_errors_are_beside_the_inputs(live: Service, window: WINDOW) -> None:
+def test_errors_say_which_input_to_correct(live: Service, window: WINDOW) -> None:
     page = window(live, "/ui/finds?genus=Quercus&from=%20", expected=["422", "404"])
-    error = page.locator("#partition-from-error")
+    error = page.get_by_role("alert")
+    expect(error).to_contain_text("query.from")
     expect(error).to_contain_text("visible character")
-    expect(field(page, "partition", "From")).to_have_attribute("aria-invalid", "true")
-    expect(page.get_by_role("alert")).to_contain_text("query.from")
     field(page, "partition", "From").fill("")
     page.get_by_role("button", name="Show rows").click()
     outcome(page).to_contain_text("Complete.")
-    expect(error).to_be_empty()
+    expect(error).to_have_count(0)
     # A slash would lead to another route.
     field(page, "partition", "Genus").fill("Quercus/robur")
     page.get_by_role("button", name="Show rows").click()
@@ -104,7 +106,7 @@ def test_large_stream_has_few_elements_and_scrolls_to_its_end(large: Service, wi
 
 def test_stop_ends_the_stream_in_the_service(large: Service, window: WINDOW) -> None:
     page = window(large, "/ui/observers")
-    outcome(page).to_contain_text("Page 1. There are more.")
+    outcome(page).to_contain_text("There are more.")
     page.get_by_label("Show", exact=True).select_option("All rows")
     field(page, "stream", "Fetch size").fill("10")
     page.get_by_role("button", name="Show rows").click()
@@ -113,24 +115,25 @@ def test_stop_ends_the_stream_in_the_service(large: Service, window: WINDOW) -> 
     outcome(page).to_contain_text("Stopped: the result is not complete. Rows: ")
     series = f'fieldbook_streams_ended_total{{outcome="disconnected",route="{STREAM}"}}'
     wait_for(lambda: metric(large, series) == 1, description="the stream to be counted as disconnected")
-    assert downloaded(page, "NDJSON")[0] == "observers-incomplete.ndjson"
 
 
 def test_pages_have_a_filter_and_lead_to_the_last_row(live: Service, window: WINDOW) -> None:
     page = window(live, "/ui/observers?fetch_size=20&limit=45")
     following = page.get_by_role("button", name="Next page")
-    outcome(page).to_contain_text("Page 1. There are more. Rows: 20.")
+    outcome(page).to_contain_text("There are more. Rows: 20.")
+    first = page.locator(ROWS).first.inner_text()
     following.click()
-    outcome(page).to_contain_text("Page 2. There are more. Rows: 20.")
+    expect(page.locator(ROWS).first).not_to_have_text(first)
+    outcome(page).to_contain_text("There are more. Rows: 20.")
     following.press("Enter")
-    outcome(page).to_contain_text("Page 3. It is the last one. Rows: 5.")
+    outcome(page).to_contain_text("Complete. Rows: 5.")
     expect(following).to_have_attribute("aria-disabled", "true")
     # These pages have a `Link` header.
     page.goto("/ui/finds?genus=Hieracium&limit=1000")
-    outcome(page).to_contain_text("Page 1. There are more. Rows: 1,000.")
+    outcome(page).to_contain_text("There are more. Rows: 1,000.")
     following.click()
-    outcome(page).to_contain_text("Page 2. There are more. Rows: 1,000.")
     expect(page.locator(ROWS).first).to_contain_text("forma-1000")
+    outcome(page).to_contain_text("There are more. Rows: 1,000.")
 
 
 @pytest.mark.parametrize("genus", ["Hieracium", "Quercus"])
@@ -238,7 +241,6 @@ def test_broken_stream_is_not_a_complete_result(large: Service, window: WINDOW) 
     expect(page.locator("#progress")).to_have_text(re.compile(r"Rows: [1-9]"))
     proxy.close()
     outcome(page).to_contain_text("Failed: the result is not complete. Rows: ")
-    assert downloaded(page, "CSV")[0] == "observers-incomplete.csv"
 
 
 def tab_to(page: Page, target: Locator) -> None:

@@ -180,7 +180,7 @@ def test_a_revoked_session_asks_for_a_sign_in_and_then_sends_the_form(
     expect(page.get_by_text("Your session has ended.")).to_be_visible()
     fill_in(page, email)
     assert page.evaluate("window.created") == 201
-    expect(page.get_by_text("Your session has ended.")).to_have_count(0)
+    expect(page.get_by_text("Your session has ended.")).to_be_hidden()
 
 
 def test_pages_of_other_origins_can_not_use_the_session(

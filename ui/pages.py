@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from flask import Response, redirect, render_template, request, url_for
+from flask import Response, render_template, request
 from werkzeug.exceptions import NotFound
-from werkzeug.wrappers import Response as AnyResponse
 
 from schemas.base import Path
 from schemas.service import FilePath
@@ -26,13 +25,6 @@ class ResourcePath(Path):
     """Path of the explorer of a resource."""
 
     name: str
-
-
-@blueprint.get("/ui", doc_ui=False)
-@_page
-def index() -> AnyResponse:
-    """Redirect to the home page."""
-    return redirect(url_for("home.home"))
 
 
 @blueprint.get("/ui/dashboard", doc_ui=False)

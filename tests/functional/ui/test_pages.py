@@ -85,7 +85,7 @@ def test_pages_work_under_the_path_prefix_of_a_proxy(guarded: Service, path: str
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/ui", 302),
+        ("GET", "/ui", 404),
         ("HEAD", "/ui/dashboard", 200),
         ("HEAD", "/ui/static/style.css", 200),
         ("GET", "/ui/nothing", 404),

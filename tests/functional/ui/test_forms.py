@@ -224,7 +224,7 @@ def test_a_second_lost_race_asks_again(live: Service, window: Window, observer: 
     assert stored(live, observer)["name"] == "Other"
 
 
-def test_edit_and_delete_of_a_deleted_row(live: Service, window: Window, observer: dict[str, Any]) -> None:
+def test_edit_of_a_deleted_row(live: Service, window: Window, observer: dict[str, Any]) -> None:
     page = window(live, "/ui/observers", expected=["404", "412"])
     dialog = start(page, "editRow", observer)
     value_of(dialog, "name").fill("Mine")

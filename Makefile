@@ -101,7 +101,7 @@ bench-imports: .venv/bench-ready ## measure the memory of the service and a job 
 bench-compare: .venv/bench-ready ## compare the cost of the working tree with that of a Git revision (REF=main~5)
 	.venv/bin/python -m dev.bench compare $(if $(SHORT),--short) $(REF)
 
-screenshots: .venv/test-ready ## take the pictures of the pages in docs/images/ui, with Chromium (7 minutes)
+screenshots: .venv/test-ready ## take the screenshots of the pages in docs/images/ui with Chromium (7 minutes)
 	.venv/bin/python -m tests.screenshots
 
 schema: .venv/ready ## write storage/schema.json: the schema that the migrations create

@@ -95,7 +95,7 @@ RATE_LIMITER_FAILURES = Counter(
 )
 WORKERS = _gauge("fieldbook_workers", "Worker processes.")
 WORKERS_STARTED = Counter(
-    "fieldbook_workers_started", "Worker processes that have started, also to replace others.", registry=_registry
+    "fieldbook_workers_started", "Worker processes that have started, including replacements.", registry=_registry
 )
 # These two gauges count workers. With the minimum over all workers of a gauge that is 0 or 1, the result would be wrong
 # with --preload, because the master adds a 0.
@@ -200,7 +200,7 @@ class Sampler:
         if MEMORY is not None:
             self._sources.append((MEMORY, _resident_memory))
         self._increments: list[tuple[Counter, Callable[[], float]]] = []
-        # Counted here too, because a sum over the histograms of all statements takes more than a millisecond.
+        # Count queries here too, because adding up the histograms of all statements takes more than a millisecond.
         self._queries = 0
         # Values of time.monotonic(), each with the number of queries until then.
         self._query_counts: deque[tuple[float, int]] = deque()
@@ -327,7 +327,7 @@ def exposition(media_type: str, *, sample: bool = True) -> tuple[str, bytes]:
     :param sample: this process is a worker: update its metrics first.
     """
     generate, content_type = choose_encoder(media_type)
-    # The files of the workers have no times of creation, which this function does not write.
+    # generate_text() writes no creation times. In multiprocess mode there are none.
     if generate is generate_latest and metrics_directory() is not None:
         generate = generate_text
     return content_type, generate(collect(sample=sample))

@@ -1,8 +1,8 @@
 """The files of prometheus-client's multiprocess mode, and the merge of those of ended workers.
 
 Each worker writes its counters and histograms to files of its own. After its end, gunicorn's master adds their values
-to one file of all ended workers for each type, such as `counter_ended.db`. So the number of files does not grow with
-each restart of a worker. Readers hold a shared lock and the merge an exclusive one, so that no reader counts a worker
+to one file for each type, such as `counter_ended.db`. The number of files therefore does not grow with each restart of
+a worker. Readers hold a shared lock and the merge an exclusive one, so that no reader counts a worker
 twice or not at all.
 
 | Private API of prometheus-client | Used for |
@@ -44,8 +44,8 @@ _ENTRY_BYTES = 4 + 8 + 8 + 8
 class FileCollector(Collector):
     """Adds up the files of all workers, for a registry of prometheus-client.
 
-    The result is that of prometheus-client's `MultiProcessCollector`, which takes four times as long: it parses and
-    adds up single labels. This class first adds up the values by their keys, which are equal in all files.
+    The result equals that of prometheus-client's `MultiProcessCollector`, which takes four times as long, because it
+    parses the labels of each file. This class first adds up the values of equal keys, and then parses each key once.
     """
 
     def __init__(self, directory: str) -> None:
@@ -69,7 +69,7 @@ class _Key(NamedTuple):
     """The parsed key of an entry.
 
     :ivar series: the labels without `le`.
-    :ivar bound: the upper bound of a bucket of a histogram; -inf for another sample.
+    :ivar bound: the upper bound of a histogram bucket; -inf for all other samples.
     """
 
     family: str
@@ -80,7 +80,7 @@ class _Key(NamedTuple):
     bound: float
 
 
-# The number of keys is bounded, because that of the values of labels is.
+# The number of keys is bounded, because the number of label values is bounded.
 @cache
 def _parse(key: str) -> _Key:
     family, sample, labels, help_text = json.loads(key)
@@ -89,7 +89,7 @@ def _parse(key: str) -> _Key:
 
 
 def _add_up(files: Iterable[Path]) -> dict[str, dict[str, float]]:
-    """The values of all files by their keys, for each type of metric."""
+    """Add up the values of all files by key, for each type of metric."""
     kinds: dict[str, dict[str, float]] = {}
     timestamps: dict[str, float] = {}
     for path in files:
@@ -131,7 +131,7 @@ def _add_metrics(metrics: dict[str, Metric], kind: str, totals: dict[str, float]
             if bound == -math.inf:
                 samples.append(Sample(key.sample, key.labels, value))
                 continue
-            # The files contain the number of values in each bucket, without those in smaller ones.
+            # A file has the count of each bucket alone. Prometheus expects cumulative counts.
             count += value
             samples.append(Sample(key.sample, key.labels, count))
         samples.append(Sample(f"{family}_count", dict(series), count))

@@ -1,7 +1,7 @@
-"""Prometheus' text format, as `prometheus_client.generate_latest` writes it, in a third of its time.
+"""Prometheus' text format, as `generate_latest` writes it, in a third of the time.
 
-The dashboard reads all metrics every two seconds. Most of the time would go into the labels, which are the same each
-time.
+The dashboard reads all metrics every two seconds. `prometheus_client.generate_latest` spends most of its time on the
+labels, which rarely change: cache them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from prometheus_client.utils import floatToGoString
 
 
 def generate_text(registry: Collector) -> bytes:
-    """All metrics of a registry whose metrics are counters, gauges and histograms without the time of their creation.
+    """All metrics of a registry of counters, gauges and histograms without creation times.
 
     :param registry: its number of time series is bounded, because their names and labels are cached.
     """

@@ -96,7 +96,7 @@ def change_account(path: AccountPath, body: AccountChanges) -> ResponseValue:
 
 
 def _require_active_operator() -> None:
-    """Refuse a caller whose access token is older than a change of the account.
+    """Reject a caller whose account is disabled or no longer has the scope `operator`.
 
     Otherwise, an operator whose account was disabled could enable it again, or create another one.
 
@@ -109,7 +109,7 @@ def _require_active_operator() -> None:
 
 
 def _keep_operator(body: AccountChanges) -> None:
-    """Refuse to lock the caller out: somebody must be able to undo the change.
+    """Reject a change that would lock the caller out: the caller could not undo it.
 
     :raises Conflict: the caller could not operate the service after this change.
     """
@@ -120,7 +120,7 @@ def _keep_operator(body: AccountChanges) -> None:
 
 
 def _changes(account: Account, body: AccountChanges, options: QueryOptions) -> dict[str, Any]:
-    """The columns that differ. A change that is none must not revoke the refresh tokens."""
+    """The columns that the request changes. If there are none, the refresh tokens must stay valid."""
     changes: dict[str, Any] = {}
     if body.disabled is not None and body.disabled != account.disabled:
         changes["disabled"] = body.disabled

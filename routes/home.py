@@ -32,7 +32,7 @@ def home() -> ResponseValue:
         },
     }
     if g.media_type == HTML:
-        # The page of the folder ui/, if it is there.
+        # Prefer the home page of the folder ui/, which may have been removed.
         page = render_template(["ui/home.html", "home.html"], links=links)
         return Response(page, content_type="text/html; charset=utf-8")
     return links

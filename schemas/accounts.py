@@ -10,7 +10,7 @@ from schemas.auth import AccountDocument, AccountEmail, NewPassword, Registratio
 from schemas.base import Body, Path, Query
 from schemas.fields import Boolean, Number, optional
 
-# At least one: a token without scopes could do nothing.
+# At least one scope: a token without scopes allows nothing.
 Scopes = Annotated[list[Literal["read", "write", "operator"]], Field(min_length=1, max_length=3)]
 
 
@@ -21,7 +21,7 @@ class NewAccount(Registration):
 
 
 class AccountChanges(Body):
-    """What to change of an account: at least one field."""
+    """Changes of an account: at least one field."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 

@@ -23,7 +23,7 @@ def chromium() -> str | None:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """Start the browser, without a window."""
+    """Start the browser in headless mode."""
     expect.set_options(timeout=TIMEOUT)
     with sync_playwright() as playwright:
         # The sandbox of Chromium does not work for root.
@@ -35,7 +35,7 @@ def browser() -> Iterator[Browser]:
 
 @dataclass
 class Watch:
-    """What a page must not do: errors on the console, and requests to other hosts.
+    """Record errors on the console and requests to other hosts, which no page may cause.
 
     :ivar expected: parts of console errors that a test expects, for example "409". The browser reports each response
         with an error status.
@@ -53,7 +53,7 @@ class Watch:
         page.on("request", self._request)
 
     def check(self) -> None:
-        """Check what has happened so far."""
+        """Check that there was no unexpected error and no request to another host."""
         unexpected = [error for error in self.errors if not any(part in error for part in self.expected)]
         assert not unexpected, unexpected
         assert not self.foreign, self.foreign

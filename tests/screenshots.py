@@ -50,7 +50,7 @@ from tests.testbed import database
 DIRECTORY = PROJECT / "docs" / "images" / "ui"
 SCHEMES = ("light", "dark")
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-# Bytes of a picture.
+# The largest size of a picture, in bytes.
 LIMIT = 120_000
 EMAIL, PASSWORD = "ada@example.org", "correct horse battery"
 
@@ -62,7 +62,7 @@ SAMPLES = "storage.sample_data" if RESOURCES else "tests.testbed.sample_data"
 
 @dataclass
 class Stage:
-    """What the pictures need.
+    """The browser, and the services and options of the pictures.
 
     :ivar live: a service without sign-in.
     :ivar seconds: how long there is load before the picture of the dashboard.
@@ -134,7 +134,7 @@ def load(running: Service) -> Iterator[None]:
     def send() -> None:
         with httpx.Client(base_url=running.url, timeout=30) as client:
             for path in itertools.cycle(paths):
-                # More and fewer requests in turn, with a period of two minutes.
+                # The rate of requests changes with a period of two minutes.
                 if done.wait(0.2 + 0.15 * math.sin(time.monotonic() / 19)):
                     return
                 client.get(path)
@@ -199,7 +199,7 @@ def conflict(stage: Stage) -> None:
 
 
 def imports(stage: Stage) -> None:
-    """Import sample rows again, with a line that is not valid."""
+    """Import sample rows again, with an invalid line."""
     resource = with_partitions()
     rows = httpx.get(f"{stage.live.url}{resource.sample_path}", headers={"Accept": "application/x-ndjson"}).text
     rows += json.dumps(dict.fromkeys(resource.table.columns, "")) + "\n"

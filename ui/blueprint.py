@@ -1,4 +1,4 @@
-"""The blueprint of the pages, and what all of their templates use."""
+"""The blueprint of the pages, the navigation, and the variables of all templates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATIC = Path(__file__).parent / "static"
 blueprint = Blueprint("ui", __name__)
 blueprint.template_folder = "templates"
 
-# The routes that the scripts of the pages call, by what a person does.
+# The options of the routes that the scripts of the pages call. They determine the scope that a person needs.
 _WRITE = RouteOptions()
 _IMPORT = RouteOptions(scope="operator")
 _LIST_JOBS = RouteOptions(private=True)
@@ -52,7 +52,7 @@ def has_sign_in(settings: Settings) -> bool:
 
 
 def write_scope() -> str | None:
-    """The scope that a person needs to change rows; None if everybody may."""
+    """The scope that a person needs to change rows; None if no sign-in is necessary."""
     return _WRITE.required_scope("POST", current_settings())
 
 
@@ -86,7 +86,7 @@ def _pages(settings: Settings) -> list[Page]:
 
 
 def _commands() -> list[str]:
-    """Three curl commands for the home page: those of resources first."""
+    """Three curl commands for the home page, those for resources first."""
     url = request.url_root.rstrip("/")
     paths = [f"{each.sample_path}" for each in resources().values() if each.sample_path]
     paths += [url_for("health.health"), url_for("metrics.get_metrics"), url_for("docs.openapi_json")]

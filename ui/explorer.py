@@ -1,4 +1,4 @@
-"""What the explorer must know of a resource, from the registry and the OpenAPI document."""
+"""Facts about a resource for the explorer, from the registry and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from web.openapi import current_document
 
 _SCHEMAS = "#/components/schemas/"
 
-# The number of rows in a stream of all rows: the largest integer of JavaScript.
+# The limit of a stream of all rows: the largest integer that JavaScript represents exactly.
 _ALL = 2**53 - 1
-# The ways to read rows, as `routes` of the facts has them.
+# The title of each way to read rows, by its key in `routes` of the facts.
 _VIEWS = {
     "partition": "Rows of a partition",
-    "pages": "Pages",
-    "list": "Pages",
+    "pages": "Page by page",
+    "list": "Page by page",
     "stream": "All rows",
     "row": "One row",
 }
-# What an input accepts, by the CQL type of the column. All other types are text.
+# The JSON Schema of an input, by the CQL type of the column. Inputs of all other types are text.
 _TYPES: dict[str, dict[str, Any]] = {
     **{key: {"type": "integer"} for key in ("tinyint", "smallint", "int")},
     **{key: {"type": "number"} for key in ("float", "double")},
@@ -46,7 +46,7 @@ _WIDTHS = {"uuid": 23, "timeuuid": 23, "timestamp": 16, "tinyint": 6, "smallint"
 class Field:
     """An input for a column of the key or for a query parameter.
 
-    :ivar schema: what it accepts, in terms of JSON Schema.
+    :ivar schema: the JSON Schema of the values that the input accepts.
     """
 
     name: str
@@ -85,7 +85,7 @@ class View:
     """A way to read rows, with its inputs.
 
     :ivar name: the name of its route in the facts.
-    :ivar defaults: query parameters that the inputs replace.
+    :ivar defaults: a query string with the values of inputs that are empty.
     """
 
     name: str
@@ -100,7 +100,7 @@ def explorer_facts(resource: Resource) -> dict[str, Any]:
 
     `routes` has the path templates and the query parameters of the routes that the resource has: `partition` (the rows
     of one partition), `list` (pages, with a `Link` header), `pages` (pages, with `page_state`), `stream` (all rows),
-    `row` (one row). `create` and `change` are the JSON Schemas of the bodies, None where there is no such route.
+    `row` (one row). `create` and `change` are the JSON Schemas of the bodies, None if the resource has no such route.
     `links` are the columns that contain URLs. `sample` has the partition key of the sample rows.
     """
     document = orjson.loads(current_document())
@@ -170,7 +170,7 @@ def explorer_views(facts: Mapping[str, Any], arguments: Mapping[str, str]) -> li
 
 
 def is_editable(facts: Mapping[str, Any]) -> bool:
-    """Whether a route changes or replaces a row."""
+    """Whether the resource has a route that changes or replaces a row."""
     if facts["change"]:
         return True
     keys = {*facts["partition"], *facts["clustering"]}

@@ -1,6 +1,6 @@
 """The inputs of the forms that create and change rows, from the JSON Schemas of the bodies and the CQL types.
 
-They are rendered here, so that the scripts stay small: `ui/static/form.js` fills and reads them.
+The templates render the inputs, so that the scripts stay small: `ui/static/form.js` only fills and reads them.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _EXAMPLES = {
 }
 _NOTES = {
     "timestamp": "UTC",
-    "float": "NaN and infinity read as null",
-    "double": "NaN and infinity read as null",
+    "float": "NaN and infinity are shown as null",
+    "double": "NaN and infinity are shown as null",
 }
 _JSON_FORMS = {"array": "as JSON: […, …]", "object": 'as JSON: {"key": …}'}
-# Text may have line breaks if it may be longer than this.
+# Characters. A column whose text may be longer gets a textarea, which allows line breaks.
 _LINE = 500
 
 
 class RowField(NamedTuple):
     """An input for a column.
 
-    :ivar kind: `json` if the input has the JSON text of the value, `number` if the value is a number; otherwise `text`.
+    :ivar kind: `json` if the input contains the JSON text of the value, `number` for a number; otherwise `text`.
     :ivar element: `select`, `textarea` or `input`.
     :ivar attributes: attributes of the element.
     :ivar choices: the JSON texts of the options of a `select`.
-    :ivar has_null: there is a checkbox for null, because an empty input is an empty text.
-    :ivar empty: JSON text of what an empty input means; None if it is an error.
-    :ivar is_optional: a new row may be without the value.
-    :ivar default: JSON text of the value in a new form; None for none.
+    :ivar has_null: the field has a checkbox for null, because an empty input stands for empty text.
+    :ivar empty: the JSON text of the value of an empty input; None if an empty input is an error.
+    :ivar is_optional: a new row needs no value.
+    :ivar default: the JSON text of the value in a new form; None if there is no default.
     """
 
     column: str
@@ -59,7 +59,7 @@ class RowField(NamedTuple):
 
 
 def row_fields(schema: Mapping[str, Any], columns: Mapping[str, str]) -> list[RowField]:
-    """The inputs for a body.
+    """The inputs for the columns of a body.
 
     :param schema: the JSON Schema of the body.
     :param columns: the CQL types of the columns.

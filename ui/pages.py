@@ -15,7 +15,8 @@ from web.media_types import HTML
 from web.route_options import route_options
 from web.static_files import send_file
 
-# Modules need this type. Without it, `X-Content-Type-Options: nosniff` prevents their execution.
+# Flask guesses types from the files of the system. With `X-Content-Type-Options: nosniff`, browsers run a module only
+# if it has a JavaScript type.
 _TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
 
 _page = route_options(produces=(HTML,), session=False, scope="open")
@@ -37,7 +38,7 @@ def dashboard() -> Response:
 @blueprint.get("/ui/jobs", doc_ui=False)
 @_page
 def jobs() -> Response:
-    """Imports: upload a file, and watch the jobs."""
+    """Imports: upload a file and watch the jobs."""
     importable = [each for each in resources().values() if "import" in each.operations]
     return _render("jobs.html", resources=importable, import_scope=import_scope(), jobs_scope=jobs_scope())
 
@@ -76,7 +77,7 @@ def explorer(path: ResourcePath) -> Response:
 @route_options(produces=(), session=False, scope="open")
 def static_file(path: FilePath) -> Response:
     """A script or style sheet of the pages."""
-    # After an upgrade, no page may use a script of the earlier version: the browser asks before each use.
+    # Browsers revalidate the file before each use, so that no page uses an old script after an upgrade.
     response = send_file(STATIC, path.filename, max_age=0)
     suffix = path.filename[path.filename.rfind(".") :]
     response.content_type = _TYPES.get(suffix, response.content_type)

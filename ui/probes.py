@@ -1,4 +1,7 @@
-"""The probes of the diagnostics, from the OpenAPI document. The folder `diagnostics/` may not exist."""
+"""The probes of the diagnostics, from the OpenAPI document.
+
+Don't import them: the folder `diagnostics/` may have been removed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from flask import current_app
 
 from web.openapi import current_document
 
-# The name of the blueprint, and the tag of its routes.
+# The name of the blueprint and the tag of its routes.
 _DIAGNOSTICS = "diagnostics"
 
 
@@ -33,7 +36,7 @@ class Probe:
 
 
 def has_probes() -> bool:
-    """Whether the diagnostics are a part of this service and on."""
+    """Whether the service has the diagnostics, and DIAGNOSTICS is on."""
     return _DIAGNOSTICS in current_app.blueprints
 
 

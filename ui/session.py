@@ -1,8 +1,8 @@
 """Sign-in of the pages: the refresh token is in a cookie that scripts can't read.
 
-The cookie is sent to these routes only, so every other route stays without cookies and needs no protection against
-requests that other sites forge (CSRF). Two things protect these routes: `SameSite=Strict`, and a header that a page of
-another origin can't send, because CORS does not allow it.
+Browsers send the cookie to these routes only, so all other routes need no protection against forged requests of other
+sites (CSRF). Two things protect these routes: `SameSite=Strict`, and a header that a page of another origin can't send,
+because CORS does not allow it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def create_session(body: SignIn) -> ResponseValue:
     _revoke_cookie()
     response = _with_cookie(tokens)
     if "refresh_token" not in tokens:
-        # Read-only mode: without this, a reload of the page would bring back the account that was signed in before.
+        # In read-only mode there is no new cookie. Delete the old one, so that a reload does not sign in its account.
         response.delete_cookie(_COOKIE, **_attributes())
     return response
 
@@ -81,7 +81,7 @@ def _require_own_page() -> None:
 
     :raises Forbidden: the request does not come from a page of this service.
     """
-    # A browser that sends Sec-Fetch-Site knows whether the page has the same origin, also behind a proxy.
+    # Use Sec-Fetch-Site rather than Origin: behind a proxy, the service may not know its own origin.
     if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin" or _HEADER not in request.headers:
         raise Forbidden(f"Only pages of this service can use this route. They send the header {_HEADER}.")
 

@@ -11,7 +11,7 @@ from web.media_types import HTML
 
 # Only the pages load anything. No page of any origin may show a response in a frame.
 _POLICY = "default-src 'none'; frame-ancestors 'none'"
-# For pages: files and responses of this service only, no inline scripts, no inline styles.
+# HTML pages load files and responses of this service only, and have no inline scripts and no inline styles.
 _PAGE_POLICY = (
     "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; img-src 'self' data:; "
     "object-src 'none'"
@@ -42,7 +42,7 @@ class SecurityHeaders:
         :param context: Flask's `g`.
         """
         headers = response.headers
-        # Flask's response to OPTIONS has the type of a page, and no body.
+        # Flask's response to OPTIONS has the media type of a page, but no body.
         is_page = response.mimetype == HTML and request.method != "OPTIONS"
         for name, value in self._pages if is_page else self._others:
             headers[name] = value

@@ -1,4 +1,4 @@
-"""Sign-in: tokens for the password of an account, or for a refresh token."""
+"""Sign-in: issue tokens for a password or a refresh token, and revoke them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def account_options() -> QueryOptions:
 
 
 def current_account() -> Account:
-    """The account of the caller, read again.
+    """The account of the caller, as it is stored now.
 
     :raises NotSignedIn: it was disabled after the token was issued.
     """
@@ -48,7 +48,7 @@ def sign_in(username: str, password: str, requested: frozenset[str] | None) -> d
 
     :param requested: the scopes that the client asks for; None for all scopes of the account.
     :raises InvalidCredentials: there is no such account, it is disabled, or the password is wrong.
-    :raises ScopeNotGranted: a requested scope is not one of the account.
+    :raises ScopeNotGranted: the account does not have a requested scope.
     :raises TooManyRequests: too many attempts for this account or from this address.
     """
     settings, options = current_settings(), account_options()
@@ -63,11 +63,13 @@ def sign_in(username: str, password: str, requested: frozenset[str] | None) -> d
 
 
 def refresh(refresh_token: str, requested: frozenset[str] | None) -> dict[str, Any]:
-    """An access token, and the successor of a refresh token; without a successor, the same token stays valid.
+    """An access token and the successor of a refresh token.
+
+    In read-only mode there is no successor, and the refresh token stays valid.
 
     :param requested: the scopes that the client asks for; None for those of its sign-in.
     :raises InvalidRefreshToken: the token is malformed, expired or revoked, or its account is disabled.
-    :raises ScopeNotGranted: a requested scope is not one of the account and of the sign-in.
+    :raises ScopeNotGranted: the account or its sign-in does not have a requested scope.
     """
     settings = current_settings()
     refreshed = RefreshTokens(settings).refresh(

@@ -10,7 +10,7 @@ from flask import Response, request, send_from_directory
 def send_file(directory: str | PathLike[str], filename: str, max_age: int) -> Response:
     """A file of a directory, with an ETag. A conditional request for an unchanged file gets 304.
 
-    :param max_age: seconds for which a browser uses the file without asking; with 0 it asks before each use.
+    :param max_age: seconds for which browsers use the file without revalidation; 0 for revalidation before each use.
     :raises NotFound: the directory has no such file.
     """
     return send_from_directory(directory, filename, max_age=max_age, conditional=_dates_are_valid())

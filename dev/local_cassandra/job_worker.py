@@ -14,7 +14,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 # Seconds until a process that has died is started again. The backoff doubles unless it has run for the maximum.
 _BACKOFF = (1.0, 60.0)
-# Seconds after SIGTERM until a process is killed. A worker ends its slices within 20 s.
+# Seconds after SIGTERM until a process is killed. A job worker finishes its slices within 20 s.
 _KILL_AFTER = 30.0
 
 

@@ -36,7 +36,7 @@ class _StopSignals:
     """
 
     def __init__(self) -> None:
-        #: Whether a signal was received, or is not needed any more.
+        #: Whether further signals are ignored: a signal was received, or the cleanup has begun.
         self.ignored = False
 
     def install(self) -> None:
@@ -106,8 +106,8 @@ def main() -> None:
 
 
 def _status_at_end(process: subprocess.Popen[bytes]) -> int:
-    # Don't use wait(): a signal that arrives just before its system call does not end it, and Python does not call the
-    # handler until then.
+    # Don't use wait(): a signal that arrives just before its system call does not interrupt the call, and Python runs
+    # the handler only after the call.
     while (status := process.poll()) is None:
         time.sleep(0.1)
     return status

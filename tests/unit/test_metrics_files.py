@@ -118,7 +118,7 @@ def samples(metrics: list[Metric]) -> list[tuple[object, ...]]:
     )
 
 
-def test_values_are_those_of_prometheus_client(tmp_path: Path) -> None:
+def test_values_equal_those_of_prometheus_client(tmp_path: Path) -> None:
     """Each type of metric and each mode of a gauge, with several workers and labels, as samples and as text."""
     for process in (1, 2, 3):
         for route in ("/a", 'quo"te\\', "line\n"):

@@ -27,14 +27,14 @@ def test_scripts_are_small() -> None:
 
 @pytest.mark.parametrize("path", sorted(STATIC.glob("*.js")), ids=lambda path: path.name)
 def test_scripts_never_parse_text_as_html(path: Path) -> None:
-    """Text of a row can then not become an element. Scripts are never made from text either."""
+    """The text of a row can't become an element or a script."""
     forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|\beval\(|new Function"
     assert not re.findall(forbidden, path.read_text())
 
 
 @pytest.mark.parametrize("path", sorted(STATIC.iterdir()), ids=lambda path: path.name)
 def test_files_name_no_other_host(path: Path) -> None:
-    """The pages work without internet access. An XML namespace is a name, and is not loaded."""
+    """The pages work without internet access. Browsers don't load XML namespaces."""
     urls = re.findall(r"https?://[^\s\"'`)]+", path.read_text())
     assert {url for url in urls if not url.startswith("http://www.w3.org/")} == set()
 
@@ -52,7 +52,7 @@ def test_page_of_the_documentation_has_every_route() -> None:
 
 
 def test_pages_work_without_resources() -> None:
-    """As after `python -m dev.resource remove --samples`."""
+    """`python -m dev.resource remove --samples` leaves such a project."""
     values = {"secret_key": "the secret of the unit tests", "diagnostics": True, "auth": "all"}
     settings = Settings.model_validate(values)
     blueprints = tuple(each for each in BLUEPRINTS if each.resource is None)

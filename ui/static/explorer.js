@@ -38,7 +38,7 @@ async function load(path) {
 		frame = null;
 		table.draw();
 		const rate = (1000 * rows.length) / (performance.now() - began);
-		return say("#progress", `Rows: ${number(rows.length)}. Rows a second: ${number(rate)}.`);
+		return say("#progress", `Rows: ${number(rows.length)}. Rows per second: ${number(rate)}.`);
 	};
 	const add = (more) => {
 		rows.push(...more);
@@ -51,7 +51,7 @@ async function load(path) {
 	cancelAnimationFrame(frame);
 	if (signal !== controller.signal) return;
 	next = found;
-	let outcome = next ? "There are more." : "Complete.";
+	let outcome = next ? "There are more pages." : "Complete.";
 	if (failure) outcome = `${signal.aborted ? "Stopped" : "Failed"}: the result is not complete.`;
 	say("#outcome", `${outcome} ${update()}`);
 	say("#progress", "");

@@ -126,7 +126,7 @@ def test_disabled_account_can_not_sign_in_until_it_is_enabled(running: Service, 
     assert request_token(running, grant_type="password", username=email, password=PASSWORD).status_code == 400
     assert change(running, operator, email, disabled=False).json()["disabled"] is False
     tokens = sign_in(running, email)
-    # A change that is none revokes nothing.
+    # A change to the stored value revokes no token.
     assert change(running, operator, email, disabled=False, scopes=["write", "read"]).status_code == 200
     assert refresh(running, tokens["refresh_token"]).status_code == 200
 
@@ -169,7 +169,7 @@ def test_operators_can_not_lock_themselves_out(running: Service, own: tuple[dict
 def test_access_token_of_a_former_operator_is_rejected(
     running: Service, operator: dict[str, str], own: tuple[dict[str, str], str], changes: dict[str, Any], status: int
 ) -> None:
-    """The token is still valid. With it, the account could enable itself again."""
+    """The access token is still valid. The account must not be able to enable itself again with it."""
     headers, email = own
     assert change(running, operator, email, **changes).status_code == 200
     assert change(running, headers, email, disabled=False).status_code == status

@@ -67,7 +67,7 @@ def test_figures_change_under_load(live: Service, window: Callable[..., Page]) -
     expect(figure(page, "Workers")).to_have_text("2")
     expect(figure(page, "Nodes up")).to_have_text("1")
     expect(figure(page, "Quorum")).to_have_text("yes")
-    expect(figure(page, "In flight")).to_have_text(re.compile(r"^\d+ of 96$"))
+    expect(figure(page, "Requests in flight")).to_have_text(re.compile(r"^\d+ of 96$"))
     expect(chart(page, "Requests by status")).not_to_contain_text("200: ")
     with load(live):
         for title in ("Requests per second", "Queries per second", "Latency p50, ms", "Latency p99, ms"):

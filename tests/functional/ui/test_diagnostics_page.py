@@ -43,7 +43,7 @@ def test_chart_compares_the_probes_that_send_many_queries(live: Service, window:
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type("20")
     page.keyboard.press("Enter")
-    chart = page.get_by_role("group", name="Requests a second")
+    chart = page.get_by_role("group", name="Requests per second")
     expect(chart.locator("label")).to_have_text([re.compile(rf"^{name}: \S+ requests/s, \S+ s$") for name in NAMES])
     rates = [bar.evaluate("bar => bar.value / bar.max") for bar in chart.get_by_role("meter").all()]
     assert max(rates) == 1
@@ -90,7 +90,7 @@ def test_page_is_absent_without_the_diagnostics(start: Callable[..., Service]) -
     assert "/ui/diagnostics" not in home.text
 
 
-def test_person_who_may_not_run_probes_is_told_why(guarded: Service, window: Callable[..., Page]) -> None:
+def test_page_names_the_scope_that_probes_require(guarded: Service, window: Callable[..., Page]) -> None:
     page = window(guarded, "/ui/diagnostics")
     expect(page.get_by_text("sign in with an account that has the scope operator")).to_be_visible()
     expect(page.get_by_role("button", name="Run")).to_have_count(0)

@@ -154,7 +154,7 @@ VALUES: list[dict[str, Any]] = [
     {"species": "<script>alert(1)</script>", "image_url": None, "size": 0.0, "note": '"', "tags": {}},
     {"species": "\u05d0\u05d1\u05d2", "image_url": None, "size": 0.0, "note": "\U0001f98a" * 100, "tags": {}},
 ]
-# Stands for the forms, which have tests of their own.
+# Replaces the forms, which have tests of their own.
 FORMS = """
 export const createRow = async () => false;
 export const editRow = async (facts, row) => (row.species === "c" ? null : {...row, note: "edited"});
@@ -252,7 +252,7 @@ def tab_to(page: Page, target: Locator) -> None:
     raise AssertionError(f"Tab does not reach {target}")
 
 
-def test_keyboard_is_enough_to_stream_and_to_open_a_row(live: Service, window: WINDOW) -> None:
+def test_streams_and_details_work_with_the_keyboard_only(live: Service, window: WINDOW) -> None:
     page = window(live, "/ui/finds")
     grid = page.get_by_role("grid")
     tab_to(page, field(page, "partition", "Genus"))

@@ -80,7 +80,7 @@ def change(live: Service, row: dict[str, Any], **changes: object) -> None:
 
 
 def test_errors_are_shown_beside_their_fields(live: Service, window: Window) -> None:
-    """Values that the browser accepts and the service rejects stay in the form."""
+    """The form keeps values that the browser accepts and the service rejects."""
     page = window(live, "/ui/observers", expected=["422"])
     dialog = start(page, "createRow")
     press(dialog, "Save")
@@ -224,7 +224,7 @@ def test_a_second_lost_race_asks_again(live: Service, window: Window, observer: 
     assert stored(live, observer)["name"] == "Other"
 
 
-def test_a_row_that_is_gone(live: Service, window: Window, observer: dict[str, Any]) -> None:
+def test_edit_of_a_deleted_row(live: Service, window: Window, observer: dict[str, Any]) -> None:
     page = window(live, "/ui/observers", expected=["404", "412"])
     dialog = start(page, "editRow", observer)
     value_of(dialog, "name").fill("Mine")
@@ -437,7 +437,7 @@ def test_an_unedited_form_keeps_every_value(live: Service, window: Window) -> No
 
 
 def test_values_of_every_type_can_be_entered(live: Service, window: Window) -> None:
-    """What a person enters is what the service reads, and the values of docs/types.md are among them."""
+    """The service reads the values that a person enters. They include the values of docs/types.md."""
     page = window(live, "/ui/finds")
     show_form(page, None)
     form = page.locator("#explorer")

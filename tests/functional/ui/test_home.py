@@ -1,4 +1,4 @@
-"""The home page, and what all pages have in common."""
+"""The home page, and the accessibility of all pages."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_refused_files_are_explained(live: Service, window: Callable[..., Page],
     expect(outcome(page)).to_contain_text("Choose one file. Its name must end with .csv")
     upload(page, "finds.csv", "genus,<b>colour</b>\n")
     expect(outcome(page)).to_have_text(re.compile("^Line 1: .*<b>colour</b>.* Nothing was written.$"))
-    page.get_by_label("Write nothing unless every line is valid").check()
+    page.get_by_label("Write no row unless all lines are valid").check()
     upload(page, "finds.csv", csv(genus, 1, "x"))
     expect(outcome(page)).to_contain_text("Not valid")
     assert [line[:14] for line in errors(page.locator("#errors"))] == ["3 | sightings "]

@@ -148,7 +148,7 @@ def test_pages_need_no_token_and_contain_no_data(guarded: Service) -> None:
 
 
 def test_pages_work_without_cassandra(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A person then sees what is wrong, instead of an error of the browser."""
+    """The pages then show that Cassandra is unreachable."""
     variables = {"CASSANDRA_PORT": "1", "WEB_CONCURRENCY": "1"}
     with service(environment | variables, tmp_path_factory.mktemp("ui") / "log", healthy=False) as running:
         for path in PAGES:

@@ -1,4 +1,4 @@
-"""Sign-in of the pages: the session, its cookie, several tabs, and what a forged request gets."""
+"""Sign-in of the pages: the session, its cookie, several tabs, and forged requests."""
 
 from __future__ import annotations
 

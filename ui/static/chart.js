@@ -23,22 +23,20 @@ function choose(points) {
 export function draw(element, points) {
 	const lines = choose(points);
 	const highest = Math.max(0, ...lines.flatMap(([, values]) => values.filter(Boolean)));
-	const power = 10 ** Math.floor(Math.log10(highest || 1));
-	const top = Math.ceil(highest / power || 1) * power;
 	const now = points.at(-1).time;
 
 	const path = (values) => {
 		let last;
 		return points.map(({time}, index) => {
 			if (values[index] == null) return "";
-			const at = `${600 - (now - time) / 1000} ${100 - (values[index] / top) * 100}`;
+			const at = `${600 - (now - time) / 1000} ${100 - (values[index] / highest || 0) * 100}`;
 			const begin = time - last < GAP ? "" : `M${at}`;
 			last = time;
 			return `${begin}L${at}`;
 		}).join("");
 	};
 	const line = (index, d) => svg("path", {class: `line${index}`, d});
-	$(".top", element).textContent = format(top);
+	$(".top", element).textContent = format(highest);
 	const legend = lines.map(([name, values]) => `${name}: ${format(values.at(-1))}`);
 	$("svg", element).replaceChildren(svg("desc", {}, `Now ${legend.join(", ") || "nothing"}. Maximum: ${format(highest)}.`),
 		...lines.map(([, values], index) => line(index, path(values))));

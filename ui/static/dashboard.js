@@ -10,7 +10,6 @@ const all = (selector) => [...document.querySelectorAll(selector)];
 const charts = all("[data-chart]").map((element) => ({element, points: [], ...element.dataset}));
 // The milliseconds at which an event was seen. It is shown for a minute.
 const events = {};
-let counts = [];
 let polls = 0;
 let before, jobs, busy;
 
@@ -42,15 +41,10 @@ function current({chart, metric, label}, samples, now) {
 		: [50, 95, 99].map((percent) => [`p${percent}`, quantile(percent / 100, grown) * 1000 || undefined]));
 }
 
-function showMetrics(samples, now, states) {
+function showMetrics(samples, now) {
 	const gauge = (name) => total(samples, `fieldbook_${name}`);
 	const started = gauge("workers_started_total");
 	if (before && started !== before.started) events[started < before.started ? "restarted" : "replaced"] = now;
-	// Compared with the median of a minute.
-	counts = [...counts.slice(-29), gauge("workers")];
-	const missing = counts.toSorted((a, b) => a - b)[counts.length >> 1] - counts.at(-1);
-	if (missing > 0) states.workers = `${missing}`;
-
 	for (const element of all("[data-gauge]")) element.textContent = format(gauge(element.dataset.gauge));
 	for (const chart of charts) {
 		const values = current(chart, samples, now);
@@ -60,16 +54,13 @@ function showMetrics(samples, now, states) {
 		else if (chart.chart === "latency") for (const [name, value] of values) show(name, value);
 	}
 	before = {time: now, samples, started};
-	return {up: gauge("nodes_up"), down: gauge("nodes_down"), quorum: !gauge("workers_without_quorum")};
 }
 
-function showHealth({status, nodes, quorum, pending_migrations: pending}, seen = {...nodes, quorum}, states) {
-	show("up", seen.up);
-	show("down", seen.down);
-	show("quorum", seen.quorum ? "yes" : "no");
+function showHealth({status, nodes, quorum, pending_migrations: pending}, states) {
+	show("quorum", quorum ? "yes" : "no");
 	if (status !== "healthy") states[status] = "";
-	else if (!seen.quorum) states.quorum = "";
-	if (seen.down) states.down = `${seen.down} of ${seen.up + seen.down}`;
+	else if (!quorum) states.quorum = "";
+	if (nodes.down) states.down = `${nodes.down} of ${nodes.up + nodes.down}`;
 	if (pending?.length) states.pending = pending.join(", ");
 }
 
@@ -85,8 +76,8 @@ async function poll() {
 	jobs = listed.value;
 	const error = metrics.reason;
 	if (error) states[health.value ? "refused" : "unreachable"] = explain(error);
-	const seen = metrics.value && showMetrics(parse(metrics.value), now, states);
-	if (health.value) showHealth(health.value, seen, states);
+	else showMetrics(parse(metrics.value), now);
+	if (health.value) showHealth(health.value, states);
 	showStates(states, now);
 }
 

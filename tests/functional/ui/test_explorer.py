@@ -106,7 +106,7 @@ def test_large_stream_has_few_elements_and_scrolls_to_its_end(large: Service, wi
 
 def test_stop_ends_the_stream_in_the_service(large: Service, window: WINDOW) -> None:
     page = window(large, "/ui/observers")
-    outcome(page).to_contain_text("There are more.")
+    outcome(page).to_contain_text("There are more pages.")
     page.get_by_label("Show", exact=True).select_option("All rows")
     field(page, "stream", "Fetch size").fill("10")
     page.get_by_role("button", name="Show rows").click()
@@ -120,20 +120,20 @@ def test_stop_ends_the_stream_in_the_service(large: Service, window: WINDOW) -> 
 def test_pages_have_a_filter_and_lead_to_the_last_row(live: Service, window: WINDOW) -> None:
     page = window(live, "/ui/observers?fetch_size=20&limit=45")
     following = page.get_by_role("button", name="Next page")
-    outcome(page).to_contain_text("There are more. Rows: 20.")
+    outcome(page).to_contain_text("There are more pages. Rows: 20.")
     first = page.locator(ROWS).first.inner_text()
     following.click()
     expect(page.locator(ROWS).first).not_to_have_text(first)
-    outcome(page).to_contain_text("There are more. Rows: 20.")
+    outcome(page).to_contain_text("There are more pages. Rows: 20.")
     following.press("Enter")
     outcome(page).to_contain_text("Complete. Rows: 5.")
     expect(following).to_have_attribute("aria-disabled", "true")
     # These pages have a `Link` header.
     page.goto("/ui/finds?genus=Hieracium&limit=1000")
-    outcome(page).to_contain_text("There are more. Rows: 1,000.")
+    outcome(page).to_contain_text("There are more pages. Rows: 1,000.")
     following.click()
     expect(page.locator(ROWS).first).to_contain_text("forma-1000")
-    outcome(page).to_contain_text("There are more. Rows: 1,000.")
+    outcome(page).to_contain_text("There are more pages. Rows: 1,000.")
 
 
 @pytest.mark.parametrize("genus", ["Hieracium", "Quercus"])

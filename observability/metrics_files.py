@@ -44,8 +44,7 @@ _ENTRY_BYTES = 4 + 8 + 8 + 8
 class FileCollector(Collector):
     """Adds up the files of all workers, for a registry of prometheus-client.
 
-    The result equals that of prometheus-client's `MultiProcessCollector`, which takes four times as long, because it
-    parses the labels of each file. This class first adds up the values of equal keys, and then parses each key once.
+    """Add up the values of all files by the first key of their series, for each type of metric."""
     """
 
     def __init__(self, directory: str) -> None:
@@ -88,8 +87,17 @@ def _parse(key: str) -> _Key:
     return _Key(family, sample, labels, help_text, series, float(labels.get("le", "-inf")))
 
 
+_first_keys: dict[str, str] = {}
+
+
+@cache
+def _first_key(key: str) -> str:
+    """The first key of the same series, which differs if another version of the service has another help text."""
+    return _first_keys.setdefault(json.dumps(json.loads(key)[:3]), key)
+
+
 def _add_up(files: Iterable[Path]) -> dict[str, dict[str, float]]:
-    """Add up the values of all files by key, for each type of metric."""
+    """Add up the values of all files by the first key of their series, for each type of metric."""
     kinds: dict[str, dict[str, float]] = {}
     timestamps: dict[str, float] = {}
     for path in files:
@@ -101,14 +109,17 @@ def _add_up(files: Iterable[Path]) -> dict[str, dict[str, float]]:
             # The master removes the gauges of a worker that has ended, without the lock.
             continue
         if mode == "livemax":
-            for key, value, _, _ in entries:
+            for raw, value, _, _ in entries:
+                key = _first_key(raw)
                 totals[key] = max(totals.get(key, value), value)
         elif mode == "livemostrecent":
-            for key, value, timestamp, _ in entries:
+            for raw, value, timestamp, _ in entries:
+                key = _first_key(raw)
                 if timestamp > timestamps.get(key, 0.0):
                     totals[key], timestamps[key] = value, timestamp
         else:
-            for key, value, _, _ in entries:
+            for raw, value, _, _ in entries:
+                key = _first_key(raw)
                 totals[key] = totals.get(key, 0.0) + value
     return kinds
 

@@ -91,7 +91,7 @@ def change_account(path: AccountPath, body: AccountChanges) -> ResponseValue:
     if after is None:
         raise Conflict("Another request has changed the account in the meantime. Nothing was changed: try again.")
     if changes:
-        log.info("%s changed %s of the account %s", g.caller.name, ", ".join(body.model_fields_set), account.id)
+        log.info("%s changed %s of the account %s", g.caller.name, ", ".join(sorted(changes)), account.id)
     return accounts.managed_document(after)
 
 

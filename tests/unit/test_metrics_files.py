@@ -18,11 +18,13 @@ from observability.metrics_files import FileCollector, merge_ended
 from observability.text_format import generate_text
 
 
-def write(path: Path, name: str, value: float, timestamp: float = 0.0, /, **labels: str) -> None:
+def write(
+    path: Path, name: str, value: float, timestamp: float = 0.0, help_text: str = "Help.\\\n", /, **labels: str
+) -> None:
     """Add a value to a file, as a worker does."""
     file = MmapedDict(str(path))
     family = name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_total")
-    file.write_value(mmap_key(family, name, list(labels), list(labels.values()), "Help.\\\n"), value, timestamp)
+    file.write_value(mmap_key(family, name, list(labels), list(labels.values()), help_text), value, timestamp)
     file.close()
 
 
@@ -139,3 +141,21 @@ def test_values_equal_those_of_prometheus_client(tmp_path: Path) -> None:
     # This parser requires that the samples of a series follow each other.
     families = list(text_string_to_metric_families(openmetrics.generate_latest(registry).decode()))
     assert len(families) == len(found)
+
+
+def test_a_series_with_another_help_text_is_the_same_series(tmp_path: Path) -> None:
+    """A reload can start workers of a new version, while the files of ended workers have the earlier help text."""
+    for process, text in ((1, "Old."), (2, "New.")):
+        write(tmp_path / f"counter_{process}.db", "requests_total", process, 0.0, text, route="/a")
+        write(tmp_path / f"histogram_{process}.db", "seconds_bucket", process, 0.0, text, le="+Inf")
+        write(tmp_path / f"gauge_livemax_{process}.db", "nodes", process, 0.0, text)
+        write(tmp_path / f"gauge_livemostrecent_{process}.db", "jobs", process, process, text)
+    merge_ended(str(tmp_path), {2})
+    found = [sample for metric in FileCollector(str(tmp_path)).collect() for sample in metric.samples]
+    assert sorted((sample.name, sample.value) for sample in found) == [
+        ("jobs", 2),
+        ("nodes", 2),
+        ("requests_total", 3),
+        ("seconds_bucket", 3),
+        ("seconds_count", 3),
+    ]

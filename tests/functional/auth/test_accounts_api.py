@@ -143,6 +143,12 @@ def test_new_password_and_new_scopes_revoke_the_refresh_tokens(running: Service,
     assert sign_in(running, email, NEW_PASSWORD)["scope"] == "read"
 
 
+def test_log_names_only_what_has_changed(running: Service, operator: dict[str, str]) -> None:
+    account = create(running, operator, scopes=["read"]).json()
+    assert change(running, operator, account["email"], disabled=False, scopes=["read", "write"]).status_code == 200
+    running.wait_for_log(f"changed scopes of the account {account['id']}")
+
+
 def test_addresses_with_a_slash_can_be_changed(running: Service, operator: dict[str, str]) -> None:
     email = create(running, operator, f"a/b{new_email()}").json()["email"]
     response = change(running, operator, email, disabled=True)

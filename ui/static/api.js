@@ -29,4 +29,4 @@ export async function start(run) {
 	await run();
 }
 
-export {explain, Problem, signIn};
+export {explain, Problem};

@@ -44,7 +44,9 @@ function current({chart, metric, label}, samples, now) {
 function showMetrics(samples, now) {
 	const gauge = (name) => total(samples, `fieldbook_${name}`);
 	const started = gauge("workers_started_total");
-	if (before && started !== before.started) events[started < before.started ? "restarted" : "replaced"] = now;
+	const ended = started - gauge("workers");
+	if (started < before?.started) events.restarted = now;
+	else if (ended > before?.ended) events.ended = now;
 	for (const element of all("[data-gauge]")) element.textContent = format(gauge(element.dataset.gauge));
 	for (const chart of charts) {
 		const values = current(chart, samples, now);
@@ -53,7 +55,7 @@ function showMetrics(samples, now) {
 		if (chart.total) show(chart.total, values.size ? sum(values.values()) : null);
 		else if (chart.chart === "latency") for (const [name, value] of values) show(name, value);
 	}
-	before = {time: now, samples, started};
+	before = {time: now, samples, started, ended};
 }
 
 function showHealth({status, nodes, quorum, pending_migrations: pending}, states) {

@@ -231,12 +231,11 @@ def test_a_repeated_change_that_was_stored_already(live: Service, window: Window
     page = window(live, "/ui/observers", expected=["ERR_FAILED", "412"])
 
     def lose_response(route: Route) -> None:
-        page.unroute(ROW_URL)
         route.fetch()
         route.abort()
 
     dialog = start(page, "editRow", observer)
-    page.route(ROW_URL, lose_response)
+    page.route(ROW_URL, lose_response, times=1)
     value_of(dialog, "age").fill("40")
     press(dialog, "Save")
     expect(dialog.get_by_text("may have been stored")).to_be_visible()
@@ -467,7 +466,7 @@ def test_values_of_every_type_can_be_entered(live: Service, window: Window) -> N
     page = window(live, "/ui/finds")
     show_form(page, None)
     form = page.locator("#explorer")
-    entered = ROW | {"a_text": 'été "🦊"\nsecond line', "a_timestamp": "2026-11-21T06:50:04.610Z"}
+    entered = ROW | {"a_text": 'été "🦊"\nsecond line'}
     for column, value in entered.items():
         control = value_of(form, column)
         if control.evaluate("each => each.tagName") == "SELECT":
@@ -479,7 +478,7 @@ def test_values_of_every_type_can_be_entered(live: Service, window: Window) -> N
         else:
             control.fill(str(value))
     body = page.evaluate("form.body()")
-    assert body | {"a_timestamp": "2026-11-21T06:50:04.610Z"} == entered
+    assert body == entered
     EveryType.model_validate(body)
 
 

@@ -43,7 +43,7 @@ class RowField(NamedTuple):
     :ivar has_null: there is a checkbox for null, because an empty input is an empty text.
     :ivar empty: JSON text of what an empty input means; None if it is an error.
     :ivar is_optional: a new row may be without the value.
-    :ivar default: JSON text of the value in a new form; None for none.
+    :ivar default: the value in a new form, as the input has it; None for none and for null.
     """
 
     column: str
@@ -87,6 +87,7 @@ def _field(column: str, cql_type: str, schema: Mapping[str, Any], is_required: b
         empty.append([] if json_type == "array" else {})
     if "default" in schema:
         empty.append(schema["default"])
+    default = schema.get("default")
     attributes = {} if is_json or is_long else _attributes(rule, cql_type)
     hints = [
         cql_type,
@@ -105,7 +106,7 @@ def _field(column: str, cql_type: str, schema: Mapping[str, Any], is_required: b
         has_null=allows_empty and is_nullable,
         empty=_json(empty[0]) if empty else None,
         is_optional=not is_required,
-        default=_json(schema["default"]) if "default" in schema else None,
+        default=None if default is None else _json(default) if is_json else str(default),
         hint=", ".join(filter(None, hints)),
     )
 

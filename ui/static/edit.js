@@ -1,17 +1,16 @@
-// Create, edit and delete rows.
+// Create, edit and delete rows. ui/templates/ui/forms.html has the dialogs.
 
-import {call, explain, signIn} from "./api.js";
-import {choose, compare} from "./conflict.js";
-import {$, ask, notify} from "./dom.js";
-import {clone, rowForm, same} from "./form.js";
+import {call, explain} from "./api.js";
+import {$, ask, h, notify} from "./dom.js";
+import {rowForm, same, showErrors} from "./form.js";
 import {rowPath} from "./resource.js";
+import {cell} from "./rows.js";
 
-// No answer, or no definite one. 409: the service still works on it.
-const isUnsure = ({status}) => !(status < 500) || status === 409;
+const clone = (name) => $(`#template-${name}`).content.firstElementChild.cloneNode(true);
 
 async function read(facts, row) {
   const response = await call("GET", rowPath(facts, row));
-  return {row: await response.json(), etag: response.headers.get("ETag")};
+  return {row: await response.json(), headers: facts.versioned && {"If-Match": response.headers.get("ETag")}};
 }
 
 // What the functions below return if the row can't be read.
@@ -20,102 +19,101 @@ function tell(error) {
   return error.status === 404 ? null : undefined;
 }
 
-/** Show a dialog until `save` succeeds or the person cancels. Return what it returned, and the last error. */
-async function submit(title, label, form, save) {
-  const dialog = clone("edit");
-  const message = $("[role=alert]", dialog);
-  const [confirm, cancel] = dialog.querySelectorAll("button");
-  let busy, saved, failure = {status: 0};
-  $("h2", dialog).textContent = title;
-  confirm.textContent = label;
-  message.after(form.element);
-  cancel.addEventListener("click", () => dialog.close());
-  dialog.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    if (busy) return;
-    busy = true;
-    message.textContent = `${label} …`;
-    form.show([]);
-    failure = {};
-    try {
-      saved = await save();
-      message.textContent = "";
-      if (saved) dialog.close();
-    } catch (error) {
-      failure = error;
-      const {errors, status} = error;
-      message.textContent = errors?.length ? form.show(errors) : explain(error);
-      if (isUnsure(error)) message.append(" The change may be stored nevertheless. You can safely repeat it unchanged.");
-      if (status === 404) message.append(". Copy your values if you need them, and close the form.");
-      if (status === 412) dialog.close();
-      if (status === 401) signIn();
-    }
-    busy = false;
-  });
-  await ask(dialog);
-  return [saved, failure];
+/** Show one or two versions of a row in the table of a dialog. */
+function compare(dialog, facts, ...versions) {
+  $("tbody", dialog).replaceChildren(...Object.keys(facts.columns).map((column) => {
+    const values = versions.map((row) => row[column]);
+    return h("tr", {class: !same(values[0], values.at(-1)) && "differs"},
+      h("th", {scope: "row"}, column),
+      values.map((value) => h("td", {dir: "auto"}, cell(facts, column, value))));
+  }));
 }
 
-/** Show the form for a new row. Return whether a row was, or may have been, created. */
+/** Show a dialog until `save` succeeds or the person cancels. Return what `save` returned, null if the row does not exist
+ * any more, or the version that won a race. */
+async function submit(dialog, save) {
+  const {dataset} = dialog;
+  const message = $("[role=alert] span", dialog);
+  let result;
+  $("form", dialog).onsubmit = async (event) => {
+    event.preventDefault();
+    if (dataset.state === "busy") return;
+    dataset.state = "busy";
+    message.textContent = showErrors(dialog, []);
+    try {
+      result = await save();
+      dialog.close();
+    } catch (error) {
+      const {errors = [], status, winner} = error;
+      result = status === 404 ? null : winner;
+      message.textContent = showErrors(dialog, errors) || explain(error);
+      // No answer, or no definite one. 409: the service still works on it.
+      dataset.state = status < 500 && status !== 409 ? status : "unsure";
+      if (winner) $(".versions", dialog).focus();
+    }
+  };
+  await ask(dialog);
+  return result;
+}
+
+/** Show the form for a new row. Return whether a row may have been created. */
 export async function createRow(facts) {
-  const form = rowForm("create");
+  const dialog = clone("create");
+  const form = rowForm(dialog);
   let key, sent;
-  const [saved, failure] = await submit("New row", "Save", form, async () => {
+  await submit(dialog, async () => {
     const json = form.body();
     // With the same key, the service creates no second row.
     if (!same(json, sent)) key = crypto.getRandomValues(new Uint32Array(4)).join("-");
     sent = json;
-    await call("POST", facts.path, {json, headers: facts.versioned && {"Idempotency-Key": key}});
+    await call("POST", facts.path, {json, headers: {"Idempotency-Key": key}});
     notify("Created.");
-    return true;
   });
-  return saved ?? isUnsure(failure);
+  return Boolean(sent);
+}
+
+/** After a lost race, show the version that won it beside that of the person. */
+async function conflict(error, dialog, facts, stored, values) {
+  if (error.status === 412) {
+    Object.assign(stored, await read(facts, stored.row));
+    error.winner = stored.row;
+    compare(dialog, facts, {...stored.row, ...values}, stored.row);
+  }
+  throw error;
 }
 
 /** Show the form for a row. Return the stored row, null if it does not exist any more, undefined if nothing changed. */
 export async function editRow(facts, row) {
-  let stored = await read(facts, row).catch(tell);
+  const stored = await read(facts, row).catch(tell);
   if (!stored) return stored;
   const {versioned} = facts;
-  const form = versioned
-    ? rowForm("change", stored.row)
-    : rowForm("create", stored.row, [...facts.partition, ...Object.keys(facts.clustering)]);
-  async function save(json) {
+  const dialog = clone("change");
+  const form = rowForm(dialog);
+  form.set(stored.row);
+  return submit(dialog, async () => {
+    const json = form.body(versioned && stored.row);
     const mine = {...stored.row, ...json};
     // Nothing was edited, or an earlier request without an answer was carried out.
     if (same(mine, stored.row)) return mine;
-    try {
-      const response = versioned
-        ? await call("PATCH", rowPath(facts, row), {json, headers: {"If-Match": stored.etag}})
-        : await call("POST", facts.path, {json});
-      notify("Saved.");
-      return versioned ? await response.json() : mine;
-    } catch (error) {
-      if (error.status !== 412) throw error;
-      stored = await read(facts, row);
-      const merged = {...stored.row, ...json};
-      const choice = same(merged, stored.row) ? "mine" : await choose(merged, stored.row);
-      if (choice === "mine") return save(json);
-      if (choice) return stored.row;
-      form.rebase(stored.row);
-    }
-  }
-  const [saved, {status}] = await submit("Edit row", "Save", form, () => save(form.body(versioned && stored.row)));
-  return saved ?? (status === 404 ? null : undefined);
+    const response = await (versioned
+      ? call("PATCH", rowPath(facts, row), {json, headers: stored.headers})
+      : call("POST", facts.path, {json})
+    ).catch((error) => conflict(error, dialog, facts, stored, json)).finally(() => form.set(stored.row));
+    notify("Saved.");
+    return versioned ? response.json() : mine;
+  });
 }
 
 /** Ask, and delete a row. Return whether it does not exist any more. */
-export async function deleteRow(facts, row, before) {
+export async function deleteRow(facts, row) {
   const stored = await read(facts, row).catch(tell);
   if (!stored) return stored === null;
-  const [deleted, {status}] = await submit(
-    before ? "Somebody else has changed this row. Delete it nevertheless?" : "Delete this row?",
-    "Delete",
-    {element: compare({...(before && {Before: before}), "Stored now": stored.row}), show() {}},
-    async () => {
-      await call("DELETE", rowPath(facts, row), {headers: facts.versioned && {"If-Match": stored.etag}});
-      notify("Deleted.");
-      return true;
-    });
-  return deleted ?? (status === 412 ? deleteRow(facts, row, stored.row) : false);
+  const dialog = clone("delete");
+  compare(dialog, facts, stored.row);
+  return null === await submit(dialog, async () => {
+    await call("DELETE", rowPath(facts, row), {headers: stored.headers})
+      .catch((error) => conflict(error, dialog, facts, stored, stored.row));
+    notify("Deleted.");
+    return null;
+  });
 }

@@ -3,64 +3,50 @@
 import {Problem} from "./api.js";
 import {$} from "./dom.js";
 
-/** An element of ui/templates/ui/forms.html. */
-export const clone = (name) => $(`#template-${name}`).content.firstElementChild.cloneNode(true);
-
 export const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
-function fieldOf(element, row, locked) {
-  const {column, kind, optional, empty, initial: first} = element.dataset;
+function fieldOf(element) {
+  const {column, kind, optional, empty} = element.dataset;
   const [input, isNull] = element.querySelectorAll("input, select, textarea");
-  const isLocked = locked.includes(column);
-  input[input.options ? "disabled" : "readOnly"] = isLocked;
-  input.autofocus = !isLocked;
-  input.addEventListener("input", () => isNull && (isNull.checked = false));
-  isNull?.addEventListener("change", () => (input.value = ""));
-  const state = () => [input.value, input.validity.badInput, isNull?.checked].join();
-  let initial, untouched;
-  const set = (value) => {
-    initial = value;
-    const text = value == null ? "" : kind === "json" ? JSON.stringify(value) : String(value);
-    input.value = input.type === "datetime-local" ? text.slice(0, -1) : text;
-    if (text && !input.value) {
-      // A year before 1 or after 9999.
-      input.type = "text";
-      input.value = text;
-    }
-    if (isNull) isNull.checked = value === null;
-    untouched = state();
+  let stored, edited;
+  element.oninput = ({target}) => {
+    edited = true;
+    if (target === isNull) input.value = "";
+    else if (isNull) isNull.checked = false;
   };
-  set(row ? row[column] : first && JSON.parse(first));
   return {
     column,
+    set(value) {
+      if (edited) return;
+      stored = value;
+      const text = value === null ? "" : kind === "json" ? JSON.stringify(value) : String(value);
+      input.value = input.type === "datetime-local" ? text.slice(0, -1) : text;
+      if (text && !input.value) {
+        // A year before 1 or after 9999.
+        input.type = "text";
+        input.value = text;
+      }
+      if (isNull) isNull.checked = value === null;
+    },
     read() {
       // The input may show less than the value has, such as LF for CR LF.
-      if (state() === untouched && (initial !== undefined || optional)) return initial;
+      if (!edited && (optional || stored !== undefined)) return stored;
       if (isNull?.checked) return null;
       const {validationMessage, value} = input;
-      if (validationMessage || !(value || empty)) throw Error(validationMessage || "Enter a value.");
+      if (validationMessage) throw Error(validationMessage);
       if (!value || kind === "json") return JSON.parse(value || empty);
-      if (kind === "number") {
-        if (/^-?\d{16,}$/.test(value) && BigInt(value) !== BigInt(+value)) throw Error("This number has too many digits.");
-        return +value;
-      }
-      // Browsers leave out seconds that are zero.
-      return input.type === "datetime-local" ? `${value.padEnd(19, ":00")}Z` : value;
-    },
-    rebase: (value) => state() === untouched && set(value),
-    fail(message) {
-      $(".error", element).textContent = message;
-      input.ariaInvalid = message !== "";
+      if (kind === "number") return +value;
+      return input.type === "datetime-local" ? new Date(`${value}Z`).toISOString() : value;
     },
   };
 }
 
-/** The form "create" or "change". `row` has its values, without it the defaults; the columns `locked` can't be edited. */
-export function rowForm(name, row, locked = []) {
-  const element = clone(name);
-  const fields = [...element.querySelectorAll(".field")].map((each) => fieldOf(each, row, locked));
+/** The values in the inputs of a dialog. */
+export function rowForm(dialog) {
+  const fields = [...dialog.querySelectorAll(".field")].map(fieldOf);
   return {
-    element,
+    /** Show a version of the row in the inputs that nobody has edited. */
+    set: (row) => fields.forEach(({column, set}) => set(row[column])),
     /** The request body, without the values that `base` has. */
     body(base) {
       const body = {}, errors = [];
@@ -75,19 +61,17 @@ export function rowForm(name, row, locked = []) {
       if (errors.length) throw new Problem(422, {errors});
       return body;
     },
-    /** Show a newer version of the row in the fields that nobody has edited. */
-    rebase: (current) => fields.forEach(({column, rebase}) => rebase(current[column])),
-    /** Show errors beside their fields. Return what to say about the others. */
-    show(errors) {
-      for (const {fail} of fields) fail("");
-      let others = "";
-      for (const {loc: [, column, ...rest], msg} of errors) {
-        const field = fields.find((each) => each.column === column);
-        if (field) field.fail([...rest, msg].join(": "));
-        else others += `${msg}. `;
-      }
-      $("[aria-invalid=true]", element)?.focus();
-      return others || "Correct the marked fields.";
-    },
   };
+}
+
+/** Show errors beside their inputs. Return what else to say about them. */
+export function showErrors(dialog, errors) {
+  for (const element of dialog.querySelectorAll(".field")) {
+    const error = errors.find(({loc}) => loc[1] === element.dataset.column);
+    $(".error", element).textContent = error ? [...error.loc.slice(2), error.msg].join(": ") : "";
+    $("input, select, textarea", element).ariaInvalid = Boolean(error);
+  }
+  const marked = $("[aria-invalid=true]", dialog);
+  marked?.focus();
+  return marked ? "Correct the marked fields." : errors.map(({msg}) => msg).join(" ");
 }

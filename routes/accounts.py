@@ -11,7 +11,6 @@ from werkzeug.exceptions import Conflict
 
 from auth import accounts
 from auth.accounts import EmailTaken
-from auth.passwords import Passwords
 from routes.blueprint import Blueprint
 from schemas.accounts import AccountChanges, AccountListQuery, AccountPath, ManagedAccount, NewAccount
 from storage.cql import QueryOptions
@@ -19,12 +18,11 @@ from storage.db_io.accounts import Account, find_account, retrieve_accounts_page
 from storage.errors import RowNotFound
 from web import pagination
 from web.access import InsufficientScope
-from web.dependencies import current_settings
 from web.media_types import JSON
 from web.openapi import error_response, responses
 from web.responses import ResponseValue
 from web.route_options import route_options
-from web.sign_in import account_options, current_account
+from web.sign_in import account_options, current_account, current_passwords
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +56,9 @@ def create_account(body: NewAccount) -> ResponseValue:
     _require_active_operator()
     options = account_options()
     try:
-        account = accounts.create(g.session, body.email, body.password, body.scopes, _passwords(options), options)
+        account = accounts.create(
+            g.session, body.email, body.password, body.scopes, current_passwords(options), options
+        )
     except EmailTaken:
         raise Conflict("There is an account with this e-mail address.") from None
     log.info("%s created the account %s", g.caller.name, account.id)
@@ -127,9 +127,5 @@ def _changes(account: Account, body: AccountChanges, options: QueryOptions) -> d
     if body.scopes is not None and frozenset(body.scopes) != account.scopes:
         changes["scopes"] = frozenset(body.scopes)
     if body.password is not None:
-        changes["password_hash"] = _passwords(options).hash(body.password)
+        changes["password_hash"] = current_passwords(options).hash(body.password)
     return changes
-
-
-def _passwords(options: QueryOptions) -> Passwords:
-    return Passwords(current_settings(), options)

@@ -10,7 +10,6 @@ from werkzeug.exceptions import BadRequest, Conflict, Forbidden
 
 from auth import accounts
 from auth.accounts import EmailTaken, InvalidCredentials, ScopeNotGranted
-from auth.passwords import Passwords
 from auth.refresh_tokens import InvalidRefreshToken
 from routes.blueprint import Blueprint
 from schemas.auth import (
@@ -25,7 +24,6 @@ from schemas.auth import (
     Tokens,
 )
 from schemas.base import Body, InvalidInput
-from storage.cql import QueryOptions
 from web.access import current_tokens
 from web.dependencies import current_settings
 from web.openapi import error_response, json_error, responses
@@ -33,7 +31,7 @@ from web.rate_limits import limit_sign_in
 from web.request_body import FieldbookRequest
 from web.responses import ResponseValue
 from web.route_options import route_options
-from web.sign_in import account_options, current_account, refresh, sign_in
+from web.sign_in import account_options, current_account, current_passwords, refresh, sign_in
 from web.sign_in import revoke as revoke_refresh_token
 
 blueprint = Blueprint("auth", __name__, tag="sign-in")
@@ -76,7 +74,7 @@ def register(body: Registration) -> ResponseValue:
     options = account_options()
     try:
         account = accounts.create(
-            g.session, body.email, body.password, _REGISTERED_SCOPES, _passwords(options), options
+            g.session, body.email, body.password, _REGISTERED_SCOPES, current_passwords(options), options
         )
     except EmailTaken:
         raise Conflict("There is an account with this e-mail address.") from None
@@ -145,7 +143,7 @@ def change_password(body: PasswordChange) -> ResponseValue:
     """Change the password of the caller's account, and revoke all of its refresh tokens."""
     limit_sign_in(g.caller.email)
     options = account_options()
-    passwords = _passwords(options)
+    passwords = current_passwords(options)
     account = current_account()
     if not passwords.matches(account.password_hash, body.current_password):
         raise InvalidInput.at("body", "current_password", "This is not the password of the account")
@@ -159,10 +157,6 @@ def change_password(body: PasswordChange) -> ResponseValue:
 def jwks() -> ResponseValue:
     """The public keys of access tokens, for other services; none if the tokens are signed with HMAC."""
     return current_tokens().public_keys()
-
-
-def _passwords(options: QueryOptions) -> Passwords:
-    return Passwords(current_settings(), options)
 
 
 # --- OAuth 2.0 ---------------------------------------------------------------------------------------------

@@ -30,6 +30,11 @@ def account_options() -> QueryOptions:
     return replace(g.options, consistency_level=None)
 
 
+def current_passwords(options: QueryOptions) -> Passwords:
+    """The hashes of passwords, with the settings of the current application."""
+    return Passwords(current_settings(), options)
+
+
 def current_account() -> Account:
     """The account of the caller, as it is stored now.
 
@@ -55,8 +60,7 @@ def sign_in(username: str, password: str, requested: frozenset[str] | None) -> d
     email = _normalized(username)
     limit_sign_in(email)
     may_write = not settings.read_only
-    passwords = Passwords(settings, options)
-    account = accounts.sign_in(g.session, email, password, passwords, options, rehash=may_write)
+    account = accounts.sign_in(g.session, email, password, current_passwords(options), options, rehash=may_write)
     scopes = accounts.narrowed(accounts.scopes_of(account), requested)
     refresh_token = RefreshTokens(settings).issue(g.session, account, requested, options) if may_write else None
     return _tokens(account, scopes, refresh_token)

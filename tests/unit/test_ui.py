@@ -13,7 +13,9 @@ from dev.resource.generate import spec_of
 from dev.resource.names import Refused
 from routes import BLUEPRINTS
 from settings import Settings
-from tests.support import PROJECT
+from tests.support import OPERATOR_TOKEN, PROJECT
+from ui.blueprint import import_scope, jobs_scope, probe_scope, write_scope
+from web.route_options import options_of
 
 STATIC = PROJECT / "ui" / "static"
 # Bytes of all scripts together, as a browser gets them.
@@ -77,3 +79,28 @@ def test_a_resource_can_not_have_the_path_of_a_page(plural: str) -> None:
     spec = spec_of("reading", plural, ["sensor:text"], [], ["value:int"], ttl=None, deletable=True, uuid_key=False)
     with pytest.raises(Refused, match=f"the name of the page /ui/{plural}"):
         check_is_free(spec)
+
+
+@pytest.mark.parametrize("auth", ["off", "writes", "all"])
+@pytest.mark.parametrize("app_env", ["development", "production"])
+def test_pages_ask_for_the_scopes_of_the_routes_that_their_scripts_call(app_env: str, auth: str) -> None:
+    """`ui/blueprint.py` states the scopes, because a service may have no resource and no diagnostics."""
+    values = {"secret_key": "the secret of the unit tests", "operator_token": OPERATOR_TOKEN, "diagnostics": True}
+    settings = Settings.model_validate(values | {"app_env": app_env, "auth": auth})
+    app = create_app(settings)
+    names = [each.resource.name for each in BLUEPRINTS if each.resource is not None]
+    scopes: dict[str, set[str | None]] = {"write": set(), "import": set(), "jobs": set(), "probe": set()}
+    for rule in app.url_map.iter_rules():
+        blueprint, _, _ = rule.endpoint.partition(".")
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+            scope = options_of(app.view_functions[rule.endpoint]).required_scope(method, settings)
+            if rule.rule == "/jobs":
+                scopes["jobs"].add(scope)
+            elif blueprint == "diagnostics":
+                scopes["probe"].add(scope)
+            elif blueprint in names and method != "GET" and not rule.rule.endswith("/batch"):
+                scopes["import" if rule.rule.endswith("/import") else "write"].add(scope)
+    with app.app_context():
+        expected = {"write": write_scope(), "import": import_scope(), "jobs": jobs_scope(), "probe": probe_scope()}
+    # Without resources or diagnostics, there is nothing to compare.
+    assert {name: found for name, found in scopes.items() if found and found != {expected[name]}} == {}

@@ -23,6 +23,7 @@ function row({email: address, created_at, disabled, scopes}) {
 		}
 	});
 	const setPassword = button("Set password", () => {
+		if (form.dataset.busy) return;
 		form.reset();
 		$("h2", form).textContent = `Set the password of ${address}`;
 		onSubmit(form, async (data) => {

@@ -15,7 +15,6 @@ let before, jobs, busy;
 
 const show = (name, value) => ($(`[data-figure="${name}"]`).textContent = format(value));
 
-/** Show the states with their start and detail. */
 function showStates(states, now) {
 	for (const name in events) if (now - events[name] < 60_000) states[name] = "";
 	for (const element of all("[data-state]")) {
@@ -28,7 +27,6 @@ function showStates(states, now) {
 	}
 }
 
-/** What a chart shows now, by line. */
 function current({chart, metric, label}, samples, now) {
 	if (chart === "jobs") return sums((jobs ?? []).map((job) => ["job", 1, job]), "job", "state");
 	if (chart === "gauges") return new Map(JSON.parse(metric).map(([name, gauge]) => [name, total(samples, gauge)]));

@@ -11,10 +11,9 @@ const set = (element, attributes, children) => {
 	return element;
 };
 
-/** Create an element: h("button", {class: "small", onclick: run}, "Run"). */
+/** Create an element: h("button", {onclick: run}, "Run"). */
 export const h = (tag, attributes = {}, ...children) => set(document.createElement(tag), attributes, children);
 
-/** Create an SVG element. */
 export const svg = (tag, attributes = {}, ...children) =>
 	set(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 

@@ -19,7 +19,6 @@ function tell(error) {
 	return error.status === 404 ? null : undefined;
 }
 
-/** Show one or two versions of a row in the table of a dialog. */
 function compare(dialog, facts, ...versions) {
 	$("tbody", dialog).replaceChildren(...Object.keys(facts.columns).map((column) => {
 		const values = versions.map((row) => row[column]);

@@ -21,11 +21,6 @@ function fieldOf(element) {
 			stored = value;
 			const text = value === null ? "" : kind === "json" ? JSON.stringify(value) : String(value);
 			input.value = input.type === "datetime-local" ? text.slice(0, -1) : text;
-			if (text && !input.value) {
-				// A year before 1 or after 9999.
-				input.type = "text";
-				input.value = text;
-			}
 			if (isNull) isNull.checked = value === null;
 		},
 		read() {
@@ -41,7 +36,6 @@ function fieldOf(element) {
 	};
 }
 
-/** The values in the inputs of a dialog. */
 export function rowForm(dialog) {
 	const fields = [...dialog.querySelectorAll(".field")].map(fieldOf);
 	return {

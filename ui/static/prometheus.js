@@ -9,7 +9,7 @@ export const parse = (text) =>
 export function sums(samples, metric, label) {
 	const found = new Map();
 	for (const [name, value, labels] of samples) {
-		if (name !== metric || /^\/(metrics|health|jobs|ui)\b/.test(labels.route)) continue;
+		if (name !== metric || /^\/(metrics|health|jobs|ui)(\/|$)/.test(labels.route)) continue;
 		found.set(labels[label], (found.get(labels[label]) ?? 0) + value);
 	}
 	return found;
@@ -17,9 +17,11 @@ export function sums(samples, metric, label) {
 
 export const total = (samples, metric) => sums(samples, metric).get(undefined) ?? 0;
 
-/** How much counters have grown, also after a restart, when they begin with 0. */
-export const increase = (after, before) =>
-	new Map([...after].map(([key, value]) => [key, before.get(key) <= value ? value - before.get(key) : value]));
+/** How much counters have grown. After a restart they begin with 0. */
+export function increase(after, before) {
+	const restarted = [...before].some(([key, value]) => !(after.get(key) >= value));
+	return new Map([...after].map(([key, value]) => [key, restarted ? value : value - (before.get(key) ?? 0)]));
+}
 
 /** A quantile of a histogram, as histogram_quantile() of PromQL; undefined if nothing was counted. */
 export function quantile(share, buckets) {

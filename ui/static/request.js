@@ -11,17 +11,16 @@ export class Problem extends Error {
 	}
 }
 
-/** What to tell the person about an error. */
 export const explain = (error) =>
 	error instanceof Problem ? error.message : "The service can't be reached. Check that it runs, and try again.";
 
 /** Return a successful response; raise a Problem, or a TypeError without a response. */
-export async function request(method, path, {json, headers, signal}) {
+export async function request(method, path, {json, headers, ...options}) {
 	const response = await fetch(root + path, {
 		method,
-		signal,
 		headers: {...(json && {"Content-Type": "application/json"}), ...headers},
 		body: JSON.stringify(json),
+		...options,
 	});
 	if (response.ok) return response;
 	throw new Problem(response.status, await response.json().catch(() => ({})));
@@ -33,15 +32,14 @@ export function onSubmit(form, run) {
 		for (const place of form.querySelectorAll("[data-error]"))
 			place.textContent = errors.find(({loc}) => loc[1] === place.dataset.error)?.msg;
 	};
-	let busy;
 	form.onreset = () => {
 		show([]);
 		form.closest("dialog")?.close();
 	};
 	form.onsubmit = async (event) => {
 		event.preventDefault();
-		if (busy) return;
-		busy = true;
+		if (form.dataset.busy) return;
+		form.dataset.busy = "yes";
 		show([]);
 		try {
 			await run(new FormData(form));
@@ -49,6 +47,6 @@ export function onSubmit(form, run) {
 		} catch (error) {
 			show(error.errors?.length ? error.errors : [{loc: [0, ""], msg: explain(error)}]);
 		}
-		busy = false;
+		delete form.dataset.busy;
 	};
 }

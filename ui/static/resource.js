@@ -4,7 +4,6 @@
 const segment = (type, value) =>
 	encodeURIComponent(type === "blob" ? value.replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "") : value);
 
-/** Fill a path template such as "/plant/{genus}" with the values of a row. */
 export const fill = (facts, template, row) =>
 	template.replace(/\{(\w+)\}/g, (_, column) => segment(facts.columns[column], text(row[column])));
 

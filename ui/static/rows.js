@@ -1,7 +1,6 @@
 import {$, h} from "./dom.js";
 import {parse, text} from "./resource.js";
 
-/** The content of a cell. */
 export function cell(facts, column, value) {
 	const shown = value === null ? h("i", {class: "muted"}, "null") : text(value);
 	if (!facts.links.includes(column)) return shown;

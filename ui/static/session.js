@@ -35,8 +35,9 @@ function change(tokens) {
 function exchange(method, path = "", json) {
 	async function work() {
 		const headers = {"X-Requested-With": "fieldbook"};
-		const signal = AbortSignal.timeout(30_000);
-		const response = await request(method, `/ui/session${path}`, {json, headers, signal});
+		// The browser must receive the new cookie, also if the person leaves the page.
+		const options = {keepalive: true, signal: AbortSignal.timeout(30_000)};
+		const response = await request(method, `/ui/session${path}`, {json, headers, ...options});
 		const tokens = response.status === 204 ? null : await response.json();
 		if (path && session && !tokens) offerSignIn(true);
 		change(tokens);
@@ -62,10 +63,8 @@ export async function accessToken() {
 	return session?.access_token;
 }
 
-/** Resolved when the page knows who is signed in. */
 export const ready = accessToken();
 
-/** Show a banner that asks for a sign-in. */
 export function offerSignIn(hasEnded = false) {
 	if (!offer?.hidden) return;
 	$("span", offer).hidden = !hasEnded;

@@ -207,13 +207,14 @@ def imports(stage: Stage) -> None:
     worker = Worker(stage.environment, stage.directory, app=WORKER)
     try:
         worker.wait_until_ready()
-        for scheme in SCHEMES:
+        for number, scheme in enumerate(SCHEMES, start=1):
             with stage.window(scheme, "/ui/jobs") as page:
                 page.get_by_label("Resource").select_option(label=resource.name)
                 page.locator("input[type=file]").set_input_files([file])
                 page.get_by_label("in the background").check()
                 page.get_by_role("button", name="Import", exact=True).click()
-                expect(page.get_by_text("succeeded").locator("visible=true").last).to_be_visible(timeout=60_000)
+                expect(page.locator("#jobs li")).to_have_count(number)
+                expect(page.locator("#jobs li").first).to_contain_text("succeeded", timeout=60_000)
                 page.locator("summary").first.click()
                 errors = page.locator("#jobs td").first
                 expect(errors).to_be_visible()

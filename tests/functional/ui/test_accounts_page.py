@@ -20,22 +20,24 @@ NEW_PASSWORD = "staple battery horse"
 
 
 @pytest.fixture(scope="module")
-def secured(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with AUTH=all and one worker."""
-    variables = WITHOUT_LIMITS | {"WEB_CONCURRENCY": "1"}
+def secured(
+    environment: dict[str, str], own_session: Session, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service with AUTH=all, one worker and no accounts of other tests: the page shows 100 accounts at once."""
+    variables = WITHOUT_LIMITS | {"WEB_CONCURRENCY": "1", "CASSANDRA_KEYSPACE": str(own_session.keyspace)}
     with service(environment | variables, tmp_path_factory.mktemp("secured") / "log") as running:
         yield running
 
 
 @pytest.fixture
 def open_page(
-    secured: Service, window: Callable[..., Page], session: Session, settings: Settings
+    secured: Service, window: Callable[..., Page], own_session: Session, settings: Settings
 ) -> Callable[..., tuple[Page, str]]:
     """Open the page, signed in to a new account: `open_page("operator", expected=["409"])`."""
 
     def signed_in(scope: str, **options: object) -> tuple[Page, str]:
         query = QueryOptions()
-        email = accounts.create(session, new_email(), PASSWORD, [scope], Passwords(settings, query), query).email
+        email = accounts.create(own_session, new_email(), PASSWORD, [scope], Passwords(settings, query), query).email
         page = window(secured, "/ui/accounts", **options)
         page.get_by_role("alert").get_by_role("button", name="Sign in").click()
         dialog = page.get_by_role("dialog")

@@ -70,6 +70,21 @@ def unmeasured_environment() -> dict[str, str]:
     return {name: value for name, value in clean_environment().items() if not name.startswith("COVERAGE_")}
 
 
+def run_python(directory: Path, *arguments: str, **environment: str) -> str:
+    """Run Python in a copy of the project, and return its output. It must succeed."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=directory,
+        env=unmeasured_environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def copy_project(destination: Path) -> None:
     """Copy the files of the working tree, without those that git ignores, to `destination`."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

@@ -15,7 +15,7 @@ from dev.resource.names import Refused
 from dev.resource.remove import find_samples
 from settings import Settings
 from storage.cql.types import SCALARS
-from tests.support import copy_mypy_cache, copy_project, unmeasured_environment
+from tests.support import copy_mypy_cache, copy_project, run_python, unmeasured_environment
 
 # Ten resources of different shapes. Together they have every type that the generator supports, and as a column of the
 # primary key every scalar type that Cassandra allows there.
@@ -46,17 +46,7 @@ KEY = "--partition code:text --column number:int"
 
 def run(copy: Path, *command: str, **environment: str) -> str:
     """Run a module of Python in the copy, and return its output. The module must succeed."""
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=copy,
-        env=unmeasured_environment() | environment,
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run_python(copy, "-m", *command, **environment)
 
 
 # Adds resources in one process, and writes docs/openapi.json after the last one. A command for each takes 3 s more.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support import PROJECT, copy_mypy_cache, copy_project, unmeasured_environment
+from tests.support import PROJECT, copy_mypy_cache, copy_project, run_python
 
 # The list of docs/ui.md.
 FILES = ("ui", "tests/functional/ui", "tests/unit/test_ui.py", "tests/browser.py", "tests/screenshots.py")
@@ -42,24 +41,11 @@ def test_the_project_works_without_the_pages(tmp_path: Path) -> None:
     assert text.count(LINE) == 1
     registry.write_text(text.replace(LINE, ""))
 
-    def run(*command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *command],
-            cwd=copy,
-            env=unmeasured_environment(),
-            capture_output=True,
-            text=True,
-            timeout=250,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    assert run("-c", HOME).splitlines() == ["200 text/html True False", "404 404"]
-    run("-m", "ruff", "check", ".")
-    run("-m", "mypy")
-    run("-m", "dev.openapi", "--check")
+    assert run_python(copy, "-c", HOME).splitlines() == ["200 text/html True False", "404 404"]
+    run_python(copy, "-m", "ruff", "check", ".")
+    run_python(copy, "-m", "mypy")
+    run_python(copy, "-m", "dev.openapi", "--check")
     # Without the tests that remove other features, each in one more copy.
-    run("-m", "pytest", "-q", "tests/unit/test_architecture.py", "-k", "not removes_a_feature")
+    run_python(copy, "-m", "pytest", "-q", "tests/unit/test_architecture.py", "-k", "not removes_a_feature")
     # Nothing else imports the pages or their tests.
-    run("-m", "pytest", "-q", "--collect-only", "tests")
+    run_python(copy, "-m", "pytest", "-q", "--collect-only", "tests")
